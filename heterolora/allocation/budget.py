@@ -1,0 +1,29 @@
+"""The budget: how many adapter parameters may be on."""
+
+from collections.abc import Mapping
+
+from heterolora.sites import Site
+
+
+def homogeneous_budget(unit_costs: Mapping[Site, int], ranks: Mapping[Site, int]) -> int:
+    """The adapter parameters of the homogeneous model, `sum_s r_s (d_in + d_out)_s`.
+
+    Args:
+        unit_costs: what one rank costs at each site, d_in + d_out.
+        ranks: the budget's rank at each site.
+    """
+    return sum(unit_costs[site] * ranks[site] for site in unit_costs)
+
+
+def nearest_prefix(costs: list[int], budget: int) -> int:
+    """How many of `costs`, taken from the front, come nearest to `budget` in their sum.
+
+    Where two are equally near, the smaller: a tie is not spent over budget.
+    """
+    best, total = 0, 0
+    distance = budget
+    for count, cost in enumerate(costs, start=1):
+        total += cost
+        if abs(budget - total) < distance:
+            best, distance = count, abs(budget - total)
+    return best
