@@ -1,0 +1,1 @@
+"""Tasks, where their examples come from, and batches of them."""
