@@ -1,0 +1,13 @@
+"""Where each model family keeps its parts, and how adapters are put there."""
+
+from heterolora.architectures.family import Family
+from heterolora.architectures.loading import (
+    FAMILIES,
+    Loaded,
+    load,
+    model_is_usable,
+    projections_exist,
+)
+from heterolora.architectures.wiring import wire
+
+__all__ = ["FAMILIES", "Family", "Loaded", "load", "model_is_usable", "projections_exist", "wire"]

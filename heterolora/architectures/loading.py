@@ -1,0 +1,179 @@
+"""Checkpoints: found, checked against the configuration, and loaded."""
+
+import functools
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from heterolora.architectures import bert, opt, roberta
+from heterolora.architectures.family import Family
+from heterolora.config import ModelConfig, SearchSpaceConfig, TaskConfig
+from heterolora.data.starter import MODEL_DIR
+from heterolora.errors import ModelError, one_line
+from heterolora.seeding import global_stream
+
+EMBEDDED = {"heterolora/opt-starter": MODEL_DIR}
+"""Models that the package carries itself."""
+
+FAMILIES = {family.model_type: family for family in (opt.FAMILY, bert.FAMILY, roberta.FAMILY)}
+"""The families that can be wired: a new one is a file beside this one, and its name here."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A pretrained model with a task head, ready to be wired.
+
+    Attributes:
+        model: in evaluation mode, float32, on the CPU.
+        tokenizer: has a padding token.
+        family: where the model keeps its parts.
+        head: the parameters of the task head: those of the family's head module, and any that the
+            checkpoint did not hold.
+        positions: how many tokens the model can read.
+        revision: the hub's commit, or a digest of the weights of a local directory.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    family: Family
+    head: tuple[nn.Parameter, ...]
+    positions: int
+    revision: str | None
+
+
+def model_is_usable(model: ModelConfig) -> Iterable[str]:
+    """A rule for `validate`: the checkpoint is there, and of a family that can be wired."""
+    try:
+        _family(model)
+    except ModelError as error:
+        yield str(error)
+
+
+def projections_exist(model: ModelConfig, search_space: SearchSpaceConfig) -> Iterable[str]:
+    """A rule for `validate`: the model's family has every projection of the search space."""
+    try:
+        family = _family(model)
+    except ModelError:
+        return  # said by model_is_usable
+    for role in search_space.projections:
+        if role not in family.projections:
+            yield (
+                f"search_space.projections={list(search_space.projections)}: {family.model_type} "
+                f"models have no projection '{role}'; choose from {', '.join(family.projections)}"
+            )
+
+
+def load(model: ModelConfig, task: TaskConfig, seed: int) -> Loaded:
+    """Load a checkpoint with a head for `task`, its head drawn from the seed's stream.
+
+    Raises:
+        ModelError: if it cannot be reached or read, or is of another shape than it should be.
+    """
+    family = _family(model)
+    source, where = _source(model), _where(model)
+    try:
+        with global_stream(seed, "head"):
+            module, report = AutoModelForSequenceClassification.from_pretrained(
+                source,
+                revision=model.revision,
+                num_labels=task.num_labels,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=model.revision)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"{where}: cannot be loaded ({one_line(error)[:200]}); it must hold config.json, "
+            f"safetensors weights with a head of {task.num_labels} labels or none, and a tokenizer"
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    module.config.pad_token_id = tokenizer.pad_token_id
+    return Loaded(
+        model=module,
+        tokenizer=tokenizer,
+        family=family,
+        head=_head(module, family, report, where),
+        positions=family.positions(module.config),
+        revision=_digest(source) if isinstance(source, Path) else module.config._commit_hash,
+    )
+
+
+def _digest(directory: Path) -> str:
+    """Sixteen hex digits of the SHA-256 of a directory's weights."""
+    digest = hashlib.sha256()
+    for file in sorted(directory.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _head(
+    module: PreTrainedModel, family: Family, report: dict[str, Any], where: str
+) -> tuple[nn.Parameter, ...]:
+    missing = set(report["missing_keys"])
+    lost = sorted(name for name in missing if name.startswith(f"{family.layers}."))
+    if lost:
+        raise ModelError(
+            f"{where}: the checkpoint lacks {len(lost)} weights of its layers (first: {lost[0]}); "
+            "give a complete pretrained checkpoint"
+        )
+    named = set(dict(module.get_submodule(family.head).named_parameters(prefix=family.head)))
+    return tuple(p for name, p in module.named_parameters() if name in missing | named)
+
+
+def _family(model: ModelConfig) -> Family:
+    config = _config(str(_source(model)), model.revision, _where(model))
+    if config.model_type not in FAMILIES:
+        raise ModelError(
+            f"{_where(model)}: is a '{config.model_type}' model, which cannot be wired; choose one "
+            f"of the families {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[config.model_type]
+
+
+@functools.cache
+def _config(source: str, revision: str | None, where: str) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(source, revision=revision)
+    except (OSError, ValueError) as error:
+        if where.startswith("model.path"):
+            raise ModelError(
+                f"{where}: is not a model in Hugging Face format ({one_line(error)[:160]}); give a "
+                "directory with config.json, model.safetensors and a tokenizer"
+            ) from error
+        raise ModelError(
+            f"{where}: is neither cached nor can the hub be reached ({one_line(error)[:160]}); "
+            "give a local directory with model.path=DIR, fill the cache where there is a network "
+            "and point HF_HOME at it, or use the embedded model=opt_starter"
+        ) from error
+
+
+def _source(model: ModelConfig) -> str | Path:
+    if model.path is None:
+        return EMBEDDED.get(model.name, model.name)
+    if not Path(model.path).is_dir():
+        raise ModelError(
+            f"model.path={model.path}: there is no such directory; give one with config.json, "
+            "model.safetensors and a tokenizer"
+        )
+    return Path(model.path)
+
+
+def _where(model: ModelConfig) -> str:
+    return f"model.name={model.name}" if model.path is None else f"model.path={model.path}"

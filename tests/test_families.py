@@ -1,0 +1,240 @@
+"""The contract of every family, and the parameter counts of OPT-350M's shape."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MODELS
+from support import checkpoint, load, task
+from torch.func import functional_call
+from transformers import OPTConfig, OPTForSequenceClassification, PreTrainedModel
+
+from heterolora import architectures
+from heterolora.adapters import Inventory
+from heterolora.architectures import FAMILIES
+from heterolora.errors import ModelError
+
+ROLES = ("q", "k", "v", "o", "up", "down")
+
+every_family = pytest.mark.parametrize("family", MODELS)
+
+
+def wired(
+    path: Path, roles: tuple[str, ...] = ROLES, seed: int = 0, rank: int = 2
+) -> tuple[PreTrainedModel, Inventory]:
+    """The untouched model, and the same one wired."""
+    loaded = load(path, seed)
+    plain = copy.deepcopy(loaded.model)
+    inventory = architectures.wire(
+        loaded.model, loaded.family, dict.fromkeys(roles, rank), 16, seed, loaded.head
+    )
+    return plain, inventory
+
+
+def batch() -> dict[str, torch.Tensor]:
+    """Two rows, the second padded."""
+    ids = torch.tensor([[0, 5, 6, 7, 8, 2], [0, 9, 10, 2, 1, 1]])
+    return {"input_ids": ids, "attention_mask": (ids != 1).long()}
+
+
+def randomise(inventory: Inventory) -> None:
+    generator = torch.Generator().manual_seed(3)
+    for adapter in inventory.adapters.values():
+        adapter.B.data.normal_(generator=generator)
+
+
+@every_family
+@pytest.mark.parametrize("training", [False, True])
+def test_zero_adapters_give_the_base_logits_exactly(family, training, checkpoints) -> None:
+    plain, inventory = wired(checkpoints[family])
+    for model in (plain, inventory.model):
+        model.train(training)
+    logits = []
+    for model in (plain, inventory.model):
+        torch.manual_seed(0)  # dropout
+        logits.append(model(**batch()).logits)
+    assert torch.equal(*logits)
+
+
+@every_family
+def test_off_equals_absent_and_on_does_not(family, checkpoints) -> None:
+    plain, inventory = wired(checkpoints[family])
+    randomise(inventory)
+    base = plain(**batch()).logits
+    assert not torch.allclose(inventory.model(**batch()).logits, base)
+    inventory.enable_only([])
+    assert torch.equal(inventory.model(**batch()).logits, base)
+
+
+@every_family
+def test_every_site_reaches_the_logits(family, checkpoints) -> None:
+    plain, inventory = wired(checkpoints[family])
+    randomise(inventory)
+    base = plain(**batch()).logits
+    assert len(inventory.sites) == 3 * len(ROLES)
+    for site in inventory.sites:
+        inventory.enable_only([site])
+        assert not torch.equal(inventory.model(**batch()).logits, base), site
+
+
+@every_family
+def test_a_wired_model_equals_its_merged_weights(family, checkpoints) -> None:
+    """W0 + (alpha / r) B A in place of W0, put there by hand through the family's own layers."""
+    plain, inventory = wired(checkpoints[family])
+    randomise(inventory)
+    where = FAMILIES[plain.config.model_type]
+    layers = plain.get_submodule(where.layers)
+    for site, adapter in inventory.adapters.items():
+        linear = layers[site.layer].get_submodule(where.projections[site.role])
+        linear.weight.data += 16 / 2 * adapter.B.data @ adapter.A.data
+    torch.testing.assert_close(
+        inventory.model(**batch()).logits, plain(**batch()).logits, rtol=1e-4, atol=1e-5
+    )
+
+
+@every_family
+def test_frozen_is_all_but_adapters_and_head(family, checkpoints) -> None:
+    plain, inventory = wired(checkpoints[family])
+    frozen = {name for name, p in inventory.model.named_parameters() if not p.requires_grad}
+    renamed = {name.replace(".base.", ".") for name in frozen}
+    head = {name for name, _ in plain.named_parameters()} - renamed
+    assert head == {
+        name for name, _ in plain.named_parameters() if name.startswith(("score.", "classifier."))
+    }
+    assert inventory.head_count() == sum(dict(plain.named_parameters())[n].numel() for n in head)
+
+
+@every_family
+def test_stays_an_ordinary_module(family, checkpoints) -> None:
+    _, inventory = wired(checkpoints[family])
+    randomise(inventory)
+    model = inventory.model
+    logits = model(**batch()).logits
+    assert torch.equal(copy.deepcopy(model)(**batch()).logits, logits)
+    called = functional_call(model, dict(model.state_dict()), kwargs=batch()).logits
+    assert torch.equal(called, logits)
+    twin = wired(checkpoints[family])[1].model
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin(**batch()).logits, logits)
+
+
+def test_compiles_once_for_all_allocations(checkpoints) -> None:
+    _, inventory = wired(checkpoints["opt-post-norm"])
+    randomise(inventory)
+    compilations = []
+
+    def count(graph: torch.fx.GraphModule, _: object) -> object:
+        compilations.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(inventory.model, backend=count)
+    counts = []
+    for enabled in (inventory.sites, inventory.sites[:3], []):
+        inventory.enable_only(enabled)
+        torch.testing.assert_close(compiled(**batch()).logits, inventory.model(**batch()).logits)
+        counts.append(len(compilations))
+    assert counts[0] > 0
+    assert counts[1:] == counts[:1] * 2
+
+
+@every_family
+def test_padding_changes_nothing(family, checkpoints) -> None:
+    _, inventory = wired(checkpoints[family])
+    randomise(inventory)
+    inventory.model.eval()
+    both = inventory.model(**batch()).logits[1]
+    alone = inventory.model(**{k: v[1:, :4] for k, v in batch().items()}).logits[0]
+    torch.testing.assert_close(both, alone)
+
+
+@every_family
+def test_the_seed_decides_head_and_adapters(family, checkpoints) -> None:
+    first, again, other = (wired(checkpoints[family], seed=seed)[1].state() for seed in (0, 0, 13))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    drawn = [name for name in first if first[name].any()]
+    assert len(drawn) > 3 * len(ROLES)
+    assert not any(torch.equal(first[name], other[name]) for name in drawn)
+
+
+def test_a_sites_weights_do_not_depend_on_the_others(checkpoints) -> None:
+    _, few = wired(checkpoints["bert"], roles=("v",))
+    _, many = wired(checkpoints["bert"], roles=("q", "v", "up"))
+    for site, adapter in few.adapters.items():
+        assert torch.equal(adapter.A, many.adapters[site].A)
+
+
+def test_loading_leaves_the_global_generator_alone(checkpoints) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    wired(checkpoints["opt-post-norm"])
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize(
+    ("budget_rank", "rank", "on", "parameters"),
+    [(2, 2, 48, 196_608), (8, 8, 48, 786_432), (2, 8, 12, 196_608), (24, 24, 48, 2_359_296)],
+)
+def test_opt_350m_counts(budget_rank: int, rank: int, on: int, parameters: int) -> None:
+    config = OPTConfig(
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        ffn_dim=4096,
+        word_embed_proj_dim=512,
+        do_layer_norm_before=False,
+    )
+    with torch.device("meta"):
+        model = OPTForSequenceClassification(config)
+        inventory = architectures.wire(
+            model, FAMILIES["opt"], {"q": rank, "v": rank}, 16, 0, model.score.parameters()
+        )
+    assert len(inventory.sites) == 48
+    inventory.enable_only(inventory.sites[:on])
+    assert inventory.enabled_count() == parameters
+    assert sum(inventory.unit_costs().values()) * budget_rank == parameters
+
+
+def test_an_incomplete_checkpoint_is_refused(checkpoints, tmp_path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    source = checkpoints["bert"]
+    for file in source.iterdir():
+        if file.name != "model.safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(source / "model.safetensors")
+    del weights["encoder.layer.1.attention.self.query.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks 1 weights .*layer\.1\.attention\.self\.query"):
+        load(tmp_path)
+
+
+def test_a_pickled_checkpoint_is_refused(checkpoints, tmp_path) -> None:
+    for file in checkpoints["bert"].iterdir():
+        if file.name != "model.safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        load(tmp_path)
+
+
+def test_a_head_of_another_size_is_refused_in_one_line(checkpoints, tmp_path) -> None:
+    loaded = load(checkpoints["bert"])
+    loaded.model.save_pretrained(tmp_path)
+    loaded.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError) as refused:
+        architectures.load(checkpoint(tmp_path), task(num_labels=3), 0)
+    assert "\n" not in str(refused.value)
+    assert "3 labels" in str(refused.value)
+
+
+@every_family
+def test_positions_are_what_the_model_can_read(family, checkpoints) -> None:
+    loaded = load(checkpoints[family])
+    rows = torch.full((1, loaded.positions), 5)
+    loaded.model(input_ids=rows, attention_mask=torch.ones_like(rows))
+    longer = torch.full((1, loaded.positions + 1), 5)
+    with pytest.raises((IndexError, RuntimeError)):
+        loaded.model(input_ids=longer, attention_mask=torch.ones_like(longer))
