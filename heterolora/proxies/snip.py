@@ -1,0 +1,20 @@
+"""SNIP (paper, Appendix C.2; https://arxiv.org/abs/1810.02340)."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from heterolora.proxies.base import DataProxy
+
+
+class Snip(DataProxy):
+    """`S(M) = sum over theta in A, B of |theta dL/dtheta|`.
+
+    The gradient by a mask c on theta, at c = 1, is theta dL/dtheta; its size is the sensitivity.
+    """
+
+    name: Literal["snip"] = "snip"
+
+    def saliency(self, theta: Tensor, gradient: Tensor) -> Tensor:
+        """`sum |theta gradient|`."""
+        return (theta * gradient).abs().sum()
