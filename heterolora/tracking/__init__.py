@@ -1,0 +1,1 @@
+"""What a run leaves behind: files always, and a dashboard where one is wanted."""

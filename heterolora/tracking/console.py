@@ -1,0 +1,140 @@
+"""What a person sees: progress while a run goes on, and a summary at its end."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from heterolora.config import Config
+from heterolora.tracking.sinks import Row
+
+
+class ConsoleSink:
+    """A progress bar on a terminal, a plain line per epoch elsewhere; warnings in both."""
+
+    def __init__(self, console: Console, config: Config, steps_per_epoch: int) -> None:
+        self._console = console
+        self._epochs = config.training.epochs
+        self._primary = config.task.metrics[0]
+        self._warned = False
+        self._started = time.perf_counter()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("training", total=self._epochs * steps_per_epoch)
+        self._bar.start()
+
+    def step(self, row: Row) -> None:
+        """Move the bar."""
+        self._bar.update(
+            self._task,
+            completed=row["step"],
+            description=f"epoch {row['epoch']}/{self._epochs}  loss {row['loss']:.3f}",
+        )
+
+    def epoch(self, row: Row) -> None:
+        """One line."""
+        elapsed = time.perf_counter() - self._started
+        self._console.print(
+            f"epoch {row['epoch']:>2}/{self._epochs}  step {row['step']:>6}  "
+            f"train loss {row['train_loss']:.4f}  validation loss {row['validation_loss']:.4f}  "
+            f"{self._primary} {row[self._primary]:.4f}  {elapsed:.0f} s",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def search(self, row: Row) -> None:
+        """Warn once of a search that the scores did not decide."""
+        if self._warned or not (row["degenerate"] or row["tied"]):
+            return
+        self._warned = True
+        what = (
+            f"all scores of {row['proxy']['name']} are equal, so the allocation is random"
+            if row["degenerate"]
+            else f"{row['tied']} sites tie at the cut and were chosen among at random"
+        )
+        self._console.print(
+            f"warning: step {row['step']}: {what} (recorded in allocations.jsonl; said once)",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def close(self, run: Row) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+
+def print_summary(
+    console: Console, config: Config, run: Row, searches: Sequence[Row], directory: Path
+) -> None:
+    """The end of a run: what was asked, what came out, what it cost, where it lies."""
+    parameters, seconds, task = run["parameters"], run["seconds"], config.task
+    proxy = f" by {config.proxy.name}" if config.proxy else ""
+    spent = ", ".join(f"{activity} {value:.1f}" for activity, value in seconds.items())
+    lines = {
+        "task": f"{task.name} with {config.model.path or config.model.name}, seed {config.seed}",
+        "allocation": f"{config.strategy.name}{proxy}, {len(searches)} searches, "
+        f"{parameters['sites_enabled']} of {parameters['sites']} sites on",
+        "parameters": f"{parameters['enabled']:,} adapter parameters on, of a budget of "
+        f"{parameters['budget']:,}; {parameters['head']:,} in the head",
+        "best epoch": _metrics(run["best"], task.metrics),
+        "last epoch": _metrics(run["last"], task.metrics),
+        "seconds": f"{spent}; peak memory {run['peak_memory_bytes'] / 2**20:,.0f} MiB",
+        "record": str(directory),
+    }
+    for label, text in lines.items():
+        console.print(f"[bold]{label:<12}[/bold]{escape(text)}", highlight=False, soft_wrap=True)
+    if searches:
+        console.print("[bold]sites on[/bold]    % of searches, by layer", highlight=False)
+        console.print(_frequency_table(on_frequency(searches)), highlight=False)
+
+
+def on_frequency(searches: Sequence[Row]) -> dict[str, dict[int, float]]:
+    """For each role and layer, the share of the searches that switched the site on."""
+    counts: dict[str, dict[int, float]] = {}
+    for row in searches:
+        for site, rank in row["ranks"].items():
+            _, layer, role = site.split(".")
+            layers = counts.setdefault(role, {})
+            layers[int(layer)] = layers.get(int(layer), 0) + (rank > 0) / len(searches)
+    return counts
+
+
+def _metrics(row: Row, names: Sequence[str]) -> str:
+    values = ", ".join(f"{name} {row[name]:.4f}" for name in names)
+    return f"{values} (epoch {row['epoch']}, validation loss {row['validation_loss']:.4f})"
+
+
+def _frequency_table(frequency: Mapping[str, Mapping[int, float]]) -> Table:
+    layers = sorted({layer for by_layer in frequency.values() for layer in by_layer})
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("role", style="bold", no_wrap=True)
+    table.add_column("mean", justify="right")
+    for layer in layers:
+        table.add_column(str(layer), justify="right")
+    for role, by_layer in frequency.items():
+        mean = sum(by_layer.values()) / len(by_layer)
+        cells = [f"{100 * by_layer[layer]:.0f}" if layer in by_layer else "" for layer in layers]
+        table.add_row(role, f"{100 * mean:.1f}", *cells)
+    return table

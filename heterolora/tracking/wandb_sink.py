@@ -1,0 +1,89 @@
+"""Weights & Biases: configuration, metrics, allocations and summary of a run."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import wandb
+from rich.console import Console
+
+from heterolora.config import Config
+from heterolora.tracking.heatmap import heatmap
+from heterolora.tracking.sinks import Row
+
+
+class WandbSink:
+    """One W&B run, named and identified by the run directory, so that it can be resumed.
+
+    Without an API key it is kept offline in the run directory, and its end says how to send it.
+    """
+
+    def __init__(self, directory: Path, config: Config, console: Console) -> None:
+        tracking = config.tracking
+        proxy = config.proxy.name if config.proxy else "none"
+        self._console = console
+        self._run = wandb.init(
+            project=tracking.project,
+            entity=tracking.entity,
+            dir=str(directory),
+            id=directory.name,
+            name=directory.name,
+            resume="allow",
+            mode=None if "WANDB_MODE" in os.environ or _has_key() else "offline",
+            group=tracking.group or f"{config.name}/{config.task.name}",
+            job_type=f"{config.strategy.name}-{proxy}",
+            tags=[
+                config.task.name,
+                config.strategy.name,
+                proxy,
+                f"seed-{config.seed}",
+                *tracking.tags,
+            ],
+            config=config.resolved(),
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, x_disable_stats=True
+            ),
+        )
+        self._run.define_metric("*", step_metric="step")
+
+    def step(self, row: Row) -> None:
+        """The training loss."""
+        self._run.log({"step": row["step"], "epoch": row["epoch"], "train/loss": row["loss"]})
+
+    def epoch(self, row: Row) -> None:
+        """Every validation metric."""
+        metrics = {k: v for k, v in row.items() if k not in ("step", "epoch", "train_loss")}
+        named = {f"validation/{key.removeprefix('validation_')}": v for key, v in metrics.items()}
+        self._run.log({"step": row["step"], "epoch": row["epoch"], **named})
+
+    def search(self, row: Row) -> None:
+        """The allocation, as a table and as a heatmap of layers and roles."""
+        table = wandb.Table(columns=["layer", "role", "score", "rank"])
+        for site, score in row["scores"].items():
+            _, layer, role = site.split(".")
+            table.add_data(int(layer), role, score, row["ranks"][site])
+        log: dict[str, Any] = {
+            "step": row["step"],
+            "search/parameters": row["parameters"],
+            "search/degenerate": int(row["degenerate"]),
+            "search/tied": row["tied"],
+            "search/seconds": row["seconds"],
+            "search/allocation": table,
+            "search/heatmap": wandb.Image(heatmap(row["scores"], row["ranks"])),
+        }
+        self._run.log(log)
+
+    def close(self, run: Row) -> None:
+        """The content of `run.json` as the summary, and the exit status."""
+        self._run.summary.update(run)
+        self._run.finish(exit_code=0 if run["status"] == "finished" else 1)
+        if self._run.offline:
+            self._console.print(
+                f"W&B: kept offline; send it with: wandb sync {self._run.settings.sync_dir}",
+                soft_wrap=True,
+                highlight=False,
+            )
+
+
+def _has_key() -> bool:
+    return wandb.login(prompt=False, verify=False)
