@@ -1,0 +1,28 @@
+"""Where the time of a run goes."""
+
+import time
+
+import torch
+
+
+class Clock:
+    """Adds up seconds by activity: `lap` books the time since the last lap on one of them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds = {"training": 0.0, "searching": 0.0, "evaluating": 0.0}
+        self._device = device
+        self._last = time.perf_counter()
+
+    def restart(self) -> None:
+        """Forget the time since the last lap."""
+        self._last = time.perf_counter()
+
+    def lap(self, activity: str) -> float:
+        """Book the time since the last lap on `activity`; returns it in seconds."""
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
+        now = time.perf_counter()
+        elapsed = now - self._last
+        self.seconds[activity] += elapsed
+        self._last = now
+        return elapsed

@@ -1,0 +1,192 @@
+"""Fixtures: tiny checkpoints of every family, a tiny dataset, and the command line itself."""
+
+import importlib.util
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+from pyarrow import parquet
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    OPTConfig,
+    OPTForSequenceClassification,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from heterolora import experiment
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+
+WORDS = ["the", "a", "cat", "dog", "bird", "sees", "hears", "likes", "big", "small", "red", "old"]
+WORDS += ["not", "no", "two", "three"]
+
+_SHARED = {"vocab_size": 32, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+_BERT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 40,
+}
+_OPT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "ffn_dim": 32,
+    "max_position_embeddings": 40,
+    "word_embed_proj_dim": 8,
+}
+
+MODELS = {
+    "opt-post-norm": lambda: OPTForSequenceClassification(
+        OPTConfig(**_OPT, **_SHARED, do_layer_norm_before=False)
+    ),
+    "opt-pre-norm": lambda: OPTForSequenceClassification(
+        OPTConfig(**{**_OPT, "word_embed_proj_dim": 16}, **_SHARED, do_layer_norm_before=True)
+    ),
+    "bert": lambda: BertForSequenceClassification(BertConfig(**_BERT, **_SHARED)),
+    "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**_BERT, **_SHARED)),
+}
+"""For each wiring, a small model with random weights: three layers of width 16."""
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    specials = ["<s>", "<pad>", "</s>", "<unk>"]
+    vocabulary = {word: index for index, word in enumerate([*specials, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tiny matrices are slower on many threads."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A directory in Hugging Face format for each entry of MODELS, without a head."""
+    directories = {}
+    for name, build in MODELS.items():
+        torch.manual_seed(0)
+        model = build()
+        directory = tmp_path_factory.mktemp(name)
+        model.base_model.save_pretrained(directory)
+        tiny_tokenizer().save_pretrained(directory)
+        directories[name] = directory
+    return directories
+
+
+def write_parquet(directory: Path, **splits: dict[str, list[object]]) -> Path:
+    """One parquet file for each split."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for split, columns in splits.items():
+        parquet.write_table(pa.table(columns), directory / f"{split}.parquet")
+    return directory
+
+
+def sentence_pairs(count: int, seed: int) -> dict[str, list[object]]:
+    """Random pairs of short sentences, labelled by whether they end in the same word."""
+    rng = random.Random(seed)
+    first = [" ".join(rng.choices(WORDS, k=rng.randint(2, 9))) for _ in range(count)]
+    second = [" ".join(rng.choices(WORDS, k=rng.randint(2, 9))) for _ in range(count)]
+    label = [int(rng.random() < 0.5) for _ in range(count)]
+    second = [
+        f"{b} {a.split()[-1]}" if y else b for a, b, y in zip(first, second, label, strict=True)
+    ]
+    return {"sentence1": first, "sentence2": second, "label": label}
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A parquet directory with 60 training and 40 validation pairs."""
+    return write_parquet(
+        tmp_path_factory.mktemp("pairs"),
+        train=sentence_pairs(60, seed=1),
+        validation=sentence_pairs(40, seed=2),
+    )
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The configuration that the command line would compose."""
+    with initialize_config_dir(str(CONF), version_base=experiment.HYDRA_VERSION):
+        return compose("config", list(overrides))
+
+
+@dataclass
+class Finished:
+    """What a command left on the screen."""
+
+    code: int
+    out: str
+    err: str
+
+
+CommandLine = Callable[..., Finished]
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
+    """`python train.py ...`, all of it but the start of an interpreter."""
+    spec = importlib.util.spec_from_file_location("train", ROOT / "train.py")
+    assert spec is not None
+    assert spec.loader is not None
+    train = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "train", train)
+    spec.loader.exec_module(train)
+
+    def call(*arguments: str) -> Finished:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
+        capfd.readouterr()
+        GlobalHydra.instance().clear()
+        try:
+            code = experiment.door(train.main)
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else 1
+        finally:
+            GlobalHydra.instance().clear()
+        out, err = capfd.readouterr()
+        return Finished(code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def tiny(checkpoints: dict[str, Path], pairs: Path, tmp_path: Path) -> list[str]:
+    """Overrides for a run of a second: the tiny post-norm OPT on the tiny pairs."""
+    return [
+        f"model.path={checkpoints['opt-post-norm']}",
+        "task=rte",
+        f"task.path={pairs}",
+        f"output={tmp_path / 'outputs'}",
+        "tracking=local",
+        "device=cpu",
+        "training.epochs=2",
+        "training.batch_size=8",
+        "proxy.num_batches=2",
+    ]

@@ -1,0 +1,223 @@
+"""The command line as a person meets it: what it prints, and how it says no."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, CommandLine, sentence_pairs, write_parquet
+
+from heterolora.tracking.record import read_rows, read_run
+
+
+def run_directories(tiny: list[str]) -> list[Path]:
+    """Every run directory below the output folder of `tiny`."""
+    output = next(o.removeprefix("output=") for o in tiny if o.startswith("output="))
+    return sorted(file.parent for file in Path(output).rglob("config.yaml"))
+
+
+def refused(command_line: CommandLine, tiny: list[str], *overrides: str) -> list[str]:
+    """The error lines of a command that must fail and leave nothing."""
+    done = command_line(*tiny, *overrides)
+    assert done.code == 2
+    assert done.out == ""
+    assert run_directories(tiny) == []
+    lines = done.err.splitlines()
+    assert all(line.startswith("error: ") for line in lines)
+    return lines
+
+
+def test_the_main_job(command_line: CommandLine, tiny: list[str]) -> None:
+    done = command_line(*tiny, "proxy=gradnorm", "strategy=dynamic")
+    assert done.code == 0, done.err
+    assert done.err == ""
+    (directory,) = run_directories(tiny)
+    assert re.fullmatch(r"dynamic-gradnorm-[0-9a-f]{8}-s0", directory.name)
+    assert directory.parent.parts[-2:] == ("main", "rte")
+    run = read_run(directory)
+    assert run is not None
+    for shown in (
+        "epoch  2/2",
+        f"accuracy {run['best']['accuracy']:.4f} (epoch {run['best']['epoch']}",
+        f"accuracy {run['last']['accuracy']:.4f} (epoch 2",
+        "256 adapter parameters on, of a budget of 384; 16 in the head",
+        "dynamic by gradnorm, 8 searches",
+        "training",
+        "searching",
+        "evaluating",
+        str(directory),
+    ):
+        assert shown in done.out
+    on = [row["ranks"]["layers.2.v"] > 0 for row in read_rows(directory / "allocations.jsonl")]
+    v_row = next(line for line in done.out.splitlines() if line.startswith("v "))
+    assert v_row.split()[-1] == f"{100 * sum(on) / len(on):.0f}"
+
+
+def test_a_second_time_says_that_it_is_finished(command_line, tiny) -> None:
+    first = command_line(*tiny)
+    second = command_line(*tiny)
+    assert second.code == 0
+    assert "already finished, not run again (rerun=true does)" in second.out
+    assert "epoch  1/2" not in second.out
+    assert first.out.splitlines()[-3:] == second.out.splitlines()[-3:]
+
+
+def test_degenerate_searches_warn_once(command_line, tiny) -> None:
+    done = command_line(*tiny, "proxy=snip", "proxy.weights=current")
+    assert done.out.count("all scores of snip are equal, so the allocation is random") == 1
+    (directory,) = run_directories(tiny)
+    assert read_rows(directory / "allocations.jsonl")[0]["degenerate"] is True
+
+
+def test_a_multirun_makes_one_record_for_each_seed(command_line, tiny) -> None:
+    done = command_line("-m", *tiny, "seed=0,13,42", "training.epochs=1")
+    assert done.code == 0, done.err
+    names = [directory.name for directory in run_directories(tiny)]
+    assert [name.rpartition("-")[2] for name in names] == ["s0", "s13", "s42"]
+    assert len({name.rpartition("-")[0] for name in names}) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("proxy=gradnrom", "proxy=gradnrom: there is no such proxy; did you mean gradnorm?"),
+        ("task=xyz", "task=xyz: there is no such task; choose one of cola, mnli,"),
+        ("proxxy=snip", "proxxy: unknown key; did you mean proxy?"),
+        ("trainin.epochs=3", "trainin.epochs: unknown key; did you mean training.epochs?"),
+        ("training.epoch=3", "training.epoch: unknown key; did you mean training.epochs?"),
+        ("+training.epoch=3", "training.epoch: unknown key; did you mean epochs?"),
+        ("training.epochs=0", "training.epochs=0: must be greater than 0"),
+        ("training.batch_size=0", "training.batch_size=0: must be greater than 0"),
+        ("strategy.enable_rate=1.5", "strategy.enable_rate=1.5: must be less than or equal to 1"),
+        ("strategy.enable_rate=0", "strategy.enable_rate=0: must be greater than 0"),
+        ("strategy.enable_rate=0.3", "rank_budget.lora_rank / strategy.enable_rate must be whole"),
+        ("model.path=no/where", "model.path=no/where: there is no such directory"),
+        ("task.path=no/where", "task.path=no/where: is not a directory"),
+        ("search_space.projections=[q,gate]", "opt models have no projection 'gate'"),
+        ("training.epochs=", "training.epochs="),
+    ],
+)
+def test_a_wrong_override_is_one_line(command_line, tiny, override, said) -> None:
+    (line,) = refused(command_line, tiny, override)
+    assert said in line
+
+
+def test_all_problems_come_at_once(command_line, tiny) -> None:
+    wrong = [
+        "proxy=gradnrom",
+        "training.epoch=3",
+        "+seeed=1",
+        "training.batch_size=0",
+        "search_space.projections=[q,gate]",
+        "strategy.enable_rate=0.3",
+        "task.path=no/where",
+    ]
+    lines = refused(command_line, [o for o in tiny if not o.startswith("proxy.")], *wrong)
+    for override in wrong:
+        key = override.lstrip("+").partition("=")[0]
+        assert sum(line.startswith(f"error: {key}") for line in lines) == 1, key
+
+
+GOOD = sentence_pairs(8, seed=5)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"sentence1": GOOD["sentence1"]}, "column 'sentence2' is not in"),
+        ({**GOOD, "label": [0, 1, 2, 0, 0, 0, 0, 0]}, "row 2 has label 2, but task rte takes"),
+        ({**GOOD, "label": [0, 1, -1, 0, 0, 0, 0, 0]}, "row 2 has label -1"),
+        ({"sentence1": [], "sentence2": [], "label": []}, "has no rows"),
+        ({**GOOD, "sentence2": [None, *GOOD["sentence2"][1:]]}, "row 0 of column 'sentence2'"),
+        ({**GOOD, "sentence1": list(range(8))}, "must be a string, not 0"),
+    ],
+)
+def test_broken_data_is_one_line(command_line, tiny, tmp_path, broken, said) -> None:
+    directory = write_parquet(tmp_path / "data", train=GOOD, validation=broken)
+    (line,) = refused(command_line, tiny, f"task.path={directory}")
+    assert said in line
+
+
+def test_an_output_that_cannot_be_written_is_one_line(command_line, tiny, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    (line,) = refused(command_line, tiny, f"output={tmp_path / 'file' / 'outputs'}")
+    assert "cannot be written" in line
+    assert "output=DIR" in line
+
+
+def test_long_sequences_are_cut_with_one_warning(command_line, tiny, tmp_path, caplog) -> None:
+    long = {**GOOD, "sentence1": ["cat " * 100] * 8}
+    directory = write_parquet(tmp_path / "data", train=long, validation=long)
+    done = command_line(*tiny, f"task.path={directory}")
+    assert done.code == 0
+    (message,) = caplog.messages
+    assert "16 of 16 examples are longer than the model's 40 positions" in message
+
+
+def test_a_nan_loss_is_one_line_and_a_failed_record(command_line, tiny) -> None:
+    done = command_line(*tiny, "optimizer.learning_rate=1e30")
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert re.match(r"error: the training loss is nan at step \d+ \(epoch 1\)", line)
+    (directory,) = run_directories(tiny)
+    run = read_run(directory)
+    assert run is not None
+    assert run["status"] == "failed"
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """The real thing: an interpreter of its own, away from any network."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        cwd=ROOT,
+    )
+
+
+def test_ctrl_c_leaves_an_interrupted_record(tiny) -> None:
+    process = start(*tiny, "training.epochs=100000")
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        rows = [r for d in run_directories(tiny) for r in read_rows(d / "metrics.jsonl")]
+        if len(rows) > 3:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines() == ["interrupted; the record says so"]
+    (directory,) = run_directories(tiny)
+    run = read_run(directory)
+    assert run is not None
+    assert run["status"] == "interrupted"
+    assert run["steps"] >= 8
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(tiny, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    process = start(*[o for o in tiny if not o.startswith("model.path")], "model=opt_350m")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert out == ""
+    (line,) = err.splitlines()
+    assert "model.name=facebook/opt-350m" in line
+    for remedy in ("model.path=DIR", "HF_HOME", "model=opt_starter"):
+        assert remedy in line
+
+
+def test_a_dataset_that_cannot_be_reached_is_one_line(tiny, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    process = start(*[o for o in tiny if not o.startswith("task.path")])
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert out == ""
+    (line,) = err.splitlines()
+    assert "task.source=nyu-mll/glue/rte" in line
+    assert "task.path=DIR" in line

@@ -1,0 +1,218 @@
+"""The loop: what it records, what it repeats bit for bit, what it leaves alone, how it fails."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import composed, write_parquet
+from safetensors.torch import load_file
+
+from heterolora import experiment
+from heterolora.errors import TrainingError
+from heterolora.tracking.record import read_rows, read_run, run_directory
+from heterolora.training import loop
+
+
+def executed(*overrides: str) -> Path:
+    """Run in this process; the run directory."""
+    cfg = composed(*overrides)
+    directory = run_directory(experiment.prepare(cfg))
+    experiment.run(cfg)
+    return directory
+
+
+def numbers(directory: Path) -> tuple[str, list[dict[str, object]]]:
+    """Everything a repetition must give again: metrics to the letter, searches but for seconds."""
+    searches = read_rows(directory / "allocations.jsonl")
+    for row in searches:
+        assert row.pop("seconds") > 0
+    return (directory / "metrics.jsonl").read_text(), searches
+
+
+@pytest.mark.parametrize("proxy", ["gradnorm", "constant"])
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(tiny, proxy) -> None:
+    overrides = [o for o in tiny if proxy == "gradnorm" or not o.startswith("proxy.")]
+    overrides.append(f"proxy={proxy}")
+    directory = executed(*overrides, "seed=0")
+    first = numbers(directory)
+    weights = load_file(directory / "checkpoint" / "last.safetensors")
+    assert executed(*overrides, "seed=0", "rerun=true") == directory
+    assert numbers(directory) == first
+    again = load_file(directory / "checkpoint" / "last.safetensors")
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    other = executed(*overrides, "seed=13")
+    assert other != directory
+    assert numbers(other)[0] != first[0]
+    assert numbers(other)[1] != first[1]
+
+
+def test_the_global_generator_does_not_matter(tiny) -> None:
+    torch.manual_seed(1)
+    first = numbers(executed(*tiny))
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert numbers(executed(*tiny, "rerun=true")) == first
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_is_recorded(tiny) -> None:
+    directory = executed(*tiny, "training.log_every=3")
+    run = read_run(directory)
+    assert run is not None
+    assert run["status"] == "finished"
+    assert run["error"] is None
+    assert run["steps"] == 16  # 2 epochs of ceil(60 / 8)
+    rows = read_rows(directory / "metrics.jsonl")
+    steps = [row["step"] for row in rows if row["event"] == "step"]
+    assert steps == [3, 6, 8, 9, 12, 15, 16]
+    epochs = [row for row in rows if row["event"] == "epoch"]
+    assert [row["epoch"] for row in epochs] == [1, 2]
+    searches = read_rows(directory / "allocations.jsonl")
+    assert [row["step"] for row in searches] == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert [row["epoch"] for row in searches] == [1] * 4 + [2] * 4
+    best = max(epochs, key=lambda row: row["accuracy"])
+    assert run["best"]["accuracy"] == best["accuracy"]
+    assert run["last"] == {key: value for key, value in epochs[1].items() if key != "event"}
+    # 6 sites at rank 8 cost 256 each; 384 is as near to 1 of them as to 2, and ties go under.
+    assert run["parameters"] == {
+        "budget": 6 * 2 * 32,
+        "enabled": 256,
+        "sites": 6,
+        "sites_enabled": 1,
+        "head": 2 * 8,
+    }
+    names = {file.name for file in directory.iterdir()}
+    assert names == {
+        "allocations.jsonl",
+        "checkpoint",
+        "config.yaml",
+        "metrics.jsonl",
+        "provenance.json",
+        "run.json",
+    }
+    assert {file.name for file in (directory / "checkpoint").iterdir()} == {
+        "best.safetensors",
+        "last.safetensors",
+    }
+
+
+def test_static_searches_once_and_trains_only_what_is_on(tiny) -> None:
+    directory = executed(*tiny, "strategy=static")
+    (search,) = read_rows(directory / "allocations.jsonl")
+    assert search["step"] == 0
+    weights = load_file(directory / "checkpoint" / "last.safetensors")
+    for site, rank in search["ranks"].items():
+        assert weights[f"{site}.B"].any() == (rank > 0)
+
+
+def test_homogeneous_trains_everything_at_the_budgets_rank(tiny) -> None:
+    directory = executed(*tiny, "strategy=homogeneous")
+    assert directory.name.startswith("homogeneous-")
+    assert read_rows(directory / "allocations.jsonl") == []
+    weights = load_file(directory / "checkpoint" / "last.safetensors")
+    adapters = {name: w for name, w in weights.items() if name.endswith((".A", ".B"))}
+    assert len(adapters) == 2 * 6
+    assert all(w.any() for w in adapters.values())
+    assert {w.shape[0] for name, w in adapters.items() if name.endswith(".A")} == {2}
+    run = read_run(directory)
+    assert run is not None
+    assert run["parameters"]["enabled"] == run["parameters"]["budget"]
+
+
+def test_it_learns(tiny, tmp_path) -> None:
+    texts = ["the small cat", "a red dog"] * 20
+    split = {"sentence1": ["big bird"] * 40, "sentence2": texts, "label": [0, 1] * 20}
+    write_parquet(tmp_path, train=split, validation=split)
+    directory = executed(
+        *tiny,
+        f"task.path={tmp_path}",
+        "strategy=homogeneous",
+        "training.epochs=25",
+        "optimizer.learning_rate=0.03",
+        "rank_budget=r8",
+    )
+    epochs = [row for row in read_rows(directory / "metrics.jsonl") if row["event"] == "epoch"]
+    assert epochs[0]["train_loss"] > 0.5
+    assert epochs[-1]["train_loss"] < 0.3
+    assert epochs[-1]["accuracy"] == 1
+
+
+def test_a_finished_run_is_not_run_again_unless_asked(tiny, monkeypatch) -> None:
+    directory = executed(*tiny)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "run", lambda _: pytest.fail("was run again"))
+        assert executed(*tiny) == directory
+    before = (directory / "run.json").stat().st_mtime_ns
+    executed(*tiny, "rerun=true")
+    assert (directory / "run.json").stat().st_mtime_ns > before
+
+
+def test_an_unfinished_run_is_run(tiny) -> None:
+    directory = executed(*tiny)
+    metrics = (directory / "metrics.jsonl").read_text()
+    (directory / "run.json").write_text(json.dumps({"status": "interrupted"}))
+    executed(*tiny)
+    run = read_run(directory)
+    assert run is not None
+    assert run["status"] == "finished"
+    assert (directory / "metrics.jsonl").read_text() == metrics
+
+
+def test_a_loss_that_is_not_finite_fails_the_run_and_names_the_step(tiny) -> None:
+    overrides = [*tiny, "optimizer.learning_rate=1e30", "training.log_every=4"]
+    directory = run_directory(experiment.prepare(composed(*overrides)))
+    with pytest.raises(TrainingError, match=r"loss is nan at step (\d+) \(epoch 1\)") as failure:
+        experiment.run(composed(*overrides))
+    run = read_run(directory)
+    assert run is not None
+    assert run["status"] == "failed"
+    assert run["error"] == str(failure.value)
+    assert run["best"] is None
+    for row in read_rows(directory / "metrics.jsonl"):
+        assert row["step"] < 8
+
+
+def test_an_interrupt_is_recorded(tiny, monkeypatch) -> None:
+    descend = loop.Training._descend
+
+    def interrupted(self, batch):
+        if self.progress.step == 10:
+            raise KeyboardInterrupt
+        return descend(self, batch)
+
+    monkeypatch.setattr(loop.Training, "_descend", interrupted)
+    directory = run_directory(experiment.prepare(composed(*tiny)))
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(composed(*tiny))
+    run = read_run(directory)
+    assert run is not None
+    assert run["status"] == "interrupted"
+    assert run["steps"] == 10
+    assert run["best"]["epoch"] == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precisions_run_and_keep_what_is_trained_in_float32(tiny, precision) -> None:
+    directory = executed(*tiny, f"precision={precision}")
+    weights = load_file(directory / "checkpoint" / "last.safetensors")
+    assert {w.dtype for w in weights.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("family", ["opt-pre-norm", "bert", "roberta"])
+def test_every_family_trains(tiny, family, checkpoints) -> None:
+    directory = executed(
+        *tiny,
+        f"model.path={checkpoints[family]}",
+        "search_space.projections=[q,k,v,o,up,down]",
+        "strategy=static",
+    )
+    (search,) = read_rows(directory / "allocations.jsonl")
+    assert len(search["scores"]) == 18
+    budget = 3 * 2 * (4 * 32 + 2 * 48)
+    # Unequal sites: q k v o cost 8 * 32, up and down 8 * 48; no prefix of the order is nearer.
+    order = sorted(search["scores"], key=lambda site: -search["scores"][site])
+    costs = [8 * (48 if site.endswith(("up", "down")) else 32) for site in order]
+    sums = [sum(costs[:count]) for count in range(19)]
+    assert search["parameters"] in sums
+    assert abs(search["parameters"] - budget) == min(abs(total - budget) for total in sums)
