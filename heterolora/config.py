@@ -24,12 +24,17 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from pydantic.fields import FieldInfo
 
 from heterolora.errors import ConfigError
 from heterolora.sites import LoraRole
 
 PositiveInt = Annotated[int, Field(strict=True, gt=0)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A finite number; `true` is none."""
+PathPart = r"[A-Za-z0-9][\w.-]*"
+"""A name that can be a folder, and cannot lead out of one."""
+Beta = Annotated[Number, Field(ge=0, lt=1)]
 Rule = Callable[..., Iterable[str]]
 """A check across sections. It names the sections it reads as parameters and yields problems."""
 
@@ -55,17 +60,17 @@ MetricName = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
 class TaskConfig(Section):
     """A task over one sentence or a pair: classification, or regression where `num_labels` is 1."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(pattern=rf"^{PathPart}$", examples=["mrpc"])
     source: str = Field(min_length=1, examples=["nyu-mll/glue"])
     subset: str | None = Field(examples=["mrpc"])
     path: str | None = Field(examples=["path/to/parquet"])
     revision: str | None = Field(examples=["main"])
     train_split: str = Field(examples=["train"])
     validation_split: str = Field(examples=["validation"])
-    sentences: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]
+    sentences: tuple[str, ...] = Field(min_length=1, max_length=2, examples=["[sentence]"])
     label: str | None = Field(examples=["label"])
     num_labels: PositiveInt = Field(examples=[2])
-    metrics: Annotated[tuple[MetricName, ...], Field(min_length=1)]
+    metrics: tuple[MetricName, ...] = Field(min_length=1, examples=["[accuracy]"])
     max_length: PositiveInt = Field(examples=[128])
 
     @property
@@ -78,7 +83,7 @@ class SearchSpaceConfig(Section):
     """Where adapters may go: the linear projections of every layer that get a LoRA site."""
 
     projections: Annotated[tuple[LoraRole, ...], Field(min_length=1)] = Field(examples=["[q,v]"])
-    lora_alpha: float = Field(gt=0, examples=[16])
+    lora_alpha: Number = Field(gt=0, examples=[16])
 
     @field_validator("projections")
     @classmethod
@@ -137,25 +142,25 @@ class StrategyConfig(PluginConfig):
     """What every strategy's section has: the share of the sites that is on."""
 
     searches: ClassVar[bool] = True
-    enable_rate: float = Field(gt=0, le=1, examples=[0.25])
+    enable_rate: Number = Field(gt=0, le=1, examples=[0.25])
 
 
 class OptimizerConfig(Section):
     """AdamW at a constant learning rate."""
 
     name: Literal["adamw"]
-    learning_rate: float = Field(gt=0, lt=float("inf"), examples=[2e-4])
-    weight_decay: float = Field(ge=0, lt=float("inf"), examples=[0.01])
+    learning_rate: Number = Field(gt=0, examples=[2e-4])
+    weight_decay: Number = Field(ge=0, examples=[0.01])
     betas: tuple[Beta, Beta] = Field(examples=["[0.9,0.999]"])
-    eps: float = Field(gt=0, lt=1, examples=[1e-8])
+    eps: Number = Field(gt=0, lt=1, examples=[1e-8])
 
 
 class Config(Section):
     """One run, completely: what `config.yaml` in its directory holds."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*$", examples=["main"])
+    name: str = Field(pattern=rf"^{PathPart}(/{PathPart})*$", examples=["main"])
     seed: int = Field(strict=True, ge=0, examples=[0])
-    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", examples=["auto"])
+    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", examples=["auto"])
     precision: Literal["auto", "fp32", "bf16"] = Field(examples=["auto"])
     output: str = Field(min_length=1, examples=["outputs"])
     rerun: bool = Field(strict=True, examples=["true"])
@@ -194,10 +199,10 @@ class Config(Section):
 def enabled_rank(budget_rank: int, enable_rate: float) -> int | None:
     """The rank of a site that is on, budget / enable rate; None where that is not whole.
 
-    Whole to six decimals: 0.3333333 stands for 1/3, which no decimal of a YAML file equals.
+    Whole to a millionth: 0.3333333 stands for 1/3, which no decimal of a YAML file equals.
     """
     rank = budget_rank / enable_rate
-    return round(rank) if math.isclose(rank, round(rank), abs_tol=1e-6) else None
+    return round(rank) if math.isclose(rank, round(rank), rel_tol=1e-6) else None
 
 
 def whole_rank(rank_budget: RankBudgetConfig, strategy: StrategyConfig) -> Iterable[str]:
@@ -212,19 +217,30 @@ def whole_rank(rank_budget: RankBudgetConfig, strategy: StrategyConfig) -> Itera
         )
 
 
-def labels_present(task: TaskConfig, proxy: ProxyConfig, strategy: StrategyConfig) -> Iterable[str]:
-    """Fine-tuning, and every proxy that scores by the loss, needs the task's labels."""
-    if task.label is not None:
-        return
-    yield (
-        f"task.label=null: fine-tuning needs labels and task {task.name} has none; "
-        "name their column with task.label=COLUMN"
-    )
-    if strategy.searches and proxy.needs_labels:
+def labels_for_training(task: TaskConfig) -> Iterable[str]:
+    """Fine-tuning needs labels."""
+    if task.label is None:
+        yield (
+            f"task.label=null: fine-tuning needs labels and task {task.name} has none; "
+            "name their column with task.label=COLUMN"
+        )
+
+
+def labels_for_proxy(
+    task: TaskConfig, proxy: ProxyConfig | None, strategy: StrategyConfig
+) -> Iterable[str]:
+    """A proxy that scores by the loss needs labels."""
+    if task.label is None and strategy.searches and proxy is not None and proxy.needs_labels:
         yield (
             f"proxy={proxy.name}: scores by the loss and needs labels, which task {task.name} has "
             "none of; choose proxy=constant, or name the column with task.label=COLUMN"
         )
+
+
+def proxy_for_search(strategy: StrategyConfig, proxy: ProxyConfig | None) -> Iterable[str]:
+    """A strategy that searches needs a proxy."""
+    if strategy.searches and proxy is None:
+        yield f"proxy=null: strategy={strategy.name} needs one; choose it with proxy=gradnorm"
 
 
 def distinct_columns(task: TaskConfig) -> Iterable[str]:
@@ -237,7 +253,27 @@ def distinct_columns(task: TaskConfig) -> Iterable[str]:
         )
 
 
-RULES: tuple[Rule, ...] = (whole_rank, labels_present, distinct_columns)
+def fitting_metrics(task: TaskConfig) -> Iterable[str]:
+    """Classes have accuracies, two classes an F1, numbers on a scale correlations."""
+    fitting = ["pearson", "spearman"] if task.is_regression else ["accuracy", "matthews"]
+    if task.num_labels == 2:
+        fitting.append("f1")
+    for name in task.metrics:
+        if name not in fitting:
+            yield (
+                f"task.metrics={list(task.metrics)}: {name} does not fit a task with num_labels="
+                f"{task.num_labels}; choose from {', '.join(fitting)}"
+            )
+
+
+RULES: tuple[Rule, ...] = (
+    whole_rank,
+    labels_for_training,
+    labels_for_proxy,
+    proxy_for_search,
+    distinct_columns,
+    fitting_metrics,
+)
 
 
 def find_plugin(package: str, base: type[PluginConfig], name: str) -> type[PluginConfig] | None:
@@ -277,24 +313,24 @@ def validate(
     """
     problems = [_unknown(key, Config.model_fields) for key in raw if key not in Config.model_fields]
     sections: dict[str, Any] = {}
-    for key, field in Config.model_fields.items():
-        if key not in raw:
+    for key in Config.model_fields:
+        if raw.get(key) is None and key == "proxy":
+            sections[key] = None  # whether that may be is for proxy_for_search to say
+            continue
+        if raw.get(key) is None:
             problems.append(f"{key}: is missing; choose one with {key}=...")
             continue
-        schema: Any = Annotated[field.annotation, field]
-        if key in plugins:
-            name = raw[key].get("name") if isinstance(raw[key], Mapping) else raw[key]
-            schema = plugins[key](str(name))
-            if schema is None:
-                problems.append(
-                    f"{key}.name={name}: there is no such {key}; leave {key}.name alone and choose "
-                    f"one of conf/{key}/ with {key}=..."
-                )
-                continue
+        schema = _schema(key, raw[key], plugins)
+        if schema is None:
+            problems.append(
+                f"{key}.name={_plugin_name(raw[key])}: there is no such {key}; leave {key}.name "
+                f"alone and choose one of conf/{key}/ with {key}=..."
+            )
+            continue
         try:
             sections[key] = TypeAdapter(schema).validate_python(raw[key])
         except ValidationError as error:
-            problems.extend(_problem(key, schema, detail) for detail in error.errors())
+            problems.extend(_problems(key, schema, error))
     for rule in (*RULES, *rules):
         wanted = inspect.signature(rule).parameters
         if wanted.keys() <= sections.keys():
@@ -304,6 +340,20 @@ def validate(
     if not sections["strategy"].searches:
         sections["proxy"] = None
     return Config.model_construct(**sections)
+
+
+def _schema(
+    key: str, value: Any, plugins: Mapping[str, Callable[[str], type[PluginConfig] | None]]
+) -> Any:
+    """The type that a top-level value must have; None for a plugin that does not exist."""
+    if key in plugins:
+        return plugins[key](_plugin_name(value))
+    field = Config.model_fields[key]
+    return Annotated[field.annotation, field]
+
+
+def _plugin_name(value: Any) -> str:
+    return str(value.get("name") if isinstance(value, Mapping) else value)
 
 
 def suggestion(key: str, known: Iterable[str]) -> str:
@@ -317,25 +367,31 @@ def _unknown(key: str, fields: Iterable[str], prefix: str = "") -> str:
     return f"{prefix}{key}: unknown key; {suggestion(key, fields)}"
 
 
-def _problem(section: str, schema: Any, detail: Any) -> str:
-    """One line for one pydantic error: the key, the value, the rule, and how to set it."""
-    path = [str(part) for part in detail["loc"]]
-    fields: Mapping[str, Any] = getattr(schema, "model_fields", {})
-    if not fields and section in Config.model_fields:
-        annotation = Config.model_fields[section].annotation
-        fields = getattr(annotation, "model_fields", {})
-    if detail["type"] == "extra_forbidden":
-        return _unknown(path[-1], fields, prefix=f"{section}.")
-    key = ".".join([section, *path])
-    field = fields.get(path[0]) if path else Config.model_fields[section]
-    rule = re.sub(r"^(Input|Value error,|String|Tuple) ?(should )?", "", detail["msg"])
-    rule = re.sub(r"^be ", "must be ", rule)
-    if detail["type"] == "missing":
-        return f"{key}: is missing; set it with {key}=..."
-    examples = getattr(field, "examples", None)
-    remedy = (
-        f"; for example {section}{''.join('.' + p for p in path[:1])}={examples[0]}"
-        if examples
-        else ""
-    )
-    return f"{key}={detail['input']}: {rule}{remedy}"
+def _problems(section: str, schema: Any, error: ValidationError) -> Iterable[str]:
+    """One line for each key that pydantic finds wrong: the key, the value, the rule, a remedy."""
+    fields = _fields(section, schema)
+    said: set[str] = set()
+    for detail in error.errors():
+        path = [str(part) for part in detail["loc"]]
+        leaf = ".".join([section, *path[:1]])
+        if leaf in said:
+            continue
+        said.add(leaf)
+        if detail["type"] == "extra_forbidden":
+            yield _unknown(path[0], fields, prefix=f"{section}.")
+            continue
+        field = fields.get(path[0]) if path else Config.model_fields[section]
+        examples = field.examples if field else None
+        remedy = f"for example {leaf}={examples[0]}" if examples else f"set it with {leaf}=..."
+        if detail["type"] == "missing":
+            yield f"{leaf}: is missing; {remedy}"
+            continue
+        rule = re.sub(r"^\w+ should ", "must ", detail["msg"].removeprefix("Value error, "))
+        yield f"{'.'.join([section, *path])}={detail['input']}: {rule}; {remedy}"
+
+
+def _fields(section: str, schema: Any) -> Mapping[str, FieldInfo]:
+    """The fields of a section's model; none where the section is a plain value."""
+    if not hasattr(schema, "model_fields"):
+        schema = Config.model_fields[section].annotation
+    return getattr(schema, "model_fields", {})

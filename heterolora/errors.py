@@ -33,6 +33,10 @@ class RecordError(UserError):
     """A run directory that cannot be written or read."""
 
 
+class TrackingError(UserError):
+    """A dashboard that does not take the run."""
+
+
 class TrainingError(UserError):
     """A training that cannot go on, such as one whose loss is no longer finite."""
 

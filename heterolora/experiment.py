@@ -41,14 +41,24 @@ from heterolora.training.clock import Clock
 from heterolora.training.evaluate import evaluate
 from heterolora.training.loop import Progress, Training
 from heterolora.training.optimizer import build_optimizer
-from heterolora.training.precision import autocast_for, resolve_device, resolve_precision
+from heterolora.training.precision import (
+    autocast_for,
+    device_exists,
+    resolve_device,
+    resolve_precision,
+)
 
 logger = logging.getLogger(__name__)
 
 CONF = Path(__file__).parents[1] / "conf"
 HYDRA_VERSION = "1.3"
 
-RULES = (sources.path_exists, architectures.model_is_usable, architectures.projections_exist)
+RULES = (
+    sources.path_exists,
+    architectures.model_is_usable,
+    architectures.projections_exist,
+    device_exists,
+)
 
 
 def main(cfg: DictConfig) -> float:
@@ -100,7 +110,10 @@ def run(cfg: DictConfig) -> float:
     done = read_run(directory)
     if done is not None and done["status"] == "finished" and not config.rerun:
         console.print(
-            f"already finished, not run again (rerun=true does): {directory}", soft_wrap=True
+            f"already finished, not run again (rerun=true does): {directory}",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
         )
         return _conclude(console, config, done, directory)
     check_writable(Path(config.output))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import settings
 from omegaconf import DictConfig
 from pyarrow import parquet
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -26,6 +27,10 @@ from transformers import (
 )
 
 from heterolora import experiment
+
+# How long an example takes says nothing here: machines are shared.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"

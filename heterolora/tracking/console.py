@@ -106,7 +106,7 @@ def print_summary(
     for label, text in lines.items():
         console.print(f"[bold]{label:<12}[/bold]{escape(text)}", highlight=False, soft_wrap=True)
     if searches:
-        console.print("[bold]sites on[/bold]    % of searches, by layer", highlight=False)
+        console.print("[bold]sites on[/bold]    in % of the searches", highlight=False)
         console.print(_frequency_table(on_frequency(searches)), highlight=False)
 
 
@@ -127,14 +127,14 @@ def _metrics(row: Row, names: Sequence[str]) -> str:
 
 
 def _frequency_table(frequency: Mapping[str, Mapping[int, float]]) -> Table:
-    layers = sorted({layer for by_layer in frequency.values() for layer in by_layer})
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("role", style="bold", no_wrap=True)
-    table.add_column("mean", justify="right")
-    for layer in layers:
-        table.add_column(str(layer), justify="right")
-    for role, by_layer in frequency.items():
-        mean = sum(by_layer.values()) / len(by_layer)
-        cells = [f"{100 * by_layer[layer]:.0f}" if layer in by_layer else "" for layer in layers]
-        table.add_row(role, f"{100 * mean:.1f}", *cells)
+    """Layers down, roles across, the mean over layers last."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("layer", justify="right")
+    for role in frequency:
+        table.add_column(role, justify="right")
+    for layer in sorted({layer for by_layer in frequency.values() for layer in by_layer}):
+        shares = [by_layer.get(layer) for by_layer in frequency.values()]
+        table.add_row(str(layer), *("" if s is None else f"{100 * s:.0f}" for s in shares))
+    means = [sum(by_layer.values()) / len(by_layer) for by_layer in frequency.values()]
+    table.add_row("mean", *(f"{100 * mean:.0f}" for mean in means), style="bold")
     return table

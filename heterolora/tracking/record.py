@@ -29,10 +29,10 @@ def read_run(directory: Path) -> Row | None:
     An unreadable file is one that was never completed: files are written whole or not at all.
     """
     try:
-        run: Row = json.loads((directory / "run.json").read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        run = json.loads((directory / "run.json").read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    return run
+    return run if isinstance(run, dict) else None
 
 
 def read_rows(file: Path) -> list[Row]:
@@ -85,6 +85,8 @@ class Record:
             directory.mkdir(parents=True, exist_ok=True)
             for stale in ("run.json", "metrics.jsonl", "allocations.jsonl"):
                 (directory / stale).unlink(missing_ok=True)
+            for weights in directory.glob("checkpoint/*.safetensors"):
+                weights.unlink()
             write_atomically(directory / "config.yaml", OmegaConf.to_yaml(config.resolved()))
             write_atomically(directory / "provenance.json", _json(provenance))
             self._metrics = (directory / "metrics.jsonl").open("w")

@@ -8,6 +8,7 @@ import wandb
 from rich.console import Console
 
 from heterolora.config import Config
+from heterolora.errors import TrackingError, one_line
 from heterolora.tracking.heatmap import heatmap
 from heterolora.tracking.sinks import Row
 
@@ -21,29 +22,30 @@ class WandbSink:
     def __init__(self, directory: Path, config: Config, console: Console) -> None:
         tracking = config.tracking
         proxy = config.proxy.name if config.proxy else "none"
+        tags = (config.task.name, config.strategy.name, proxy, f"seed-{config.seed}")
         self._console = console
-        self._run = wandb.init(
-            project=tracking.project,
-            entity=tracking.entity,
-            dir=str(directory),
-            id=directory.name,
-            name=directory.name,
-            resume="allow",
-            mode=None if "WANDB_MODE" in os.environ or _has_key() else "offline",
-            group=tracking.group or f"{config.name}/{config.task.name}",
-            job_type=f"{config.strategy.name}-{proxy}",
-            tags=[
-                config.task.name,
-                config.strategy.name,
-                proxy,
-                f"seed-{config.seed}",
-                *tracking.tags,
-            ],
-            config=config.resolved(),
-            settings=wandb.Settings(
-                silent=True, console="off", disable_git=True, x_disable_stats=True
-            ),
-        )
+        try:
+            self._run = wandb.init(
+                project=tracking.project,
+                entity=tracking.entity,
+                dir=str(directory),
+                id=directory.name,
+                name=directory.name,
+                resume="allow",
+                mode=None if "WANDB_MODE" in os.environ or _has_key() else "offline",
+                group=tracking.group or f"{config.name}/{config.task.name}",
+                job_type=f"{config.strategy.name}-{proxy}",
+                tags=[*tags, *tracking.tags],
+                config=config.resolved(),
+                settings=wandb.Settings(
+                    silent=True, console="off", disable_git=True, x_disable_stats=True
+                ),
+            )
+        except wandb.errors.Error as error:
+            raise TrackingError(
+                f"tracking=wandb: {one_line(error)}; run `wandb login`, set WANDB_MODE=offline, or "
+                "choose tracking=local"
+            ) from error
         self._run.define_metric("*", step_metric="step")
 
     def step(self, row: Row) -> None:
@@ -82,6 +84,7 @@ class WandbSink:
                 f"W&B: kept offline; send it with: wandb sync {self._run.settings.sync_dir}",
                 soft_wrap=True,
                 highlight=False,
+                markup=False,
             )
 
 

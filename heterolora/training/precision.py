@@ -1,42 +1,36 @@
 """Devices and number formats."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
-
-from heterolora.errors import ConfigError
 
 Autocast = Callable[[], AbstractContextManager[object]]
 """Makes the context in which the model's forward pass runs."""
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of that name; for `auto`, the accelerator where there is one, else the CPU.
+    """The device of that name; for `auto`, the accelerator where there is one, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
-    Raises:
-        ConfigError: if the machine has no such device.
-    """
+
+def device_exists(device: str) -> Iterable[str]:
+    """A rule for `validate`: the machine has the device."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if name == "auto":
-        return accelerator or torch.device("cpu")
-    device = torch.device(name)
-    if device.type != "cpu" and (
+    wanted = resolve_device(device)
+    if wanted.type != "cpu" and (
         accelerator is None
-        or accelerator.type != device.type
-        or (device.index or 0) >= torch.accelerator.device_count()
+        or accelerator.type != wanted.type
+        or (wanted.index or 0) >= torch.accelerator.device_count()
     ):
-        found = (
-            f"{torch.accelerator.device_count()} x {accelerator.type}" if accelerator else "none"
+        found = f"{torch.accelerator.device_count()} of {accelerator}" if accelerator else "none"
+        yield (
+            f"device={device}: this machine has no such device (accelerators: {found}); "
+            "set device=auto"
         )
-        raise ConfigError(
-            [
-                f"device={name}: this machine has no such device (accelerators: {found}); "
-                "set device=auto"
-            ]
-        )
-    return device
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

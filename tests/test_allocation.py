@@ -1,0 +1,205 @@
+"""Selection: parameters nearest to the budget, the best sites first, ties broken evenly."""
+
+import itertools
+import math
+import random
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from heterolora.allocation import Allocation, homogeneous_budget, select
+from heterolora.allocation.budget import nearest_prefix
+from heterolora.errors import AllocationError
+from heterolora.sites import Site
+
+patiently = settings(deadline=None)
+Problem = tuple[dict[Site, float], dict[Site, int], int]
+
+
+def sites(count: int) -> list[Site]:
+    """`count` sites: q and v of layer 0, then of layer 1, and so on."""
+    return [Site(index // 2, "qv"[index % 2]) for index in range(count)]
+
+
+def equal(scores: list[float], cost: int = 1) -> tuple[dict[Site, float], dict[Site, int]]:
+    where = sites(len(scores))
+    return dict(zip(where, scores, strict=True)), dict.fromkeys(where, cost)
+
+
+@st.composite
+def problems(draw: st.DrawFn, values: st.SearchStrategy[float] | None = None) -> Problem:
+    """Scores (often tied), unequal costs, and a budget from which something can be bought."""
+    where = sites(draw(st.integers(1, 24)))
+    few = st.sampled_from([-1.0, 0.0, 0.5, 2.0])
+    values = values or st.one_of(few, st.floats(-1e6, 1e6))
+    scores = {site: draw(values) for site in where}
+    costs = {site: draw(st.integers(1, 50)) for site in where}
+    # Above half of any one cost, so that one site is always nearer than none.
+    return scores, costs, draw(st.integers(26, sum(costs.values()) + 60))
+
+
+@patiently
+@given(problems(), st.randoms(use_true_random=False))
+def test_parameters_are_the_nearest_of_all_prefixes_in_descending_order(
+    problem: Problem, rng: random.Random
+) -> None:
+    _, costs, budget = problem
+    order = list(costs)
+    rng.shuffle(order)
+    scores = {site: -float(place) for place, site in enumerate(order)}
+    made = select(scores, costs, budget, random.Random(0))
+    distances = [abs(budget - sum(costs[s] for s in order[:n])) for n in range(len(order) + 1)]
+    # `index` finds the first: where two prefixes are as near, the one with fewer sites.
+    assert made.enabled == set(order[: distances.index(min(distances))])
+
+
+@patiently
+@given(problems(), st.integers(0, 2**32))
+def test_no_prefix_that_every_order_of_ties_has_is_nearer(problem: Problem, seed: int) -> None:
+    scores, costs, budget = problem
+    made = select(scores, costs, budget, random.Random(seed))
+    for cut in scores.values():
+        above = sum(costs[site] for site in scores if scores[site] >= cut)
+        assert abs(budget - made.parameters) <= abs(budget - above)
+
+
+@patiently
+@given(problems(), st.integers(0, 2**32))
+def test_no_site_that_is_on_scores_lower_than_one_that_is_off(problem: Problem, seed: int) -> None:
+    scores, costs, budget = problem
+    on = select(scores, costs, budget, random.Random(seed)).enabled
+    off = scores.keys() - on
+    assert on
+    assert all(scores[high] >= scores[low] for high, low in itertools.product(on, off))
+
+
+@patiently
+@given(problems(), st.integers(0, 2**32))
+def test_a_choice_is_its_generator_s_and_not_the_order_of_the_scores(
+    problem: Problem, seed: int
+) -> None:
+    scores, costs, budget = problem
+    backwards = dict(reversed(scores.items()))
+    first = select(scores, costs, budget, random.Random(seed))
+    assert select(backwards, costs, budget, random.Random(seed)) == first
+    assert first.parameters == sum(costs[site] for site in first.enabled)
+
+
+@patiently
+@given(problems(), st.integers(0, 2**32))
+def test_the_generator_ends_where_it_does_whatever_the_scores(problem: Problem, seed: int) -> None:
+    scores, costs, budget = problem
+    ranked = {site: float(index) for index, site in enumerate(scores)}
+    generators = [random.Random(seed) for _ in range(3)]
+    for values, rng in zip((scores, ranked, dict.fromkeys(scores, 0.0)), generators, strict=True):
+        select(values, costs, budget, rng)
+    assert len({rng.getstate() for rng in generators}) == 1
+
+
+@patiently
+@given(problems(), st.integers(0, 2**32))
+def test_ties_and_degenerate_scores_are_told(problem: Problem, seed: int) -> None:
+    scores, costs, budget = problem
+    made = select(scores, costs, budget, random.Random(seed))
+    off = scores.keys() - made.enabled
+    shared = {scores[site] for site in made.enabled} & {scores[site] for site in off}
+    assert made.tied == sum(scores[site] in shared for site in scores)
+    assert made.degenerate == (len(scores) > 1 and min(scores.values()) == max(scores.values()))
+
+
+@pytest.mark.parametrize(
+    ("scores", "budget", "tied", "degenerate"),
+    [
+        ([3, 2, 1, 0], 2, 0, False),
+        ([3, 2, 2, 2], 2, 3, False),
+        ([3, 3, 2, 2], 2, 0, False),  # ties on one side of the cut only
+        ([3, 2, 2, 0], 2, 2, False),
+        ([1, 1, 1, 1], 2, 4, True),
+        ([1, 1, 1, 1], 4, 0, True),  # all on: nothing was left to chance
+        ([0.0, -0.0, 0.0, 0.0], 2, 4, True),
+        ([1], 1, 0, False),
+    ],
+)
+def test_ties_by_hand(scores: list[float], budget: int, tied: int, degenerate: bool) -> None:
+    made = select(*equal(scores), budget, random.Random(0))
+    assert (made.tied, made.degenerate, made.parameters) == (tied, degenerate, budget)
+
+
+def test_the_paper_s_counts() -> None:
+    """12 of 48 sites (LoRA) and 36 of 143 (with shortcuts) at enable rate 0.25."""
+    for total, on in ((48, 12), (143, 36)):
+        made = select(*equal([0.0] * total, cost=8 * 2048), total * 2 * 2048, random.Random(1))
+        assert len(made.enabled) == on
+
+
+@patiently
+@given(
+    count=st.integers(1, 200),
+    budget_rank=st.integers(1, 8),
+    rate=st.sampled_from([Fraction(1, n) for n in (1, 2, 3, 4, 8)]),
+    cost=st.integers(1, 5000),
+)
+def test_equal_costs_switch_on_the_rounded_share(
+    count: int, budget_rank: int, rate: Fraction, cost: int
+) -> None:
+    where = sites(count)
+    unit = dict.fromkeys(where, cost)
+    budget = homogeneous_budget(unit, dict.fromkeys(where, budget_rank))
+    assert budget == count * cost * budget_rank
+    costs = [cost * int(budget_rank / rate)] * count
+    # The nearest whole number of sites; exactly between two, the fewer.
+    assert nearest_prefix(costs, budget) == math.ceil(rate * count - Fraction(1, 2))
+
+
+def test_the_budget_counts_parameters_and_not_sites() -> None:
+    q, up = Site(0, "q"), Site(0, "up")
+    assert homogeneous_budget({q: 2048, up: 5120}, {q: 2, up: 3}) == 2 * 2048 + 3 * 5120
+    scores, costs = {q: 1.0, up: 2.0}, {q: 10, up: 100}
+    assert select(scores, costs, 100, random.Random(0)) == Allocation(frozenset({up}), 100)
+
+
+def test_over_budget_where_that_is_nearer_and_under_where_both_are_as_near() -> None:
+    assert nearest_prefix([10, 10, 10], 16) == 2
+    assert nearest_prefix([10, 10, 10], 15) == 1
+    assert nearest_prefix([10, 10, 10], 5) == 0
+    assert nearest_prefix([10, 10, 10], 1000) == 3
+    assert nearest_prefix([], 7) == 0
+
+
+def test_ties_are_broken_evenly() -> None:
+    """Every subset of 2 of the 4 tied sites as often as any other: 5 degrees of freedom."""
+    scores, costs = equal([9.0, 1.0, 1.0, 1.0, 1.0, 0.0])
+    rng = random.Random(12345)
+    counts: dict[frozenset[Site], int] = {}
+    for _ in range(6000):
+        on = select(scores, costs, 3, rng).enabled
+        counts[on] = counts.get(on, 0) + 1
+    assert len(counts) == math.comb(4, 2)
+    assert sum((n - 1000) ** 2 / 1000 for n in counts.values()) < 20.5  # 99.9th percentile
+
+
+def test_seeds_next_to_each_other_choose_apart() -> None:
+    scores, costs = equal([0.0] * 4)
+    chosen = [select(scores, costs, 1, random.Random(seed)).enabled for seed in range(2000)]
+    for site in scores:
+        assert chosen.count(frozenset({site})) == pytest.approx(500, abs=100)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_not_finite_are_an_error(bad: float) -> None:
+    with pytest.raises(AllocationError) as raised:
+        select(*equal([1.0, bad, 2.0, bad]), 2, random.Random(0))
+    message = str(raised.value)
+    assert "\n" not in message
+    assert "2 sites" in message
+    assert f"layers.0.v = {bad}" in message
+
+
+@patiently
+@given(problems(), st.integers(0, 2**32))
+def test_a_budget_nearest_to_nothing_is_an_error(problem: Problem, seed: int) -> None:
+    scores, costs, _ = problem
+    with pytest.raises(AllocationError, match=r"^a budget of 0 parameters .*; raise .*$"):
+        select(scores, costs, 0, random.Random(seed))

@@ -1,0 +1,315 @@
+"""Validation of what Hydra composes: everything under conf/, and every mistake at once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import CONF, composed
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+
+from heterolora import experiment, proxies, strategies
+from heterolora.config import Config, enabled_rank, validate
+from heterolora.errors import ConfigError
+
+FAMILY = {
+    "opt_350m": "opt-post-norm",
+    "opt_125m": "opt-pre-norm",
+    "minilm": "bert",
+    "roberta_base": "roberta",
+}
+"""For each model of the hub under conf/model, the tiny checkpoint that stands in for it."""
+
+patiently = settings(deadline=None)
+HOUSE = ["device=cpu", "tracking=local", "task=rte", "model=opt_350m"]
+
+
+def options() -> Iterator[tuple[str, str]]:
+    """Every option of every config group, as Hydra names them."""
+    for group in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"):
+        for file in sorted(group.rglob("*.yaml")):
+            if "base" not in file.relative_to(group).parts:
+                yield group.name, str(file.relative_to(group).with_suffix(""))
+
+
+@pytest.fixture(scope="module")
+def house(checkpoints: dict[str, Path]) -> DictConfig:
+    """A valid composed configuration."""
+    return composed(*HOUSE, f"model.path={checkpoints['opt-post-norm']}")
+
+
+def edited(cfg: DictConfig, *changes: str) -> DictConfig:
+    """`cfg` with `key=value` changes, as after overrides; composing anew costs a quarter second."""
+    copy = cfg.copy()
+    OmegaConf.set_struct(copy, False)
+    merged = OmegaConf.merge(copy, OmegaConf.from_dotlist(list(changes)))
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def problems(cfg: DictConfig) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as raised:
+        experiment.prepare(cfg)
+    return raised.value.problems
+
+
+@pytest.mark.parametrize(("group", "option"), list(options()))
+def test_every_option_composes_and_validates(
+    group: str, option: str, checkpoints: dict[str, Path]
+) -> None:
+    listed = OmegaConf.load(CONF / "config.yaml").defaults
+    by_default = any(group in entry for entry in listed if isinstance(entry, DictConfig))
+    overrides = [*HOUSE[:2], f"{'' if by_default else '+'}{group}={option}"]
+    if group != "model":
+        overrides.append(f"model.path={checkpoints['opt-post-norm']}")
+    elif option in FAMILY:
+        overrides.append(f"model.path={checkpoints[FAMILY[option]]}")
+    config = experiment.prepare(composed(*overrides))
+    if group in ("task", "strategy"):
+        assert getattr(config, group).name == option
+
+
+TABLE_7 = {"mnli": (10, 1e-4), "mrpc": (20, 2e-4), "qqp": (10, 2e-4)}
+TABLE_7 |= {"rte": (20, 3e-4), "sst2": (10, 1e-4)}
+
+
+@pytest.mark.parametrize("task", TABLE_7)
+def test_table_7_of_the_paper(task: str, checkpoints: dict[str, Path]) -> None:
+    path = f"model.path={checkpoints['opt-post-norm']}"
+    config = experiment.prepare(composed(*HOUSE, path, f"task={task}"))
+    assert (config.training.epochs, config.optimizer.learning_rate) == TABLE_7[task]
+    assert (config.training.batch_size, config.task.max_length) == (8, 512)
+    assert config.optimizer.weight_decay == 0.01
+    assert config.search_space.lora_alpha == 16
+
+
+MISTAKES = [
+    ("strategy.enable_rate=0.3", "strategy.enable_rate=0.3: ", "2 / 0.3", "enable_rate=0.25"),
+    ("strategy.enable_rate=0", "strategy.enable_rate=0: ", "greater than 0", "=0.25"),
+    ("strategy.enable_rate=1.5", "strategy.enable_rate=1.5: ", "equal to 1", "=0.25"),
+    ("strategy.enable_rate=.nan", "strategy.enable_rate=nan: ", "finite", "=0.25"),
+    ("search_space.projections=[q,gate]", "search_space.projections=['q', 'gate']: ", "up, down"),
+    ("search_space.projections=[q,q]", "search_space.projections=['q', 'q']: ", "once", "=[q,v]"),
+    ("search_space.projections=[]", "search_space.projections=[]: ", "at least 1", "=[q,v]"),
+    ("search_space.lora_alpha=0", "search_space.lora_alpha=0: ", "greater than 0", "=16"),
+    ("task.sentences=[label]", "task.sentences=['label']: ", "must differ", "=[...]"),
+    ("task.path=/nowhere", "task.path=/nowhere: ", "not a directory", "give the one with"),
+    ("model.path=/nowhere", "model.path=/nowhere: ", "no such directory", "give one with"),
+    ("training.batch_size=0", "training.batch_size=0: ", "greater than 0", "batch_size=8"),
+    ("training.epochs=0", "training.epochs=0: ", "greater than 0", "epochs=20"),
+    ("training.epochs=true", "training.epochs=True: ", "integer", "epochs=20"),
+    ("training.epochs=1.5", "training.epochs=1.5: ", "integer", "epochs=20"),
+    ("seed=-1", "seed=-1: ", "equal to 0", "seed=0"),
+    ("rank_budget.lora_rank=2.5", "rank_budget.lora_rank=2.5: ", "integer", "lora_rank=2"),
+    ("optimizer.learning_rate=.inf", "optimizer.learning_rate=inf: ", "finite", "=0.0002"),
+    ("precision=fp16", "precision=fp16: ", "bf16", "precision=auto"),
+    ("device=tpu", "device=tpu: ", "cuda", "device=auto"),
+    ("proxy.name=nope", "proxy.name=nope: ", "no such proxy", "with proxy=..."),
+    ("nope=1", "nope: ", "unknown key", "choose one of"),
+    ("sede=1", "sede: ", "unknown key", "did you mean seed?"),
+    ("training.epoch=3", "training.epoch: ", "unknown key", "did you mean epochs?"),
+    ("proxy.nope=3", "proxy.nope: ", "unknown key", "num_batches"),
+]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=[mistake[0] for mistake in MISTAKES])
+def test_each_mistake_is_one_line_with_key_value_and_remedy(
+    mistake: tuple[str, ...], house: DictConfig
+) -> None:
+    change, start, *said = mistake
+    (line,) = problems(edited(house, change))
+    assert line.startswith(start)
+    assert all(words in line for words in said), line
+    assert "\n" not in line
+
+
+def test_all_mistakes_come_at_once(house: DictConfig) -> None:
+    wrong = ["seed=-1", "precision=fp16", "device=tpu", "task.path=/nowhere", "proxy.nope=3"]
+    wrong += ["search_space.projections=[q,gate]", "training.batch_size=0", "training.epochs=0"]
+    wrong += ["rank_budget.lora_rank=2.5", "nope=1"]
+    with pytest.raises(ConfigError) as raised:
+        experiment.prepare(edited(house, *wrong))
+    found = raised.value.problems
+    assert str(raised.value).splitlines() == list(found)
+    assert len(found) == len(wrong)
+    for start in (mistake[1] for mistake in MISTAKES if mistake[0] in wrong):
+        assert sum(line.startswith(start) for line in found) == 1, start
+
+
+def test_a_task_without_labels(house: DictConfig) -> None:
+    by_loss = problems(edited(house, "task.label=null"))
+    assert [line.split(":")[0] for line in by_loss] == ["task.label=null", "proxy=gradnorm"]
+    assert "proxy=constant" in by_loss[1]
+    constant = composed(*HOUSE, f"model.path={house.model.path}", "proxy=constant")
+    (line,) = problems(edited(constant, "task.label=null"))
+    assert line.startswith("task.label=null: ")
+
+
+def test_a_family_that_cannot_be_wired(house: DictConfig, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    (line,) = problems(edited(house, f"model.path={tmp_path}"))
+    assert line.startswith(f"model.path={tmp_path}: is a 'gpt2' model")
+    assert "opt, bert, roberta" in line
+
+
+def test_a_device_that_the_machine_lacks(house: DictConfig) -> None:
+    if torch.cuda.device_count() > 9:
+        pytest.skip("this machine has a tenth GPU")
+    (line,) = problems(edited(house, "device=cuda:9"))
+    assert line.startswith("device=cuda:9: ")
+    assert "device=auto" in line
+
+
+def test_a_missing_device_is_told_with_the_other_mistakes(house: DictConfig) -> None:
+    if torch.cuda.device_count() > 9:
+        pytest.skip("this machine has a tenth GPU")
+    assert len(problems(edited(house, "device=cuda:9", "training.epochs=0"))) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["task.num_labels=3", "task.metrics=[f1]"],
+        ["task.num_labels=1", "task.metrics=[accuracy]"],
+        ["task.num_labels=1", "task.metrics=[matthews]"],
+    ],
+)
+def test_a_metric_that_the_task_cannot_have(changes: list[str], house: DictConfig) -> None:
+    (line,) = problems(edited(house, *changes))
+    assert "task.metrics" in line
+
+
+def test_a_task_name_cannot_leave_the_output(house: DictConfig) -> None:
+    (line,) = problems(edited(house, "task.name=../../x"))
+    assert line.startswith("task.name=../../x: ")
+
+
+@pytest.mark.parametrize("key", ["strategy.enable_rate", "optimizer.learning_rate"])
+def test_true_is_not_a_number(key: str, house: DictConfig) -> None:
+    (line,) = problems(edited(house, f"{key}=true"))
+    assert line.startswith(f"{key}=True: ")
+
+
+@pytest.fixture(scope="module")
+def homogeneous(house: DictConfig) -> dict[str, Config]:
+    path = f"model.path={house.model.path}"
+    return {
+        proxy: experiment.prepare(composed(*HOUSE, path, "strategy=homogeneous", f"proxy={proxy}"))
+        for proxy in ("gradnorm", "constant")
+    }
+
+
+def test_homogeneous_has_no_proxy(homogeneous: dict[str, Config]) -> None:
+    assert [config.proxy for config in homogeneous.values()] == [None, None]
+    assert homogeneous["gradnorm"].identity() == homogeneous["constant"].identity()
+
+
+def again(config: Config) -> Config:
+    """Through the text of `config.yaml` and back."""
+    raw = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(config.resolved())))
+    assert raw == config.resolved()
+    assert isinstance(raw, dict)
+    plugins = {"proxy": proxies.find, "strategy": strategies.find}
+    return validate({str(key): value for key, value in raw.items()}, plugins, experiment.RULES)
+
+
+def test_a_resolved_configuration_validates_again(house: DictConfig) -> None:
+    config = experiment.prepare(edited(house, "optimizer.eps=1e-08"))
+    assert again(config).resolved() == config.resolved()
+    assert again(config).identity() == config.identity()
+
+
+def test_a_resolved_configuration_without_proxy_validates_again(
+    homogeneous: dict[str, Config],
+) -> None:
+    assert again(homogeneous["gradnorm"]).identity() == homogeneous["gradnorm"].identity()
+
+
+IGNORED = ["seed=7", "name=a/b", "device=auto", "output=o", "rerun=true", "training.log_every=3"]
+SHAPING = [
+    "precision=bf16",
+    *("model.name=x", "model.path={bert}", "model.revision=main"),
+    *("task.name=x", "task.source=x", "task.subset=mrpc", "task.path={pairs}", "task.revision=x"),
+    *("task.train_split=x", "task.validation_split=x", "task.sentences=[sentence2,sentence1]"),
+    *("task.label=x", "task.num_labels=3", "task.metrics=[accuracy,matthews]"),
+    *("task.max_length=64", "search_space.projections=[q,k]", "search_space.lora_alpha=8"),
+    *("proxy.weights=probe", "proxy.num_batches=31", "proxy.batch_size=7"),
+    *("proxy.micro_batch_size=31", "strategy.enable_rate=0.5", "strategy.searches_per_epoch=4"),
+    *("rank_budget.lora_rank=4", "optimizer.learning_rate=0.001", "optimizer.weight_decay=0"),
+    *("optimizer.betas=[0.9,0.99]", "optimizer.eps=1.0e-6"),
+    *("training.epochs=7", "training.batch_size=7", "evaluation.batch_size=7"),
+]
+"""For each key of a run but those of `tracking`, a value other than that of `house`."""
+
+
+@pytest.mark.parametrize("change", SHAPING)
+def test_the_identity_depends_on(
+    change: str, house: DictConfig, checkpoints: dict[str, Path], pairs: Path
+) -> None:
+    change = change.format(bert=checkpoints["bert"], pairs=pairs)
+    changed = experiment.prepare(edited(house, change))
+    assert changed.identity() != experiment.prepare(house).identity()
+
+
+def test_the_identity_depends_on_proxy_and_strategy(house: DictConfig) -> None:
+    path = f"model.path={house.model.path}"
+    made = [
+        house,
+        composed(*HOUSE, path, "proxy=snip", "proxy.weights=current"),
+        composed(*HOUSE, path, "strategy=static"),
+    ]
+    assert len({experiment.prepare(cfg).identity() for cfg in made}) == len(made)
+
+
+def test_the_identity_ignores_where_and_how_often(house: DictConfig) -> None:
+    elsewhere = ["tracking.name=wandb", "tracking.project=p", "tracking.tags=[a]"]
+    changed = experiment.prepare(edited(house, *IGNORED, *elsewhere, "precision=fp32"))
+    config = experiment.prepare(edited(house, "precision=fp32"))
+    assert changed.identity() == config.identity()
+    assert changed.resolved() != config.resolved()
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        inner = isinstance(value, dict)
+        yield from leaves(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}"]
+
+
+def test_every_key_is_in_a_list_above(house: DictConfig) -> None:
+    """So that a new key is thought about: does it shape a run's numbers?"""
+    keys = set(leaves(experiment.prepare(house).resolved()))
+    names = {"proxy.name", "strategy.name", "optimizer.name"}
+    listed = {change.partition("=")[0] for change in [*IGNORED, *SHAPING]}
+    assert {key for key in keys if not key.startswith("tracking.")} == listed | names
+
+
+@patiently
+@given(rank=st.integers(1, 64), share=st.integers(1, 64))
+def test_enabled_rank_of_a_share(rank: int, share: int) -> None:
+    assert enabled_rank(rank, 1 / share) == rank * share
+
+
+@patiently
+@given(rank=st.integers(1, 64), rate=st.floats(0.01, 1))
+def test_enabled_rank_is_the_whole_quotient_or_nothing(rank: int, rate: float) -> None:
+    found = enabled_rank(rank, rate)
+    whole = abs(rank / rate - round(rank / rate)) <= 1e-6
+    assert found == (round(rank / rate) if whole else None)
+
+
+def test_enabled_rank_by_hand() -> None:
+    assert [enabled_rank(r, e) for r, e in ((2, 0.25), (8, 0.25), (8, 1), (3, 0.75))] == [
+        8,
+        32,
+        8,
+        4,
+    ]
+    assert [enabled_rank(r, e) for r, e in ((2, 0.3), (1, 0.75), (8, 0.33))] == [None, None, None]
+    assert enabled_rank(2, 0.3333333) == 6
+
+
+def test_enabled_rank_takes_a_rounded_third_at_every_budget() -> None:
+    assert enabled_rank(8, 0.3333333) == 24
