@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MODELS
+from safetensors.torch import load_file, save_file
 from support import checkpoint, load, task
 from torch.func import functional_call
 from transformers import OPTConfig, OPTForSequenceClassification, PreTrainedModel
@@ -198,8 +199,6 @@ def test_opt_350m_counts(budget_rank: int, rank: int, on: int, parameters: int) 
 
 
 def test_an_incomplete_checkpoint_is_refused(checkpoints, tmp_path) -> None:
-    from safetensors.torch import load_file, save_file
-
     source = checkpoints["bert"]
     for file in source.iterdir():
         if file.name != "model.safetensors":
@@ -211,13 +210,41 @@ def test_an_incomplete_checkpoint_is_refused(checkpoints, tmp_path) -> None:
         load(tmp_path)
 
 
-def test_a_pickled_checkpoint_is_refused(checkpoints, tmp_path) -> None:
-    for file in checkpoints["bert"].iterdir():
+def with_weights_in(source: Path, target: Path, content: object) -> Path:
+    """A copy of a checkpoint with its weights in a pytorch_model.bin."""
+    for file in source.iterdir():
         if file.name != "model.safetensors":
-            (tmp_path / file.name).write_bytes(file.read_bytes())
-    torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="safetensors"):
+            (target / file.name).write_bytes(file.read_bytes())
+    torch.save(content, target / "pytorch_model.bin")
+    return target
+
+
+def test_a_plain_state_dict_loads(checkpoints, tmp_path) -> None:
+    source = checkpoints["bert"]
+    with_weights_in(source, tmp_path, load_file(source / "model.safetensors"))
+    expected = load(source)
+    loaded = load(tmp_path)
+    assert torch.equal(loaded.model(**batch()).logits, expected.model(**batch()).logits)
+    assert loaded.revision != expected.revision
+
+
+class Malice:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.file,))
+
+
+def test_code_in_a_checkpoint_is_not_run(checkpoints, tmp_path) -> None:
+    mark = tmp_path / "was-run"
+    with_weights_in(checkpoints["bert"], tmp_path, {"weight": Malice(mark)})
+    with pytest.raises(ModelError, match="cannot be loaded") as refused:
         load(tmp_path)
+    assert "\n" not in str(refused.value)
+    assert not mark.exists()
 
 
 def test_a_head_of_another_size_is_refused_in_one_line(checkpoints, tmp_path) -> None:

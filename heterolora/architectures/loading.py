@@ -2,9 +2,11 @@
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -80,11 +82,16 @@ def projections_exist(model: ModelConfig, search_space: SearchSpaceConfig) -> It
 def load(model: ModelConfig, task: TaskConfig, seed: int) -> Loaded:
     """Load a checkpoint with a head for `task`, its head drawn from the seed's stream.
 
+    Weights are read from safetensors, or with torch's unpickler for plain tensors alone; code
+    that comes with a checkpoint is never run.
+
     Raises:
         ModelError: if it cannot be reached or read, or is of another shape than it should be.
     """
     family = _family(model)
     source, where = _source(model), _where(model)
+    # Else a thread asks the hub to convert a checkpoint without safetensors.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     try:
         with global_stream(seed, "head"):
             module, report = AutoModelForSequenceClassification.from_pretrained(
@@ -92,14 +99,15 @@ def load(model: ModelConfig, task: TaskConfig, seed: int) -> Loaded:
                 revision=model.revision,
                 num_labels=task.num_labels,
                 dtype=torch.float32,
-                use_safetensors=True,
+                weights_only=True,
                 output_loading_info=True,
             )
         tokenizer = AutoTokenizer.from_pretrained(source, revision=model.revision)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise ModelError(
-            f"{where}: cannot be loaded ({one_line(error)[:200]}); it must hold config.json, "
-            f"safetensors weights with a head of {task.num_labels} labels or none, and a tokenizer"
+            f"{where}: cannot be loaded ({one_line(error)[:200]}); it must hold config.json, a "
+            "tokenizer, and weights (safetensors, or a plain state dict) with a head of "
+            f"{task.num_labels} labels or none"
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -117,7 +125,7 @@ def load(model: ModelConfig, task: TaskConfig, seed: int) -> Loaded:
 def _digest(directory: Path) -> str:
     """Sixteen hex digits of the SHA-256 of a directory's weights."""
     digest = hashlib.sha256()
-    for file in sorted(directory.glob("*.safetensors")):
+    for file in sorted([*directory.glob("*.safetensors"), *directory.glob("*.bin")]):
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:16]

@@ -93,8 +93,8 @@ class SaliencyProxy(Proxy):
         with torch.no_grad():
             sums = torch.stack(
                 [
-                    self.saliency(theta[site][0], gradient[site][0]).double()
-                    + self.saliency(theta[site][1], gradient[site][1]).double()
+                    self.saliency(theta[site][0], gradient[site][0])
+                    + self.saliency(theta[site][1], gradient[site][1])
                     for site in theta
                 ]
             )
