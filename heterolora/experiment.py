@@ -73,7 +73,7 @@ def main(cfg: DictConfig) -> float:
             print(f"error: {line}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
-        print("interrupted; the record says so", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -10,6 +10,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -118,8 +119,14 @@ def load(model: ModelConfig, task: TaskConfig, seed: int) -> Loaded:
         family=family,
         head=_head(module, family, report, where),
         positions=family.positions(module.config),
-        revision=_digest(source) if isinstance(source, Path) else module.config._commit_hash,
+        revision=_digest(source) if isinstance(source, Path) else _commit(source, model.revision),
     )
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """The hub's commit of a model that was just loaded: the folder of its snapshot in the cache."""
+    file = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(file).parent.name if isinstance(file, str) else None
 
 
 def _digest(directory: Path) -> str:
