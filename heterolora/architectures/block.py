@@ -21,6 +21,9 @@ from heterolora.adapters.shortcut import (
 )
 from heterolora.architectures.family import Parts
 
+Joins = Mapping[str, type[Shortcut]]
+"""How a cross-layer shortcut joins the stream, by `renormalize`."""
+
 
 class Block(GradientCheckpointingLayer):  # type: ignore[misc]
     """A layer whose residual connections and cross-layer shortcuts may have adapters.
@@ -32,8 +35,7 @@ class Block(GradientCheckpointingLayer):  # type: ignore[misc]
         renormalize: when a cross-layer shortcut is followed by the norm once more.
     """
 
-    joins: ClassVar[Mapping[str, type[Shortcut]]]
-    """How a cross-layer shortcut joins the stream, by `renormalize`."""
+    joins: ClassVar[Joins]
 
     def __init__(self, parts: Parts, adapters: Mapping[str, LowRank], renormalize: str) -> None:
         super().__init__()
@@ -41,8 +43,8 @@ class Block(GradientCheckpointingLayer):  # type: ignore[misc]
         self.parts = parts
         self.s_res1 = Residual(adapters["res1"]) if "res1" in adapters else nn.Identity()
         self.s_res2 = Residual(adapters["res2"]) if "res2" in adapters else nn.Identity()
-        self.s_in = join(adapters["in"]) if "in" in adapters else Absent()
-        self.s_cut = join(adapters["cut"]) if "cut" in adapters else Absent()
+        self.join_in = join(adapters["in"]) if "in" in adapters else Absent()
+        self.join_cut = join(adapters["cut"]) if "cut" in adapters else Absent()
 
 
 class PostNormBlock(Block):
@@ -54,7 +56,7 @@ class PostNormBlock(Block):
     A cross-layer shortcut that is absent takes its outer norm with it.
     """
 
-    joins = {"always": Renormalized, "enabled": RenormalizedWhereOn}
+    joins: ClassVar[Joins] = {"always": Renormalized, "enabled": RenormalizedWhereOn}
 
     def forward(
         self, h: Tensor, below: Tensor | None, *args: Any, **kwargs: Any
@@ -62,8 +64,8 @@ class PostNormBlock(Block):
         """From h_i and a_{i-1} to h_{i+1} and a_i; the rest is for the attention."""
         ln1, attn = self.parts.norm1, self.parts.attention
         ln2, ffn = self.parts.norm2, self.parts.feed_forward
-        a = self.s_cut(ln1(self.s_res1(h) + attn(h, *args, **kwargs)), below, ln1)
-        h = self.s_in(ln2(self.s_res2(a) + ffn(a)), h, ln2)
+        a = self.join_cut(ln1(self.s_res1(h) + attn(h, *args, **kwargs)), below, ln1)
+        h = self.join_in(ln2(self.s_res2(a) + ffn(a)), h, ln2)
         return h, a
 
 
@@ -74,7 +76,7 @@ class PreNormBlock(Block):
     `h_{i+1} = s_res2(a_i) + FFN(LN2 a_i) + s_in(h_i)`
     """
 
-    joins = {"always": Added, "enabled": Added}
+    joins: ClassVar[Joins] = {"always": Added, "enabled": Added}
 
     def forward(
         self, h: Tensor, below: Tensor | None, *args: Any, **kwargs: Any
@@ -82,8 +84,8 @@ class PreNormBlock(Block):
         """From h_i and a_{i-1} to h_{i+1} and a_i; the rest is for the attention."""
         ln1, attn = self.parts.norm1, self.parts.attention
         ln2, ffn = self.parts.norm2, self.parts.feed_forward
-        a = self.s_cut(self.s_res1(h) + attn(ln1(h), *args, **kwargs), below)
-        h = self.s_in(self.s_res2(a) + ffn(ln2(a)), h)
+        a = self.join_cut(self.s_res1(h) + attn(ln1(h), *args, **kwargs), below)
+        h = self.join_in(self.s_res2(a) + ffn(ln2(a)), h)
         return h, a
 
 

@@ -76,13 +76,14 @@ def check_shortcuts(config: PretrainedConfig) -> None:
     Raises:
         ModelError: with the setting of the model that stands in the way.
     """
-    for setting, equal in (
-        ("layer_types", lambda types: len(set(types or ())) < 2),
-        ("layerdrop", lambda share: not share),
-        ("add_cross_attention", lambda wanted: not wanted),
-    ):
-        value = getattr(config, setting, None)
-        if not equal(value):
+    settings = {
+        name: getattr(config, name, None)
+        for name in ("layer_types", "layerdrop", "add_cross_attention")
+    }
+    if len(set(settings["layer_types"] or ())) == 1:
+        settings["layer_types"] = None
+    for setting, value in settings.items():
+        if value:
             raise ModelError(
                 f"search_space.shortcuts: {config.model_type} models whose config.json says "
                 f"{setting}={value} cannot have shortcuts; leave them out with "

@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.table import Table
 
 from heterolora.config import Config
+from heterolora.sites import ROLES
 from heterolora.tracking.sinks import Row
 
 
@@ -118,7 +119,7 @@ def on_frequency(searches: Sequence[Row]) -> dict[str, dict[int, float]]:
             _, layer, role = site.split(".")
             layers = counts.setdefault(role, {})
             layers[int(layer)] = layers.get(int(layer), 0) + (rank > 0) / len(searches)
-    return counts
+    return {role: counts[role] for role in sorted(counts, key=ROLES.index)}
 
 
 def _metrics(row: Row, names: Sequence[str]) -> str:
