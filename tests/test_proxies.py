@@ -184,7 +184,9 @@ def test_synflow_by_its_formula(objective, family, checkpoints, pairs) -> None:
     for site, (a, b, _) in here.names().items():
         matrices = [modules[name.rpartition(".")[0]].get_parameter(name[-1]) for name in (a, b)]
         expected = sum((m * m.grad).abs().sum().item() for m in matrices)
-        assert scores[site] == pytest.approx(expected, rel=1e-9)
+        # The library's root-mean-square norms compute in float32 whatever they are given.
+        precision = 1e-6 if hasattr(model.config, "rms_norm_eps") else 1e-9
+        assert scores[site] == pytest.approx(expected, rel=precision)
 
 
 @pytest.mark.parametrize("name", ["snip", "synflow"])

@@ -129,5 +129,7 @@ def _stack(
             here[role] = LowRank(width, width, rank, shortcuts.alpha, generator, device)
             adapters[site] = here[role]
         blocks.append(block(family.parts(layer), here, shortcuts.renormalize))
-    model.set_submodule(family.layers, nn.ModuleList([Stack(blocks)]))
+    # New modules are born in training mode, which would switch dropout on.
+    stack = Stack(blocks).train(layers[0].training)
+    model.set_submodule(family.layers, nn.ModuleList([stack]))
     return adapters
