@@ -166,6 +166,17 @@ def test_on_frequency_by_hand() -> None:
     assert on_frequency([{"ranks": row} for row in ranks]) == shares
 
 
+def test_roles_stand_in_one_order_everywhere() -> None:
+    sites = ["layers.0.cut", "layers.0.res1", "layers.0.v", "layers.1.in", "layers.1.up"]
+    sites += ["layers.1.gate", "layers.1.o", "layers.1.res2", "layers.1.q", "layers.1.down"]
+    shares = on_frequency([{"ranks": dict.fromkeys([*sites, "layers.1.k"], 2)}])
+    assert list(shares) == [*"qkvo", "gate", "up", "down", "res1", "res2", "in", "cut"]
+    scores = {site: float(index) for index, site in enumerate(sites)}
+    ranks = dict.fromkeys(sites, 0)
+    backwards = dict(reversed(scores.items()))
+    assert np.array_equal(heatmap(scores, ranks), heatmap(backwards, ranks))
+
+
 def summary(config: Config, layers: int) -> str:
     console = Console(file=io.StringIO(), width=80)
     row = {f"layers.{layer}.{role}": 8 for layer in range(layers) for role in "qv"}

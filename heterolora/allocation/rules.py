@@ -5,10 +5,13 @@ from collections.abc import Iterable
 from heterolora.config import RankBudgetConfig, SearchSpaceConfig, StrategyConfig, enabled_rank
 
 
-def whole_rank(rank_budget: RankBudgetConfig, strategy: StrategyConfig) -> Iterable[str]:
+def whole_rank(
+    search_space: SearchSpaceConfig, rank_budget: RankBudgetConfig, strategy: StrategyConfig
+) -> Iterable[str]:
     """A site that is on has rank budget / enable rate, which must come out whole."""
-    for kind, rank in rank_budget.ranks().items():
-        if enabled_rank(rank, strategy.enable_rate) is None:
+    for kind, roles in search_space.roles().items():
+        rank = rank_budget.ranks()[kind]
+        if roles and enabled_rank(rank, strategy.enable_rate) is None:
             ratio = rank / strategy.enable_rate
             yield (
                 f"strategy.enable_rate={strategy.enable_rate:g}: rank_budget.{kind}_rank / "
