@@ -89,7 +89,10 @@ MODELS = {
     "qwen3": lambda: Qwen3ForSequenceClassification(Qwen3Config(**_LLAMA, **_SHARED)),
     "gemma": lambda: GemmaForSequenceClassification(GemmaConfig(**_LLAMA, **_SHARED)),
 }
-"""For each wiring, a small model with random weights: three layers of width 16."""
+"""For each family, a small model with random weights: three layers of width 16."""
+
+WIRINGS = [name for name in MODELS if name not in ("mistral", "qwen2", "qwen3", "gemma")]
+"""One model for each wiring: the others have Llama's."""
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import CONF, MODELS, composed, tiny_tokenizer, write_parquet
+from conftest import CONF, MODELS, WIRINGS, composed, tiny_tokenizer, write_parquet
 from support import RANK, checkpoint, configured, randomise, subject, task
 from torch.nn import functional as F
 
@@ -92,7 +92,7 @@ def test_the_allocation_at_the_time_does_not_matter(name, checkpoints, pairs) ->
 @pytest.mark.parametrize(
     "name", [n for n in ALL if "micro_batch_size" in composed(f"proxy={n}").proxy]
 )
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", WIRINGS)
 def test_micro_batches_do_not_matter(name, family, checkpoints, pairs) -> None:
     here = subject(checkpoints[family], pairs)
     randomise(here.inventory)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from appendix_d import Adapters, Model
-from conftest import MODELS, composed
+from conftest import MODELS, WIRINGS, composed
 from support import configured, load, randomise, subject
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -37,7 +37,7 @@ POST_NORM = ("opt-post-norm", "bert", "roberta")
 CROSS_LAYER = ("in", "cut")
 
 every_family = pytest.mark.parametrize("family", MODELS)
-each_wiring = pytest.mark.parametrize("family", ["opt-post-norm", "opt-pre-norm", "bert", "llama"])
+each_wiring = pytest.mark.parametrize("family", WIRINGS)
 
 
 def shortcuts(

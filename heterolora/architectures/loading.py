@@ -142,9 +142,9 @@ def load(model: ModelConfig, task: TaskConfig, seed: int) -> Loaded:
 
 def _padding(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
     """A special token that texts do not end with: heads read the last one that is not padding."""
-    last = tokenizer("text")["input_ids"][-1]
+    last = tokenizer("text")["input_ids"][-1:]
     for token in (tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token):
-        if token is not None and tokenizer.convert_tokens_to_ids(token) != last:
+        if token is not None and [tokenizer.convert_tokens_to_ids(token)] != last:
             return str(token)
     raise ModelError(
         f"{where}: the tokenizer has no special token to pad with; set pad_token in its "
