@@ -227,6 +227,17 @@ def test_an_epoch_is_one_line_and_a_tie_is_told_once(config: Config) -> None:
     assert "accuracy 0.8125" in epoch
 
 
+@pytest.mark.parametrize(("pool", "said"), [("combined", ""), ("separated", " within a pool")])
+def test_a_degenerate_search_says_among_whom(pool: str, said: str, config: Config) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    space = config.search_space.model_copy(update={"pool": pool})
+    sink = ConsoleSink(console, config.model_copy(update={"search_space": space}), 9)
+    sink.search({"step": 0, "proxy": {"name": "snip"}, "degenerate": True, "tied": 2})
+    sink.close(RUN)
+    assert isinstance(console.file, io.StringIO)
+    assert f"all scores of snip are equal{said}, so" in console.file.getvalue()
+
+
 def test_a_heatmap_shows_scores_and_ranks() -> None:
     scores = {f"layers.{layer}.{role}": float(layer) for layer in range(3) for role in "qv"}
     off = dict.fromkeys(scores, 0)

@@ -29,6 +29,7 @@ class ConsoleSink:
         self._console = console
         self._epochs = config.training.epochs
         self._primary = config.task.metrics[0]
+        self._among = {"combined": "", "separated": " within a pool"}[config.search_space.pool]
         self._warned = False
         self._started = time.perf_counter()
         self._bar = Progress(
@@ -70,7 +71,8 @@ class ConsoleSink:
             return
         self._warned = True
         what = (
-            f"all scores of {row['proxy']['name']} are equal, so the allocation is random"
+            f"all scores of {row['proxy']['name']} are equal{self._among}, "
+            "so the allocation is random"
             if row["degenerate"]
             else f"{row['tied']} sites tie at the cut and were chosen among at random"
         )
