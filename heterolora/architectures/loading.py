@@ -140,18 +140,6 @@ def load(model: ModelConfig, task: TaskConfig, seed: int) -> Loaded:
     )
 
 
-def _padding(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
-    """A special token that texts do not end with: heads read the last one that is not padding."""
-    last = tokenizer("text")["input_ids"][-1:]
-    for token in (tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token):
-        if token is not None and [tokenizer.convert_tokens_to_ids(token)] != last:
-            return str(token)
-    raise ModelError(
-        f"{where}: the tokenizer has no special token to pad with; set pad_token in its "
-        "tokenizer_config.json"
-    )
-
-
 def _digest(directory: Path) -> str:
     """Sixteen hex digits of the SHA-256 of a directory's weights."""
     digest = hashlib.sha256()
@@ -173,6 +161,18 @@ def _head(
         )
     named = set(dict(module.get_submodule(family.head).named_parameters(prefix=family.head)))
     return tuple(p for name, p in module.named_parameters() if name in missing | named)
+
+
+def _padding(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
+    """A special token that texts do not end with: heads read the last one that is not padding."""
+    last = tokenizer("text")["input_ids"][-1:]
+    for token in (tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token):
+        if token is not None and [tokenizer.convert_tokens_to_ids(token)] != last:
+            return str(token)
+    raise ModelError(
+        f"{where}: the tokenizer has no special token to pad with; set pad_token in its "
+        "tokenizer_config.json"
+    )
 
 
 def _config_of(model: ModelConfig) -> PretrainedConfig:
