@@ -22,14 +22,17 @@ from pydantic import (
     SerializeAsAny,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic.fields import FieldInfo
 
 from heterolora.errors import ConfigError
-from heterolora.sites import LoraRole
+from heterolora.sites import Kind, LoraRole, ShortcutRole
 
 PositiveInt = Annotated[int, Field(strict=True, gt=0)]
+Rank = Annotated[int, Field(strict=True, ge=0)]
+"""Zero for a kind of site that the search space does not have."""
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A finite number; `true` is none."""
 PathPart = r"[A-Za-z0-9][\w.-]*"
@@ -80,23 +83,36 @@ class TaskConfig(Section):
 
 
 class SearchSpaceConfig(Section):
-    """Where adapters may go: the linear projections of every layer that get a LoRA site."""
+    """Where adapters may go: beside linear projections (LoRA sites), and on shortcuts."""
 
-    projections: Annotated[tuple[LoraRole, ...], Field(min_length=1)] = Field(examples=["[q,v]"])
+    projections: tuple[LoraRole, ...] = Field(examples=["[q,v]"])
+    shortcuts: tuple[ShortcutRole, ...] = Field(examples=["[res1,res2,in,cut]"])
     lora_alpha: Number = Field(gt=0, examples=[16])
+    shortcut_alpha: Number = Field(gt=0, examples=[4])
+    pool: Literal["combined", "separated"] = Field(examples=["combined"])
+    renormalize: Literal["always", "enabled"] = Field(examples=["always"])
 
-    @field_validator("projections")
+    @field_validator("projections", "shortcuts")
     @classmethod
-    def _each_once(cls, projections: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(projections)) != len(projections):
-            raise ValueError("must name each projection once")
-        return projections
+    def _each_once(cls, roles: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if len(set(roles)) != len(roles):
+            raise ValueError(f"must name each {str(info.field_name).removesuffix('s')} once")
+        return roles
+
+    def roles(self) -> dict[Kind, tuple[str, ...]]:
+        """The roles of each kind of site."""
+        return {"lora": self.projections, "shortcut": self.shortcuts}
 
 
 class RankBudgetConfig(Section):
-    """The budget: the parameters of the homogeneous model, every site at this rank."""
+    """The budget: the parameters of the homogeneous model, every site at the rank of its kind."""
 
-    lora_rank: PositiveInt = Field(examples=[2])
+    lora_rank: Rank = Field(examples=[2])
+    shortcut_rank: Rank = Field(examples=[2])
+
+    def ranks(self) -> dict[Kind, int]:
+        """The rank of each kind of site."""
+        return {"lora": self.lora_rank, "shortcut": self.shortcut_rank}
 
 
 class TrainingConfig(Section):
@@ -205,18 +221,6 @@ def enabled_rank(budget_rank: int, enable_rate: float) -> int | None:
     return round(rank) if math.isclose(rank, round(rank), rel_tol=1e-6) else None
 
 
-def whole_rank(rank_budget: RankBudgetConfig, strategy: StrategyConfig) -> Iterable[str]:
-    """A site that is on has rank budget / enable rate, which must come out whole."""
-    if enabled_rank(rank_budget.lora_rank, strategy.enable_rate) is None:
-        ratio = rank_budget.lora_rank / strategy.enable_rate
-        yield (
-            f"strategy.enable_rate={strategy.enable_rate:g}: rank_budget.lora_rank / "
-            f"strategy.enable_rate must be whole, but {rank_budget.lora_rank} / "
-            f"{strategy.enable_rate:g} = {ratio:g}; change one, "
-            "for example strategy.enable_rate=0.25"
-        )
-
-
 def labels_for_training(task: TaskConfig) -> Iterable[str]:
     """Fine-tuning needs labels."""
     if task.label is None:
@@ -267,7 +271,6 @@ def fitting_metrics(task: TaskConfig) -> Iterable[str]:
 
 
 RULES: tuple[Rule, ...] = (
-    whole_rank,
     labels_for_training,
     labels_for_proxy,
     proxy_for_search,

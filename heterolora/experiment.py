@@ -19,10 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from heterolora import architectures, proxies, strategies
+from heterolora import allocation, architectures, proxies, strategies
 from heterolora.adapters import Inventory
-from heterolora.allocation import homogeneous_budget
-from heterolora.architectures import Loaded
+from heterolora.allocation import Pool, make_pools
+from heterolora.architectures import Loaded, Shortcuts
 from heterolora.config import Config, enabled_rank, suggestion, validate
 from heterolora.data import sources
 from heterolora.data.batching import Encoded, encode
@@ -54,9 +54,13 @@ CONF = Path(__file__).parents[1] / "conf"
 HYDRA_VERSION = "1.3"
 
 RULES = (
+    allocation.whole_rank,
+    allocation.some_site,
+    allocation.rank_for_sites,
     sources.path_exists,
     architectures.model_is_usable,
     architectures.projections_exist,
+    architectures.shortcuts_fit,
     device_exists,
 )
 
@@ -133,9 +137,9 @@ def _execute(config: Config, directory: Path, console: Console) -> Row:
     train, validation = (sources.load(config.task, name) for name in names)
     loaded = architectures.load(config.model, config.task, config.seed)
     examples, held_out = _encode(config, (train, validation), loaded, device)
-    inventory, budget = _wire(config, loaded, device)
+    inventory, pools = _wire(config, loaded, device)
     sinks = Sinks([Record(directory, config, _origin(config, loaded, train, validation))])
-    training = _training(config, inventory, budget, examples, held_out, sinks, directory)
+    training = _training(config, inventory, pools, examples, held_out, sinks, directory)
     status, problem = "failed", None
     try:
         if config.tracking.name == "wandb":
@@ -148,7 +152,7 @@ def _execute(config: Config, directory: Path, console: Console) -> Row:
         problem = one_line(error)
         raise
     finally:
-        row = _run_row(config, training, budget, status, problem)
+        row = _run_row(config, training, pools, status, problem)
         sinks.close(row)
     return row
 
@@ -170,26 +174,35 @@ def _encode(
     return encoded
 
 
-def _wire(config: Config, loaded: Loaded, device: torch.device) -> tuple[Inventory, int]:
-    """Put adapters on the model; returns their inventory and the budget in parameters."""
-    rank = enabled_rank(config.rank_budget.lora_rank, config.strategy.enable_rate)
-    assert rank is not None
+def _wire(config: Config, loaded: Loaded, device: torch.device) -> tuple[Inventory, list[Pool]]:
+    """Put adapters on the model; returns their inventory, and which of them share a budget."""
+    space, budget = config.search_space, config.rank_budget.ranks()
+    ranks: dict[str, int] = {}
+    for kind, roles in space.roles().items():
+        rank = enabled_rank(budget[kind], config.strategy.enable_rate)
+        assert rank is not None
+        ranks |= dict.fromkeys(roles, rank)
     inventory = architectures.wire(
         loaded.model.to(device),
         loaded.family,
-        dict.fromkeys(config.search_space.projections, rank),
-        config.search_space.lora_alpha,
+        {role: ranks[role] for role in space.projections},
+        space.lora_alpha,
         config.seed,
         loaded.head,
+        Shortcuts(
+            {role: ranks[role] for role in space.shortcuts},
+            space.shortcut_alpha,
+            space.renormalize,
+        ),
     )
-    ranks = dict.fromkeys(inventory.sites, config.rank_budget.lora_rank)
-    return inventory, homogeneous_budget(inventory.unit_costs(), ranks)
+    at_budget = {site: budget[site.kind] for site in inventory.sites}
+    return inventory, make_pools(space.pool, inventory.unit_costs(), at_budget)
 
 
 def _training(
     config: Config,
     inventory: Inventory,
-    budget: int,
+    pools: list[Pool],
     examples: Encoded,
     held_out: Encoded,
     sink: Sink,
@@ -204,7 +217,7 @@ def _training(
         assert isinstance(config.proxy, Proxy)
         subject = Subject(inventory, examples, loss, config.seed, autocast)
         rng = python_generator(config.seed, "selection")
-        search = Search(config.proxy, subject, budget, rng)
+        search = Search(config.proxy, subject, pools, rng)
     return Training(
         inventory=inventory,
         examples=examples,
@@ -232,7 +245,7 @@ def _training(
 
 
 def _run_row(
-    config: Config, training: Training, budget: int, status: str, problem: str | None
+    config: Config, training: Training, pools: list[Pool], status: str, problem: str | None
 ) -> Row:
     """The content of `run.json`."""
     progress, inventory = training.progress, training.inventory
@@ -246,7 +259,7 @@ def _run_row(
         "best": progress.best,
         "last": progress.last,
         "parameters": {
-            "budget": budget,
+            "budget": sum(pool.budget for pool in pools),
             "enabled": inventory.enabled_count(),
             "sites": len(inventory.sites),
             "sites_enabled": len(inventory.enabled),

@@ -3,9 +3,19 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+Kind = Literal["lora", "shortcut"]
 LoraRole = Literal["q", "k", "v", "o", "gate", "up", "down"]
+ShortcutRole = Literal["res1", "res2", "in", "cut"]
+
 LORA_ROLES: tuple[str, ...] = get_args(LoraRole)
 """Roles of LoRA sites: attention's query, key, value and output, the FFN's gate, up and down."""
+
+SHORTCUT_ROLES: tuple[str, ...] = get_args(ShortcutRole)
+"""Roles of shortcut sites: the residuals around attention and FFN, and the cross-layer shortcuts
+from a block's input to its output, and from the attention of one block to that of the next."""
+
+ROLES = LORA_ROLES + SHORTCUT_ROLES
+"""Every role, in the order in which sites are listed and drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +24,11 @@ class Site:
 
     layer: int
     role: str
+
+    @property
+    def kind(self) -> Kind:
+        """Whether the site is beside a linear layer or on a shortcut."""
+        return "shortcut" if self.role in SHORTCUT_ROLES else "lora"
 
     def __str__(self) -> str:
         return f"layers.{self.layer}.{self.role}"

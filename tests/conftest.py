@@ -19,9 +19,19 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    GemmaConfig,
+    GemmaForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    MistralConfig,
+    MistralForSequenceClassification,
     OPTConfig,
     OPTForSequenceClassification,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
@@ -54,6 +64,15 @@ _OPT = {
     "max_position_embeddings": 40,
     "word_embed_proj_dim": 8,
 }
+_LLAMA = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "intermediate_size": 32,
+    "max_position_embeddings": 40,
+}
 
 MODELS = {
     "opt-post-norm": lambda: OPTForSequenceClassification(
@@ -64,8 +83,16 @@ MODELS = {
     ),
     "bert": lambda: BertForSequenceClassification(BertConfig(**_BERT, **_SHARED)),
     "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**_BERT, **_SHARED)),
+    "llama": lambda: LlamaForSequenceClassification(LlamaConfig(**_LLAMA, **_SHARED)),
+    "mistral": lambda: MistralForSequenceClassification(MistralConfig(**_LLAMA, **_SHARED)),
+    "qwen2": lambda: Qwen2ForSequenceClassification(Qwen2Config(**_LLAMA, **_SHARED)),
+    "qwen3": lambda: Qwen3ForSequenceClassification(Qwen3Config(**_LLAMA, **_SHARED)),
+    "gemma": lambda: GemmaForSequenceClassification(GemmaConfig(**_LLAMA, **_SHARED)),
 }
-"""For each wiring, a small model with random weights: three layers of width 16."""
+"""For each family, a small model with random weights: three layers of width 16."""
+
+WIRINGS = [name for name in MODELS if name not in ("mistral", "qwen2", "qwen3", "gemma")]
+"""One model for each wiring: the others have Llama's."""
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

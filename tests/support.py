@@ -8,7 +8,7 @@ from conftest import composed
 
 from heterolora import architectures, proxies
 from heterolora.adapters import Inventory
-from heterolora.architectures import Loaded
+from heterolora.architectures import Loaded, Shortcuts
 from heterolora.config import ModelConfig, TaskConfig
 from heterolora.data import sources
 from heterolora.data.batching import encode
@@ -55,7 +55,7 @@ def configured(name: str, **changes: object) -> Proxy:
     return proxy
 
 
-def subject(path: Path, pairs: Path, seed: int = 0) -> Subject:
+def subject(path: Path, pairs: Path, seed: int = 0, shortcuts: Shortcuts | None = None) -> Subject:
     loaded = load(path)
     pair_task = task().model_copy(
         update={"path": str(pairs), "sentences": ("sentence1", "sentence2")}
@@ -68,7 +68,7 @@ def subject(path: Path, pairs: Path, seed: int = 0) -> Subject:
         torch.device("cpu"),
     )
     inventory = architectures.wire(
-        loaded.model, loaded.family, {"q": RANK, "v": RANK}, ALPHA, 0, loaded.head
+        loaded.model, loaded.family, {"q": RANK, "v": RANK}, ALPHA, 0, loaded.head, shortcuts
     )
     return Subject(inventory, examples, summed_loss(task()), seed, contextlib.nullcontext)
 

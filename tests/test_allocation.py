@@ -9,10 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heterolora.allocation import Allocation, homogeneous_budget, select
+from heterolora.allocation import (
+    Allocation,
+    Pool,
+    homogeneous_budget,
+    make_pools,
+    select,
+    select_pools,
+)
 from heterolora.allocation.budget import nearest_prefix
 from heterolora.errors import AllocationError
-from heterolora.sites import Site
+from heterolora.sites import ROLES, Site
 
 patiently = settings(deadline=None)
 Problem = tuple[dict[Site, float], dict[Site, int], int]
@@ -203,3 +210,84 @@ def test_a_budget_nearest_to_nothing_is_an_error(problem: Problem, seed: int) ->
     scores, costs, _ = problem
     with pytest.raises(AllocationError, match=r"^a budget of 0 parameters .*; raise .*$"):
         select(scores, costs, 0, random.Random(seed))
+
+
+@st.composite
+def mixed(draw: st.DrawFn) -> tuple[dict[Site, float], dict[Site, int], dict[Site, int]]:
+    """Scores, unit costs and ranks of LoRA and shortcut sites, some of each kind or of one.
+
+    Four layers, so that a quarter of any kind buys a site.
+    """
+    roles = draw(st.lists(st.sampled_from(ROLES), min_size=1, unique=True))
+    where = [Site(layer, role) for layer in range(draw(st.integers(4, 6))) for role in roles]
+    scores = {site: draw(st.sampled_from([0.0, 1.0, 2.0, 3.0])) for site in where}
+    unit = {site: draw(st.integers(16, 32)) for site in where}
+    rank = {"lora": draw(st.integers(1, 8)), "shortcut": draw(st.integers(1, 8))}
+    return scores, unit, {site: rank[site.kind] for site in where}
+
+
+@patiently
+@given(mixed(), st.sampled_from(["combined", "separated"]))
+def test_pools_part_the_sites_and_the_budget(problem, kind: str) -> None:
+    _, unit, ranks = problem
+    made = make_pools(kind, unit, ranks)
+    assert sorted(map(str, itertools.chain(*(pool.sites for pool in made)))) == sorted(
+        map(str, unit)
+    )
+    assert sum(pool.budget for pool in made) == homogeneous_budget(unit, ranks)
+    kinds = [{site.kind for site in pool.sites} for pool in made]
+    if kind == "combined":
+        assert len(made) == 1
+    else:
+        assert all(len(of) == 1 for of in kinds)
+        assert len(made) == len({site.kind for site in unit})
+
+
+@patiently
+@given(mixed(), st.integers(0, 2**32))
+def test_a_combined_pool_is_one_selection(problem, seed: int) -> None:
+    scores, unit, ranks = problem
+    costs = {site: unit[site] * ranks[site] for site in unit}
+    made = make_pools("combined", unit, ranks)
+    alone = select(scores, costs, made[0].budget, random.Random(seed))
+    assert select_pools(scores, costs, made, random.Random(seed)) == alone
+
+
+@patiently
+@given(mixed(), st.integers(1, 4), st.integers(0, 2**32))
+def test_separated_kinds_do_not_see_each_other(problem, share: int, seed: int) -> None:
+    """Each kind is nearest to its own budget; raising all scores of one changes no choice."""
+    scores, unit, ranks = problem
+    costs = {site: unit[site] * ranks[site] * share for site in unit}
+    made = make_pools("separated", unit, ranks)
+    chosen = select_pools(scores, costs, made, random.Random(seed))
+    rng = random.Random(seed)
+    parts = [
+        select({s: scores[s] for s in p.sites}, {s: costs[s] for s in p.sites}, p.budget, rng)
+        for p in made
+    ]
+    assert chosen.enabled == frozenset().union(*(part.enabled for part in parts))
+    assert chosen.parameters == sum(part.parameters for part in parts)
+    assert chosen.tied == sum(part.tied for part in parts)
+    assert chosen.degenerate == any(part.degenerate for part in parts)
+    raised = {site: score + 100 * (site.kind == "lora") for site, score in scores.items()}
+    again = select_pools(raised, costs, made, random.Random(seed))
+    assert again.enabled == chosen.enabled
+
+
+def test_pools_by_hand() -> None:
+    """Both LoRA sites win over both shortcuts in one ranking, and one of each where separated."""
+    scores = {Site(0, "q"): 4.0, Site(0, "v"): 3.0, Site(0, "in"): 2.0, Site(1, "cut"): 2.0}
+    unit, ranks = dict.fromkeys(scores, 10), dict.fromkeys(scores, 1)
+    costs = dict.fromkeys(scores, 20)
+    combined = make_pools("combined", unit, ranks)
+    assert combined == [Pool(frozenset(scores), 40)]
+    made = select_pools(scores, costs, combined, random.Random(0))
+    assert made.enabled == {Site(0, "q"), Site(0, "v")}
+    assert (made.tied, made.degenerate, made.parameters) == (0, False, 40)
+    separated = make_pools("separated", unit, ranks)
+    assert [pool.budget for pool in separated] == [20, 20]
+    made = select_pools(scores, costs, separated, random.Random(0))
+    assert Site(0, "q") in made.enabled
+    assert len(made.enabled & {Site(0, "in"), Site(1, "cut")}) == 1
+    assert (made.tied, made.degenerate, made.parameters) == (2, True, 40)

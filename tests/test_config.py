@@ -94,6 +94,14 @@ MISTAKES = [
     ("search_space.projections=[q,gate]", "search_space.projections=['q', 'gate']: ", "up, down"),
     ("search_space.projections=[q,q]", "search_space.projections=['q', 'q']: ", "once", "=[q,v]"),
     ("search_space.projections=[]", "search_space.projections=[]: ", "at least 1", "=[q,v]"),
+    ("search_space.shortcuts=[in,q]", "search_space.shortcuts.1=q: ", "'cut'", "res1,res2"),
+    ("search_space.shortcuts=[in,in]", "search_space.shortcuts=['in', 'in']: ", "once"),
+    ("search_space.shortcut_alpha=0", "search_space.shortcut_alpha=0: ", "greater than 0", "=4"),
+    ("search_space.pool=both", "search_space.pool=both: ", "separated", "=combined"),
+    ("search_space.renormalize=never", "search_space.renormalize=never: ", "enabled", "=always"),
+    ("rank_budget.lora_rank=0", "rank_budget.lora_rank=0: ", "greater than 0", "q, v", "_rank=2"),
+    ("rank_budget.lora_rank=-1", "rank_budget.lora_rank=-1: ", "equal to 0", "lora_rank=2"),
+    ("rank_budget.shortcut_rank=a", "rank_budget.shortcut_rank=a: ", "integer", "shortcut_rank=2"),
     ("search_space.lora_alpha=0", "search_space.lora_alpha=0: ", "greater than 0", "=16"),
     ("task.sentences=[label]", "task.sentences=['label']: ", "must differ", "=[...]"),
     ("task.path=/nowhere", "task.path=/nowhere: ", "not a directory", "give the one with"),
@@ -124,6 +132,33 @@ def test_each_mistake_is_one_line_with_key_value_and_remedy(
     assert line.startswith(start)
     assert all(words in line for words in said), line
     assert "\n" not in line
+
+
+def test_each_kind_of_site_needs_a_rank_and_a_whole_one(house: DictConfig) -> None:
+    only = edited(house, "search_space.projections=[]", "search_space.shortcuts=[in]")
+    assert experiment.prepare(edited(only, "rank_budget.lora_rank=0")).search_space.roles() == {
+        "lora": (),
+        "shortcut": ("in",),
+    }
+    (line,) = problems(edited(only, "rank_budget.shortcut_rank=0"))
+    assert line.startswith("rank_budget.shortcut_rank=0: must be greater than 0 where ")
+    (line,) = problems(edited(only, "strategy.enable_rate=0.4", "rank_budget.shortcut_rank=5"))
+    assert "rank_budget.shortcut_rank / strategy.enable_rate must be whole, but 5 / 0.4" in line
+
+
+def test_a_model_that_cannot_have_shortcuts(house: DictConfig, tmp_path: Path) -> None:
+    source = Path(house.model.path)
+    for file in source.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = (source / "config.json").read_text().replace('"layerdrop": 0.0', '"layerdrop": 0.1')
+    (tmp_path / "config.json").write_text(settings)
+    dropped = edited(house, f"model.path={tmp_path}")
+    experiment.prepare(dropped)
+    (line,) = problems(edited(dropped, "search_space.shortcuts=[in]"))
+    assert line.startswith(
+        "search_space.shortcuts: opt models whose config.json says layerdrop=0.1"
+    )
+    assert "search_space.shortcuts=[]" in line
 
 
 def test_all_mistakes_come_at_once(house: DictConfig) -> None:
@@ -236,9 +271,16 @@ SHAPING = [
     *("task.train_split=x", "task.validation_split=x", "task.sentences=[sentence2,sentence1]"),
     *("task.label=x", "task.num_labels=3", "task.metrics=[accuracy,matthews]"),
     *("task.max_length=64", "search_space.projections=[q,k]", "search_space.lora_alpha=8"),
+    *("search_space.shortcuts=[in]", "search_space.shortcut_alpha=8"),
+    *("search_space.pool=separated", "search_space.renormalize=enabled"),
     *("proxy.weights=probe", "proxy.num_batches=31", "proxy.batch_size=7"),
     *("proxy.micro_batch_size=31", "strategy.enable_rate=0.5", "strategy.searches_per_epoch=4"),
-    *("rank_budget.lora_rank=4", "optimizer.learning_rate=0.001", "optimizer.weight_decay=0"),
+    *(
+        "rank_budget.lora_rank=4",
+        "rank_budget.shortcut_rank=4",
+        "optimizer.learning_rate=0.001",
+        "optimizer.weight_decay=0",
+    ),
     *("optimizer.betas=[0.9,0.99]", "optimizer.eps=1.0e-6"),
     *("training.epochs=7", "training.batch_size=7", "evaluation.batch_size=7"),
 ]

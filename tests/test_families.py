@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MODELS
+from conftest import MODELS, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from support import checkpoint, load, task
+from tokenizers import processors
 from torch.func import functional_call
 from transformers import OPTConfig, OPTForSequenceClassification, PreTrainedModel
 
 from heterolora import architectures
 from heterolora.adapters import Inventory
 from heterolora.architectures import FAMILIES
+from heterolora.architectures.llama import LlamaParts
 from heterolora.errors import ModelError
 
 ROLES = ("q", "k", "v", "o", "up", "down")
@@ -262,6 +264,32 @@ def test_positions_are_what_the_model_can_read(family, checkpoints) -> None:
     loaded = load(checkpoints[family])
     rows = torch.full((1, loaded.positions), 5)
     loaded.model(input_ids=rows, attention_mask=torch.ones_like(rows))
+    if loaded.family.parts is LlamaParts:  # rotary positions go on, untrained
+        assert loaded.positions == 40
+        return
     longer = torch.full((1, loaded.positions + 1), 5)
     with pytest.raises((IndexError, RuntimeError)):
         loaded.model(input_ids=longer, attention_mask=torch.ones_like(longer))
+
+
+@pytest.mark.parametrize(("ending", "padding"), [("</s>", "<s>"), ("", "</s>")])
+def test_padding_is_never_the_token_that_is_read(ending, padding, checkpoints, tmp_path) -> None:
+    """A tokenizer without padding token; the head reads the last token that is not padding."""
+    source = checkpoints["llama"]
+    for file in source.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"<s> $A {ending}".strip(), special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.tokenizer.pad_token == padding
+    assert loaded.model.config.pad_token_id == loaded.tokenizer.pad_token_id
+    rows = loaded.tokenizer(["the cat", "a dog sees a bird"], padding=True, return_tensors="pt")
+    inputs = {name: rows[name] for name in ("input_ids", "attention_mask")}
+    short = loaded.tokenizer("the cat", return_tensors="pt")["input_ids"]
+    states = loaded.model.model(short).last_hidden_state[0, -1]
+    expected = loaded.model.score(states)
+    torch.testing.assert_close(loaded.model(**inputs).logits[0], expected)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import CONF, MODELS, composed, tiny_tokenizer, write_parquet
+from conftest import CONF, MODELS, WIRINGS, composed, tiny_tokenizer, write_parquet
 from support import RANK, checkpoint, configured, randomise, subject, task
 from torch.nn import functional as F
 
@@ -92,7 +92,7 @@ def test_the_allocation_at_the_time_does_not_matter(name, checkpoints, pairs) ->
 @pytest.mark.parametrize(
     "name", [n for n in ALL if "micro_batch_size" in composed(f"proxy={n}").proxy]
 )
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", WIRINGS)
 def test_micro_batches_do_not_matter(name, family, checkpoints, pairs) -> None:
     here = subject(checkpoints[family], pairs)
     randomise(here.inventory)
@@ -184,7 +184,9 @@ def test_synflow_by_its_formula(objective, family, checkpoints, pairs) -> None:
     for site, (a, b, _) in here.names().items():
         matrices = [modules[name.rpartition(".")[0]].get_parameter(name[-1]) for name in (a, b)]
         expected = sum((m * m.grad).abs().sum().item() for m in matrices)
-        assert scores[site] == pytest.approx(expected, rel=1e-9)
+        # The library's root-mean-square norms compute in float32 whatever they are given.
+        precision = 1e-6 if hasattr(model.config, "rms_norm_eps") else 1e-9
+        assert scores[site] == pytest.approx(expected, rel=precision)
 
 
 @pytest.mark.parametrize("name", ["snip", "synflow"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support import configured, randomise, subject
 
 from heterolora import strategies
-from heterolora.allocation import homogeneous_budget
+from heterolora.allocation import Pool, homogeneous_budget
 from heterolora.seeding import python_generator
 from heterolora.strategies import Strategy
 from heterolora.strategies.dynamic import Dynamic
@@ -75,8 +75,8 @@ def here(checkpoints, pairs):
 
 def search(here, proxy, seed: int = 0, rate: float = 0.5) -> Search:
     costs = here.inventory.unit_costs()
-    budget = round(rate * 2 * sum(costs.values()))
-    return Search(proxy, here, budget, python_generator(seed, "selection"))
+    pool = Pool(frozenset(costs), round(rate * 2 * sum(costs.values())))
+    return Search(proxy, here, [pool], python_generator(seed, "selection"))
 
 
 def test_a_search_switches_the_best_on_and_records_it(here) -> None:

@@ -166,6 +166,17 @@ def test_on_frequency_by_hand() -> None:
     assert on_frequency([{"ranks": row} for row in ranks]) == shares
 
 
+def test_roles_stand_in_one_order_everywhere() -> None:
+    sites = ["layers.0.cut", "layers.0.res1", "layers.0.v", "layers.1.in", "layers.1.up"]
+    sites += ["layers.1.gate", "layers.1.o", "layers.1.res2", "layers.1.q", "layers.1.down"]
+    shares = on_frequency([{"ranks": dict.fromkeys([*sites, "layers.1.k"], 2)}])
+    assert list(shares) == [*"qkvo", "gate", "up", "down", "res1", "res2", "in", "cut"]
+    scores = {site: float(index) for index, site in enumerate(sites)}
+    ranks = dict.fromkeys(sites, 0)
+    backwards = dict(reversed(scores.items()))
+    assert np.array_equal(heatmap(scores, ranks), heatmap(backwards, ranks))
+
+
 def summary(config: Config, layers: int) -> str:
     console = Console(file=io.StringIO(), width=80)
     row = {f"layers.{layer}.{role}": 8 for layer in range(layers) for role in "qv"}
@@ -214,6 +225,17 @@ def test_an_epoch_is_one_line_and_a_tie_is_told_once(config: Config) -> None:
     tie, epoch = console.file.getvalue().splitlines()
     assert "warning: step 92: 5 sites tie" in tie
     assert "accuracy 0.8125" in epoch
+
+
+@pytest.mark.parametrize(("pool", "said"), [("combined", ""), ("separated", " within a pool")])
+def test_a_degenerate_search_says_among_whom(pool: str, said: str, config: Config) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    space = config.search_space.model_copy(update={"pool": pool})
+    sink = ConsoleSink(console, config.model_copy(update={"search_space": space}), 9)
+    sink.search({"step": 0, "proxy": {"name": "snip"}, "degenerate": True, "tied": 2})
+    sink.close(RUN)
+    assert isinstance(console.file, io.StringIO)
+    assert f"all scores of snip are equal{said}, so" in console.file.getvalue()
 
 
 def test_a_heatmap_shows_scores_and_ranks() -> None:

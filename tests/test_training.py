@@ -199,7 +199,44 @@ def test_precisions_run_and_keep_what_is_trained_in_float32(tiny, precision) -> 
     assert {w.dtype for w in weights.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("family", ["opt-pre-norm", "bert", "roberta"])
+@pytest.mark.parametrize(
+    ("family", "pool"),
+    [("opt-pre-norm", "combined"), ("bert", "separated"), ("qwen3", "separated")],
+)
+def test_every_family_trains_with_shortcuts(tiny, family, pool, checkpoints, capfd) -> None:
+    directory = executed(
+        *tiny,
+        f"model.path={checkpoints[family]}",
+        "search_space=lora_shortcuts",
+        f"search_space.pool={pool}",
+        "search_space.renormalize=enabled",
+        "rank_budget=l2_s11",
+        "strategy.searches_per_epoch=2",
+    )
+    searches = read_rows(directory / "allocations.jsonl")
+    assert len(searches) == 4
+    ranks = [search["ranks"] for search in searches]
+    lora = {site: rank for row in ranks for site, rank in row.items() if site[-1] in "qv"}
+    assert len(lora) == 6
+    assert len(ranks[0]) == 6 + 11
+    assert {rank for row in ranks for rank in row.values()} <= {0, 8, 44}
+    run = read_run(directory)
+    assert run is not None
+    values = 2 * 16 + 16 + (8 if family == "qwen3" else 16)
+    assert run["parameters"]["budget"] == 3 * 2 * values + 11 * 11 * 32
+    table = capfd.readouterr().out.splitlines()[-5:]
+    assert table[0].split() == ["layer", "q", "v", "res1", "res2", "in", "cut"]
+    weights = load_file(directory / "checkpoint" / "last.safetensors")
+    assert weights["layers.2.res1.A"].shape == (44, 16)
+    assert not any(".base." in name or "blocks" in name for name in weights)
+    if pool == "separated":  # 1.5 of 6 at most 2, 2.75 of 11 is 3
+        for row in ranks:
+            on = [site for site, rank in row.items() if rank]
+            assert sum(site in lora for site in on) in (1, 2)
+            assert sum(site not in lora for site in on) == 3
+
+
+@pytest.mark.parametrize("family", ["opt-pre-norm", "bert", "roberta", "llama"])
 def test_every_family_trains(tiny, family, checkpoints) -> None:
     directory = executed(
         *tiny,
@@ -209,10 +246,14 @@ def test_every_family_trains(tiny, family, checkpoints) -> None:
     )
     (search,) = read_rows(directory / "allocations.jsonl")
     assert len(search["scores"]) == 18
-    budget = 3 * 2 * (4 * 32 + 2 * 48)
-    # Unequal sites: q k v o cost 8 * 32, up and down 8 * 48; no prefix of the order is nearer.
+    # Unequal sites: up and down cost 8 * 48, q k v o 8 * 32, k and v 8 * 24 if heads are grouped.
+    grouped = family == "llama"
+    unit = {"q": 32, "k": 24 if grouped else 32, "v": 24 if grouped else 32, "o": 32}
+    unit |= {"up": 48, "down": 48}
+    budget = 3 * 2 * sum(unit.values())
+    # No prefix of the order is nearer.
     order = sorted(search["scores"], key=lambda site: -search["scores"][site])
-    costs = [8 * (48 if site.endswith(("up", "down")) else 32) for site in order]
+    costs = [8 * unit[site.rpartition(".")[2]] for site in order]
     sums = [sum(costs[:count]) for count in range(19)]
     assert search["parameters"] in sums
     assert abs(search["parameters"] - budget) == min(abs(total - budget) for total in sums)

@@ -2,10 +2,10 @@
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from heterolora.allocation.allocation import Allocation
-from heterolora.allocation.budget import nearest_prefix
+from heterolora.allocation.budget import Pool, nearest_prefix
 from heterolora.errors import AllocationError
 from heterolora.sites import Site
 
@@ -37,7 +37,8 @@ def select(
     if count == 0:
         raise AllocationError(
             f"a budget of {budget} parameters is nearest to no site at all (the first costs "
-            f"{costs[sites[0]]}); raise strategy.enable_rate or search_space.projections"
+            f"{costs[sites[0]]}); raise strategy.enable_rate, or add roles to "
+            "search_space.projections or search_space.shortcuts"
         )
     on, off = sites[:count], sites[count:]
     cut = scores[on[-1]]
@@ -47,4 +48,35 @@ def select(
         parameters=sum(costs[site] for site in on),
         degenerate=len(sites) > 1 and len(set(scores.values())) == 1,
         tied=sum(score == cut for score in scores.values()) if tie_at_cut else 0,
+    )
+
+
+def select_pools(
+    scores: Mapping[Site, float],
+    costs: Mapping[Site, int],
+    pools: Sequence[Pool],
+    rng: random.Random,
+) -> Allocation:
+    """`select` in each pool by itself, one after another from the same stream.
+
+    The allocations are put together: what is on, parameters and ties are those of all pools, and
+    one pool that is degenerate makes the whole so.
+
+    Raises:
+        AllocationError: as `select`, of any pool.
+    """
+    parts = [
+        select(
+            {site: scores[site] for site in scores if site in pool.sites},
+            {site: costs[site] for site in costs if site in pool.sites},
+            pool.budget,
+            rng,
+        )
+        for pool in pools
+    ]
+    return Allocation(
+        enabled=frozenset().union(*(part.enabled for part in parts)),
+        parameters=sum(part.parameters for part in parts),
+        degenerate=any(part.degenerate for part in parts),
+        tied=sum(part.tied for part in parts),
     )

@@ -7,7 +7,18 @@ from heterolora.architectures.loading import (
     load,
     model_is_usable,
     projections_exist,
+    shortcuts_fit,
 )
-from heterolora.architectures.wiring import wire
+from heterolora.architectures.wiring import Shortcuts, wire
 
-__all__ = ["FAMILIES", "Family", "Loaded", "load", "model_is_usable", "projections_exist", "wire"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Loaded",
+    "Shortcuts",
+    "load",
+    "model_is_usable",
+    "projections_exist",
+    "shortcuts_fit",
+    "wire",
+]

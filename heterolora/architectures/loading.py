@@ -22,8 +22,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from heterolora.architectures import bert, opt, roberta
+from heterolora.architectures import bert, llama, opt, roberta
 from heterolora.architectures.family import Family
+from heterolora.architectures.wiring import check_shortcuts
 from heterolora.config import ModelConfig, SearchSpaceConfig, TaskConfig
 from heterolora.data.starter import MODEL_DIR
 from heterolora.errors import ModelError, one_line
@@ -32,7 +33,10 @@ from heterolora.seeding import global_stream
 EMBEDDED = {"heterolora/opt-starter": MODEL_DIR}
 """Models that the package carries itself."""
 
-FAMILIES = {family.model_type: family for family in (opt.FAMILY, bert.FAMILY, roberta.FAMILY)}
+FAMILIES = {
+    family.model_type: family
+    for family in (opt.FAMILY, bert.FAMILY, roberta.FAMILY, *llama.FAMILIES)
+}
 """The families that can be wired: a new one is a file beside this one, and its name here."""
 
 
@@ -80,6 +84,20 @@ def projections_exist(model: ModelConfig, search_space: SearchSpaceConfig) -> It
             )
 
 
+def shortcuts_fit(model: ModelConfig, search_space: SearchSpaceConfig) -> Iterable[str]:
+    """A rule for `validate`: a model that is to have shortcuts can have them."""
+    if not search_space.shortcuts:
+        return
+    try:
+        _family(model)
+    except ModelError:
+        return  # said by model_is_usable
+    try:
+        check_shortcuts(_config_of(model))
+    except ModelError as error:
+        yield str(error)
+
+
 def load(model: ModelConfig, task: TaskConfig, seed: int) -> Loaded:
     """Load a checkpoint with a head for `task`, its head drawn from the seed's stream.
 
@@ -111,7 +129,7 @@ def load(model: ModelConfig, task: TaskConfig, seed: int) -> Loaded:
             f"{task.num_labels} labels or none"
         ) from error
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = _padding(tokenizer, where)
     module.config.pad_token_id = tokenizer.pad_token_id
     return Loaded(
         model=module,
@@ -152,8 +170,24 @@ def _head(
     return tuple(p for name, p in module.named_parameters() if name in missing | named)
 
 
+def _padding(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
+    """A special token that texts do not end with: heads read the last one that is not padding."""
+    last = tokenizer("text")["input_ids"][-1:]
+    for token in (tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token):
+        if token is not None and [tokenizer.convert_tokens_to_ids(token)] != last:
+            return str(token)
+    raise ModelError(
+        f"{where}: the tokenizer has no special token to pad with; set pad_token in its "
+        "tokenizer_config.json"
+    )
+
+
+def _config_of(model: ModelConfig) -> PretrainedConfig:
+    return _config(str(_source(model)), model.revision, _where(model))
+
+
 def _family(model: ModelConfig) -> Family:
-    config = _config(str(_source(model)), model.revision, _where(model))
+    config = _config_of(model)
     if config.model_type not in FAMILIES:
         raise ModelError(
             f"{_where(model)}: is a '{config.model_type}' model, which cannot be wired; choose one "

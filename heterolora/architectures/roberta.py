@@ -7,6 +7,8 @@ FAMILY = Family(
     model_type="roberta",
     layers="roberta.encoder.layer",
     projections=bert.PROJECTIONS,
+    parts=bert.BertParts,
+    post_norm=bert.FAMILY.post_norm,
     head="classifier",
     positions=lambda config: config.max_position_embeddings - config.pad_token_id - 1,
 )

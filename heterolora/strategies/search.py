@@ -1,10 +1,11 @@
 """A search: score all sites, select, apply."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from heterolora.allocation import select
+from heterolora.allocation import Pool, select_pools
 from heterolora.proxies import Proxy, Subject
 
 
@@ -15,13 +16,13 @@ class Search:
     Attributes:
         proxy: scores the sites.
         subject: what is scored, and switched.
-        budget: the adapter parameters that may be on.
+        pools: which sites compete for which budget.
         rng: the run's selection stream, which breaks ties.
     """
 
     proxy: Proxy
     subject: Subject
-    budget: int
+    pools: Sequence[Pool]
     rng: random.Random
 
     def __call__(self) -> dict[str, Any]:
@@ -32,7 +33,7 @@ class Search:
         """
         inventory = self.subject.inventory
         scores = self.proxy.scores(self.subject)
-        allocation = select(scores, inventory.costs(), self.budget, self.rng)
+        allocation = select_pools(scores, inventory.costs(), self.pools, self.rng)
         inventory.enable_only(allocation.enabled)
         return {
             "proxy": self.proxy.model_dump(mode="json"),

@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.table import Table
 
 from heterolora.config import Config
+from heterolora.sites import ROLES
 from heterolora.tracking.sinks import Row
 
 
@@ -28,6 +29,7 @@ class ConsoleSink:
         self._console = console
         self._epochs = config.training.epochs
         self._primary = config.task.metrics[0]
+        self._among = {"combined": "", "separated": " within a pool"}[config.search_space.pool]
         self._warned = False
         self._started = time.perf_counter()
         self._bar = Progress(
@@ -69,7 +71,8 @@ class ConsoleSink:
             return
         self._warned = True
         what = (
-            f"all scores of {row['proxy']['name']} are equal, so the allocation is random"
+            f"all scores of {row['proxy']['name']} are equal{self._among}, "
+            "so the allocation is random"
             if row["degenerate"]
             else f"{row['tied']} sites tie at the cut and were chosen among at random"
         )
@@ -118,7 +121,7 @@ def on_frequency(searches: Sequence[Row]) -> dict[str, dict[int, float]]:
             _, layer, role = site.split(".")
             layers = counts.setdefault(role, {})
             layers[int(layer)] = layers.get(int(layer), 0) + (rank > 0) / len(searches)
-    return counts
+    return {role: counts[role] for role in sorted(counts, key=ROLES.index)}
 
 
 def _metrics(row: Row, names: Sequence[str]) -> str:

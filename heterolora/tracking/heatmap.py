@@ -7,6 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from heterolora.sites import ROLES
+
 
 def heatmap(scores: Mapping[str, float], ranks: Mapping[str, int]) -> NDArray[np.uint8]:
     """Scores as colours, the sites that are on marked with their rank; RGBA, (height, width, 4).
@@ -17,7 +19,7 @@ def heatmap(scores: Mapping[str, float], ranks: Mapping[str, int]) -> NDArray[np
     """
     sites = [(int(site.split(".")[1]), site.split(".")[2], site) for site in scores]
     layers = sorted({layer for layer, _, _ in sites})
-    roles = list(dict.fromkeys(role for _, role, _ in sites))
+    roles = sorted({role for _, role, _ in sites}, key=ROLES.index)
     grid = np.full((len(layers), len(roles)), np.nan)
     figure = Figure(figsize=(1.5 + 0.6 * len(roles), 1 + 0.3 * len(layers)), layout="constrained")
     canvas = FigureCanvasAgg(figure)

@@ -1,0 +1,72 @@
+"""Low-rank maps on the shortcuts of a Transformer (paper, section 2.1 and Appendix D).
+
+A residual connection is the identity with an adapter beside it. A cross-layer shortcut is the
+adapter alone; the classes below differ in how it joins the stream that it reaches. Streams are
+(batch, length, d), and norms map them to the same shape.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from heterolora.adapters.low_rank import LowRank
+
+Norm = Callable[[Tensor], Tensor]
+
+
+class Residual(nn.Module):
+    """`s_res(h) = h + g (alpha / r) B A h`."""
+
+    def __init__(self, adapter: LowRank) -> None:
+        super().__init__()
+        self.adapter = adapter
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map `h` to s_res(h)."""
+        s: Tensor = h + self.adapter(h)
+        return s
+
+
+class Absent(nn.Module):
+    """No cross-layer shortcut: the stream goes on as it is."""
+
+    def forward(self, x: Tensor, h: Tensor | None, norm: Norm | None = None) -> Tensor:
+        """Give `x`."""
+        return x
+
+
+class Shortcut(nn.Module):
+    """A cross-layer shortcut `s(h) = g (alpha / r) B A h`, at the place where it ends."""
+
+    def __init__(self, adapter: LowRank) -> None:
+        super().__init__()
+        self.adapter = adapter
+
+
+class Added(Shortcut):
+    """`x + s(h)`, in a stream that is never normalised."""
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Join s(h) to the stream `x`."""
+        y: Tensor = x + self.adapter(h)
+        return y
+
+
+class Renormalized(Shortcut):
+    """`LN[x + s(h)]`, whether or not s is on (Appendix D)."""
+
+    def forward(self, x: Tensor, h: Tensor, norm: Norm) -> Tensor:
+        """Join s(h) to the stream `x`, and normalise."""
+        return norm(x + self.adapter(h))
+
+
+class RenormalizedWhereOn(Shortcut):
+    """`LN[x + s(h)]` where s is on, `x` where it is off."""
+
+    def forward(self, x: Tensor, h: Tensor, norm: Norm) -> Tensor:
+        """Join s(h) to the stream `x`, and normalise if the gate is open.
+
+        Both outcomes are computed, so that an allocation changes no code path.
+        """
+        return torch.where(self.adapter.gate > 0, norm(x + self.adapter(h)), x)

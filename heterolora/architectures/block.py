@@ -1,0 +1,107 @@
+"""Transformer blocks with shortcuts, and the stack that runs them (paper, Appendix D).
+
+h_i is the stream that enters block i, a_i the stream between its attention and its FFN; all are
+(batch, length, d). In the code `h` is h_i and `below` is a_{i-1}.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from heterolora.adapters import LowRank
+from heterolora.adapters.shortcut import (
+    Absent,
+    Added,
+    Renormalized,
+    RenormalizedWhereOn,
+    Residual,
+    Shortcut,
+)
+from heterolora.architectures.family import Parts
+
+Joins = Mapping[str, type[Shortcut]]
+"""How a cross-layer shortcut joins the stream, by `renormalize`."""
+
+
+class Block(GradientCheckpointingLayer):  # type: ignore[misc]
+    """A layer whose residual connections and cross-layer shortcuts may have adapters.
+
+    Args:
+        parts: the layer's own parts.
+        adapters: by shortcut role; where there is none, a residual connection is the identity, and
+            a cross-layer shortcut is absent.
+        renormalize: when a cross-layer shortcut is followed by the norm once more.
+    """
+
+    joins: ClassVar[Joins]
+
+    def __init__(self, parts: Parts, adapters: Mapping[str, LowRank], renormalize: str) -> None:
+        super().__init__()
+        join = self.joins[renormalize]
+        self.parts = parts
+        self.s_res1 = Residual(adapters["res1"]) if "res1" in adapters else nn.Identity()
+        self.s_res2 = Residual(adapters["res2"]) if "res2" in adapters else nn.Identity()
+        self.join_in = join(adapters["in"]) if "in" in adapters else Absent()
+        self.join_cut = join(adapters["cut"]) if "cut" in adapters else Absent()
+
+
+class PostNormBlock(Block):
+    """A block that normalises the stream.
+
+    `a_i = LN1[ LN1(s_res1(h_i) + Attn(h_i)) + s_cut(a_{i-1}) ]`
+    `h_{i+1} = LN2[ LN2(s_res2(a_i) + FFN(a_i)) + s_in(h_i) ]`
+
+    A cross-layer shortcut that is absent takes its outer norm with it.
+    """
+
+    joins: ClassVar[Joins] = {"always": Renormalized, "enabled": RenormalizedWhereOn}
+
+    def forward(
+        self, h: Tensor, below: Tensor | None, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """From h_i and a_{i-1} to h_{i+1} and a_i; the rest is for the attention."""
+        ln1, attn = self.parts.norm1, self.parts.attention
+        ln2, ffn = self.parts.norm2, self.parts.feed_forward
+        a = self.join_cut(ln1(self.s_res1(h) + attn(h, *args, **kwargs)), below, ln1)
+        h = self.join_in(ln2(self.s_res2(a) + ffn(a)), h, ln2)
+        return h, a
+
+
+class PreNormBlock(Block):
+    """A block that normalises what its parts read, and never the stream.
+
+    `a_i = s_res1(h_i) + Attn(LN1 h_i) + s_cut(a_{i-1})`
+    `h_{i+1} = s_res2(a_i) + FFN(LN2 a_i) + s_in(h_i)`
+    """
+
+    joins: ClassVar[Joins] = {"always": Added, "enabled": Added}
+
+    def forward(
+        self, h: Tensor, below: Tensor | None, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """From h_i and a_{i-1} to h_{i+1} and a_i; the rest is for the attention."""
+        ln1, attn = self.parts.norm1, self.parts.attention
+        ln2, ffn = self.parts.norm2, self.parts.feed_forward
+        a = self.join_cut(self.s_res1(h) + attn(ln1(h), *args, **kwargs), below)
+        h = self.join_in(self.s_res2(a) + ffn(ln2(a)), h)
+        return h, a
+
+
+class Stack(nn.Module):
+    """All blocks of a model as its one layer.
+
+    A model's own loop passes h_i alone from layer to layer; here a_i goes along with it.
+    """
+
+    def __init__(self, blocks: Iterable[Block]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, h: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """From h_0 to the h after the last block; the rest is for every attention."""
+        a = None
+        for block in self.blocks:
+            h, a = block(h, a, *args, **kwargs)
+        return h
