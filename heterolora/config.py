@@ -10,7 +10,6 @@ import importlib
 import importlib.util
 import inspect
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
@@ -210,15 +209,6 @@ class Config(Section):
             },
         )
         return hashlib.sha256(json.dumps(dump, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def enabled_rank(budget_rank: int, enable_rate: float) -> int | None:
-    """The rank of a site that is on, budget / enable rate; None where that is not whole.
-
-    Whole to a millionth: 0.3333333 stands for 1/3, which no decimal of a YAML file equals.
-    """
-    rank = budget_rank / enable_rate
-    return round(rank) if math.isclose(rank, round(rank), rel_tol=1e-6) else None
 
 
 def labels_for_training(task: TaskConfig) -> Iterable[str]:

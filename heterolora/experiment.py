@@ -21,9 +21,9 @@ from rich.console import Console
 
 from heterolora import allocation, architectures, proxies, strategies
 from heterolora.adapters import Inventory
-from heterolora.allocation import Pool, make_pools
+from heterolora.allocation import Pool, enabled_rank, make_pools
 from heterolora.architectures import Loaded, Shortcuts
-from heterolora.config import Config, enabled_rank, suggestion, validate
+from heterolora.config import Config, suggestion, validate
 from heterolora.data import sources
 from heterolora.data.batching import Encoded, encode
 from heterolora.data.tasks import Examples, summed_loss

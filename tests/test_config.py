@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from heterolora import experiment, proxies, strategies
-from heterolora.config import Config, enabled_rank, validate
+from heterolora.allocation import enabled_rank
+from heterolora.config import Config, validate
 from heterolora.errors import ConfigError
 
 FAMILY = {

@@ -1,5 +1,6 @@
 """The budget: how many adapter parameters may be on, and who competes for them."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import get_args
@@ -15,6 +16,15 @@ def homogeneous_budget(unit_costs: Mapping[Site, int], ranks: Mapping[Site, int]
         ranks: the budget's rank at each site.
     """
     return sum(unit_costs[site] * ranks[site] for site in unit_costs)
+
+
+def enabled_rank(budget_rank: int, enable_rate: float) -> int | None:
+    """The rank of a site that is on, budget / enable rate; None where that is not whole.
+
+    Whole to a millionth: 0.3333333 stands for 1/3, which no decimal of a YAML file equals.
+    """
+    rank = budget_rank / enable_rate
+    return round(rank) if math.isclose(rank, round(rank), rel_tol=1e-6) else None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from heterolora.config import RankBudgetConfig, SearchSpaceConfig, StrategyConfig, enabled_rank
+from heterolora.allocation.budget import enabled_rank
+from heterolora.config import RankBudgetConfig, SearchSpaceConfig, StrategyConfig
 
 
 def whole_rank(
