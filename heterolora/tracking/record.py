@@ -1,6 +1,5 @@
 """The record of a run: one directory, whose files are the source of truth."""
 
-import contextlib
 import json
 import os
 import tempfile
@@ -113,9 +112,8 @@ class Record:
     def close(self, run: Row) -> None:
         """`run.json`, for the last time."""
         self._write_run(run)
-        for stream in (self._metrics, self._allocations):
-            with contextlib.closing(stream):
-                pass
+        self._metrics.close()
+        self._allocations.close()
 
     def _append(self, stream: IO[str], row: Row) -> None:
         stream.write(json.dumps(row, allow_nan=False) + "\n")
