@@ -5,18 +5,18 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from heterolora import experiment
+from heterolora import command
 
 
 @hydra.main(
-    version_base=experiment.HYDRA_VERSION,
-    config_path=str(experiment.CONF),
+    version_base=command.HYDRA_VERSION,
+    config_path=str(command.CONF),
     config_name="config",
 )
 def main(cfg: DictConfig) -> float:
     """One run; Hydra calls it for each job of a sweep, and sweepers read what it returns."""
-    return experiment.main(cfg)
+    return command.main(cfg)
 
 
 if __name__ == "__main__":
-    sys.exit(experiment.door(main))
+    sys.exit(command.door(main))

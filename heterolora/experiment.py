@@ -1,20 +1,14 @@
 """The composition root: a configuration becomes objects, the objects a run, the run a record."""
 
 import logging
-import os
 import platform
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-import transformers
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -23,11 +17,11 @@ from heterolora import allocation, architectures, proxies, strategies
 from heterolora.adapters import Inventory
 from heterolora.allocation import Pool, enabled_rank, make_pools
 from heterolora.architectures import Loaded, Shortcuts
-from heterolora.config import Config, suggestion, validate
+from heterolora.config import Config, validate
 from heterolora.data import sources
 from heterolora.data.batching import Encoded, encode
 from heterolora.data.tasks import Examples, summed_loss
-from heterolora.errors import ConfigError, UserError, one_line
+from heterolora.errors import ConfigError, one_line
 from heterolora.proxies import Proxy, Subject
 from heterolora.seeding import python_generator, use_deterministic_kernels
 from heterolora.strategies import Strategy
@@ -50,9 +44,6 @@ from heterolora.training.precision import (
 
 logger = logging.getLogger(__name__)
 
-CONF = Path(__file__).parents[1] / "conf"
-HYDRA_VERSION = "1.3"
-
 RULES = (
     allocation.whole_rank,
     allocation.some_site,
@@ -63,22 +54,6 @@ RULES = (
     architectures.shortcuts_fit,
     device_exists,
 )
-
-
-def main(cfg: DictConfig) -> float:
-    """`run` for the command line: what a user can put right is a line on stderr and exit code 2."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        return run(cfg)
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def prepare(cfg: DictConfig) -> Config:
@@ -99,38 +74,66 @@ def prepare(cfg: DictConfig) -> Config:
     return config.model_copy(update={"device": str(device), "precision": precision})
 
 
-def run(cfg: DictConfig) -> float:
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a configuration that was asked to run.
+
+    Attributes:
+        config: the configuration, validated.
+        directory: the run's.
+        row: the content of `run.json`.
+        skipped: it had been finished before.
+    """
+
+    config: Config
+    directory: Path
+    row: Row
+    skipped: bool
+
+    @property
+    def metric(self) -> float:
+        """The task's first metric at the best epoch."""
+        return float(self.row["best"][self.config.task.metrics[0]])
+
+    def headline(self) -> str:
+        """The result in a few words."""
+        seconds = sum(self.row["seconds"].values())
+        return f"{self.config.task.metrics[0]} {self.metric:.4f} in {seconds:.0f} s"
+
+    def show(self, console: Console) -> None:
+        """Print the whole summary of the run."""
+        if self.skipped:
+            again = "already finished, not run again (rerun=true does)"
+            console.print(
+                f"{again}: {self.directory}", soft_wrap=True, markup=False, highlight=False
+            )
+        searches = read_rows(self.directory / "allocations.jsonl")
+        print_summary(console, self.config, self.row, searches, self.directory)
+
+
+def run(cfg: DictConfig, console: Console, label: str = "") -> Outcome:
     """Train and evaluate one configuration, unless its record shows that this has been done.
 
-    Returns:
-        The task's first metric at the best epoch.
+    Args:
+        cfg: as Hydra composed it.
+        console: where progress is shown.
+        label: what tells this run's lines from those of others on the same console.
 
     Raises:
         UserError: for anything a user can put right; the message is one line for each problem.
     """
     config = prepare(cfg)
-    console = Console()
     directory = run_directory(config)
     done = read_run(directory)
     if done is not None and done["status"] == "finished" and not config.rerun:
-        console.print(
-            f"already finished, not run again (rerun=true does): {directory}",
-            soft_wrap=True,
-            markup=False,
-            highlight=False,
-        )
-        return _conclude(console, config, done, directory)
+        return Outcome(config, directory, done, skipped=True)
     check_writable(Path(config.output))
     use_deterministic_kernels()
-    return _conclude(console, config, _execute(config, directory, console), directory)
+    row = _execute(config, directory, console, label)
+    return Outcome(config, directory, row, skipped=False)
 
 
-def _conclude(console: Console, config: Config, done: Row, directory: Path) -> float:
-    print_summary(console, config, done, read_rows(directory / "allocations.jsonl"), directory)
-    return float(done["best"][config.task.metrics[0]])
-
-
-def _execute(config: Config, directory: Path, console: Console) -> Row:
+def _execute(config: Config, directory: Path, console: Console, label: str) -> Row:
     """Load, wire and train; returns the content of `run.json`."""
     device = torch.device(config.device)
     names = (config.task.train_split, config.task.validation_split)
@@ -144,7 +147,8 @@ def _execute(config: Config, directory: Path, console: Console) -> Row:
     try:
         if config.tracking.name == "wandb":
             sinks.add(WandbSink(directory, config, console))
-        sinks.add(ConsoleSink(console, config, examples.batches(config.training.batch_size)))
+        steps = examples.batches(config.training.batch_size)
+        sinks.add(ConsoleSink(console, config, steps, label))
         training.run()
         status = "finished"
     except BaseException as error:
@@ -305,59 +309,3 @@ def _peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def door(main_function: Callable[[], object]) -> int:
-    """Run Hydra's main function; what cannot be composed is a line on stderr and exit code 2."""
-    # Hydra prints composition errors over many lines and exits with 1, unless it may raise them.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        main_function()
-    except (HydraException, OmegaConfBaseException) as error:
-        for line in _composition_problems(error, sys.argv[1:]):
-            print(f"error: {line}", file=sys.stderr)
-        return UserError.exit_code
-    return 0
-
-
-def _composition_problems(error: Exception, arguments: Sequence[str]) -> list[str]:
-    """Every problem of the command line: of each override alone, then of the rest together."""
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
-    GlobalHydra.instance().clear()
-    problems: list[str] = []
-    sound: list[str] = []
-    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
-        for override in overrides:
-            try:
-                compose("config", [override])
-                sound.append(override)
-            except (HydraException, OmegaConfBaseException) as problem:
-                if "--multirun" not in str(problem):
-                    problems.append(_override_problem(override, problem))
-        try:
-            prepare(compose("config", sound))
-        except (ConfigError, HydraException, OmegaConfBaseException) as problem:
-            problems += problem.problems if isinstance(problem, ConfigError) else []
-    return problems or [one_line(error)]
-
-
-def _override_problem(override: str, problem: Exception) -> str:
-    key, _, value = override.partition("=")
-    key = key.lstrip("+~")
-    group = CONF / key
-    if group.is_dir():
-        files = (file.relative_to(group) for file in group.rglob("*.yaml"))
-        options = [str(file.with_suffix("")) for file in files if file.parts[0] != "base"]
-        return f"{key}={value}: there is no such {key}; {suggestion(value, options)}"
-    if "Could not override" in str(problem):
-        known = _dotted(OmegaConf.to_container(compose("config")))
-        return f"{key}: unknown key; {suggestion(key, known)}"
-    return f"{override}: {one_line(problem)[:200]}"
-
-
-def _dotted(node: Any, prefix: str = "") -> list[str]:
-    """Every key of nested dictionaries, as `group.key`."""
-    if not isinstance(node, dict):
-        return []
-    keys = [f"{prefix}{key}" for key in node]
-    return keys + [k for key, value in node.items() for k in _dotted(value, f"{prefix}{key}.")]

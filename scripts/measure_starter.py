@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from rich.console import Console
 
-from heterolora import architectures, experiment
+from heterolora import architectures, command, experiment
 from heterolora.config import Config
 from heterolora.data import sources
 from heterolora.data.batching import encode
@@ -41,7 +42,7 @@ ARMS = (
 
 def composed(*overrides: str) -> DictConfig:
     """The configuration of the command line."""
-    with initialize_config_dir(str(experiment.CONF), version_base=experiment.HYDRA_VERSION):
+    with initialize_config_dir(str(command.CONF), version_base=command.HYDRA_VERSION):
         return compose("config", ["tracking=local", "device=cpu", *overrides])
 
 
@@ -107,7 +108,7 @@ def main() -> None:
             runs_of_arm = [
                 composed(*arm.split(), f"seed={seed}", f"output={folder}") for seed in SEEDS
             ]
-            show(arm, [experiment.run(cfg) for cfg in runs_of_arm])
+            show(arm, [experiment.run(cfg, Console()).metric for cfg in runs_of_arm])
 
 
 if __name__ == "__main__":

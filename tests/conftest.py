@@ -36,7 +36,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from heterolora import experiment
+from heterolora import command
 
 # How long an example takes says nothing here: machines are shared.
 settings.register_profile("patient", deadline=None)
@@ -166,7 +166,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def composed(*overrides: str) -> DictConfig:
     """The configuration that the command line would compose."""
-    with initialize_config_dir(str(CONF), version_base=experiment.HYDRA_VERSION):
+    with initialize_config_dir(str(CONF), version_base=command.HYDRA_VERSION):
         return compose("config", list(overrides))
 
 
@@ -197,7 +197,7 @@ def command_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[s
         capfd.readouterr()
         GlobalHydra.instance().clear()
         try:
-            code = experiment.door(train.main)
+            code = command.door(train.main)
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else 1
         finally:

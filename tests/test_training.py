@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import composed, write_parquet
+from rich.console import Console
 from safetensors.torch import load_file
 
 from heterolora import experiment
@@ -18,7 +19,8 @@ def executed(*overrides: str) -> Path:
     """Run in this process; the run directory."""
     cfg = composed(*overrides)
     directory = run_directory(experiment.prepare(cfg))
-    experiment.run(cfg)
+    console = Console()
+    experiment.run(cfg, console).show(console)
     return directory
 
 
@@ -163,7 +165,7 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_names_the_step(tiny) -> Non
     overrides = [*tiny, "optimizer.learning_rate=1e30", "training.log_every=4"]
     directory = run_directory(experiment.prepare(composed(*overrides)))
     with pytest.raises(TrainingError, match=r"loss is nan at step (\d+) \(epoch 1\)") as failure:
-        experiment.run(composed(*overrides))
+        experiment.run(composed(*overrides), Console())
     run = read_run(directory)
     assert run is not None
     assert run["status"] == "failed"
@@ -184,7 +186,7 @@ def test_an_interrupt_is_recorded(tiny, monkeypatch) -> None:
     monkeypatch.setattr(loop.Training, "_descend", interrupted)
     directory = run_directory(experiment.prepare(composed(*tiny)))
     with pytest.raises(KeyboardInterrupt):
-        experiment.run(composed(*tiny))
+        experiment.run(composed(*tiny), Console())
     run = read_run(directory)
     assert run is not None
     assert run["status"] == "interrupted"

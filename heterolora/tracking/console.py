@@ -23,10 +23,21 @@ from heterolora.tracking.sinks import Row
 
 
 class ConsoleSink:
-    """A progress bar on a terminal, a plain line per epoch elsewhere; warnings in both."""
+    """A line per epoch, warnings, and on a terminal a progress bar below them.
 
-    def __init__(self, console: Console, config: Config, steps_per_epoch: int) -> None:
+    Args:
+        console: where to write.
+        config: the run's.
+        steps_per_epoch: optimizer steps.
+        label: begins each line of a run that may share the console with others, which then has
+            no bar; empty for a run that has it alone.
+    """
+
+    def __init__(
+        self, console: Console, config: Config, steps_per_epoch: int, label: str = ""
+    ) -> None:
         self._console = console
+        self._label = f"{label} " if label else ""
         self._epochs = config.training.epochs
         self._primary = config.task.metrics[0]
         self._among = {"combined": "", "separated": " within a pool"}[config.search_space.pool]
@@ -40,7 +51,7 @@ class ConsoleSink:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not console.is_terminal or bool(label),
             transient=True,
         )
         self._task = self._bar.add_task("training", total=self._epochs * steps_per_epoch)
@@ -58,7 +69,7 @@ class ConsoleSink:
         """One line."""
         elapsed = time.perf_counter() - self._started
         self._console.print(
-            f"epoch {row['epoch']:>2}/{self._epochs}  step {row['step']:>6}  "
+            f"{self._label}epoch {row['epoch']:>2}/{self._epochs}  step {row['step']:>6}  "
             f"train loss {row['train_loss']:.4f}  validation loss {row['validation_loss']:.4f}  "
             f"{self._primary} {row[self._primary]:.4f}  {elapsed:.0f} s",
             highlight=False,
@@ -77,7 +88,8 @@ class ConsoleSink:
             else f"{row['tied']} sites tie at the cut and were chosen among at random"
         )
         self._console.print(
-            f"warning: step {row['step']}: {what} (recorded in allocations.jsonl; said once)",
+            f"{self._label}warning: step {row['step']}: {what} "
+            "(recorded in allocations.jsonl; said once)",
             style="yellow",
             highlight=False,
             soft_wrap=True,

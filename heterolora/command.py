@@ -1,0 +1,172 @@
+"""The command line: what Hydra composes is run, alone or as a job of a sweep."""
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import transformers
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from heterolora.config import suggestion
+from heterolora.errors import ConfigError, UserError, one_line
+from heterolora.experiment import prepare, run
+from heterolora.tracking.record import write_atomically
+
+CONF = Path(__file__).parents[1] / "conf"
+HYDRA_VERSION = "1.3"
+OUTCOME = "outcome.json"
+"""What became of a job, in its folder of the sweep; its last line is for people."""
+
+
+def main(cfg: DictConfig) -> float:
+    """One run, or one job of a sweep.
+
+    Returns:
+        The task's first metric at the best epoch; not a number for a job that failed.
+    """
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return _job(cfg) if HydraConfig.get().mode == RunMode.MULTIRUN else _single(cfg)
+
+
+def _single(cfg: DictConfig) -> float:
+    """What a user can put right is a line on stderr and exit code 2."""
+    console = Console()
+    try:
+        outcome = run(cfg, console)
+    except UserError as error:
+        print_errors(str(error).splitlines())
+        raise SystemExit(error.exit_code) from None
+    outcome.show(console)
+    return outcome.metric
+
+
+def _job(cfg: DictConfig) -> float:
+    """What befalls a job is left in its folder for `SweepSummary`: the sweep goes on."""
+    hydra = HydraConfig.get()
+    overrides = " ".join(hydra.overrides.task)
+    label = f"#{hydra.job.num}"
+    console = Console()
+    outcome, problem, code = None, "", 0
+    try:
+        outcome = run(cfg, console, label)
+    except UserError as error:
+        problem, code = "; ".join(str(error).splitlines()), error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        problem, code = f"{type(error).__name__}: {one_line(error)}", 1
+    if outcome is None:
+        row = {"status": "failed", "what": overrides, "said": problem, "exit_code": code}
+    else:
+        row = {
+            "status": "skipped" if outcome.skipped else "finished",
+            "what": str(outcome.directory),
+            "said": outcome.headline(),
+            "exit_code": 0,
+        }
+    write_atomically(Path(hydra.runtime.output_dir) / OUTCOME, json.dumps(row))
+    console.print(f"{label} {row['status']}: {row['said']}", **_PLAIN)
+    return outcome.metric if outcome else float("nan")
+
+
+class SweepSummary(Callback):
+    """Says at the end of a sweep what became of each of its runs; exits as the worst of them."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """A line for each run, in the sweep's order, and how many there are of each kind."""
+        folders = Path(config.hydra.sweep.dir)
+        files = sorted(folders.glob(f"*/{OUTCOME}"), key=lambda file: int(file.parent.name))
+        rows = [json.loads(file.read_text()) for file in files]
+        console = Console()
+        console.print()
+        for row in rows:
+            console.print(f"{row['status']:<8}  {row['what']}  {row['said']}", **_PLAIN)
+        counts = dict.fromkeys(("finished", "skipped", "failed"), 0)
+        for row in rows:
+            counts[row["status"]] += 1
+        said = ", ".join(f"{count} {status}" for status, count in counts.items())
+        console.print(f"{len(rows)} runs: {said}", **_PLAIN)
+        codes = {row["exit_code"] for row in rows} - {0}
+        if codes:
+            raise SystemExit(min(codes))
+
+
+_PLAIN: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False}
+
+
+def print_errors(lines: Sequence[str]) -> None:
+    """Each as `error: ...` on stderr."""
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
+
+
+def door(main_function: Callable[[], object]) -> int:
+    """Run Hydra's main function; what cannot be composed is a line on stderr and exit code 2."""
+    # Hydra prints composition errors over many lines and exits with 1, unless it may raise them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        main_function()
+    except (HydraException, OmegaConfBaseException) as error:
+        print_errors(_composition_problems(error, sys.argv[1:]))
+        return UserError.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _composition_problems(error: Exception, arguments: Sequence[str]) -> list[str]:
+    """Every problem of the command line: of each override alone, then of the rest together."""
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    GlobalHydra.instance().clear()
+    problems: list[str] = []
+    sound: list[str] = []
+    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+        for override in overrides:
+            try:
+                compose("config", [override])
+                sound.append(override)
+            except (HydraException, OmegaConfBaseException) as problem:
+                if "--multirun" not in str(problem):
+                    problems.append(_override_problem(override, problem))
+        try:
+            prepare(compose("config", sound))
+        except (ConfigError, HydraException, OmegaConfBaseException) as problem:
+            problems += problem.problems if isinstance(problem, ConfigError) else []
+    return problems or [one_line(error)]
+
+
+def _override_problem(override: str, problem: Exception) -> str:
+    key, _, value = override.partition("=")
+    key = key.lstrip("+~")
+    group = CONF / key
+    if group.is_dir():
+        files = (file.relative_to(group) for file in group.rglob("*.yaml"))
+        options = [str(file.with_suffix("")) for file in files if file.parts[0] != "base"]
+        return f"{key}={value}: there is no such {key}; {suggestion(value, options)}"
+    if "Could not override" in str(problem):
+        known = _dotted(OmegaConf.to_container(compose("config")))
+        return f"{key}: unknown key; {suggestion(key, known)}"
+    return f"{override}: {one_line(problem)[:200]}"
+
+
+def _dotted(node: Any, prefix: str = "") -> list[str]:
+    """Every key of nested dictionaries, as `group.key`."""
+    if not isinstance(node, dict):
+        return []
+    keys = [f"{prefix}{key}" for key in node]
+    return keys + [k for key, value in node.items() for k in _dotted(value, f"{prefix}{key}.")]
