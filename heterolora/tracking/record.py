@@ -27,11 +27,16 @@ def read_run(directory: Path) -> Row | None:
 
     An unreadable file is one that was never completed: files are written whole or not at all.
     """
+    return read_json(directory / "run.json")
+
+
+def read_json(file: Path) -> Row | None:
+    """The object in a JSON file, or None where there is none that can be read."""
     try:
-        run = json.loads((directory / "run.json").read_text())
+        content = json.loads(file.read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    return run if isinstance(run, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def read_rows(file: Path) -> list[Row]:
