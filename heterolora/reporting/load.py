@@ -81,7 +81,7 @@ class Run:
 
     @cached_property
     def searches(self) -> Sequence[Row]:
-        """The row of each search: `step`, `scores` and `ranks` by site, `tied`, `degenerate`, ..."""
+        """The row of each search: `step`, `scores` and `ranks` by site, `tied`, ..."""
         return read_rows(self.directory / "allocations.jsonl")
 
     @cached_property
