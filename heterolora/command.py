@@ -153,10 +153,9 @@ def _composition_problems(error: Exception, arguments: Sequence[str]) -> list[st
 def _override_problem(override: str, problem: Exception) -> str:
     key, _, value = override.partition("=")
     key = key.lstrip("+~")
-    group = CONF / key
-    if group.is_dir():
-        files = (file.relative_to(group) for file in group.rglob("*.yaml"))
-        options = [str(file.with_suffix("")) for file in files if file.parts[0] != "base"]
+    files = (file.relative_to(CONF / key) for file in (CONF / key).rglob("*.yaml"))
+    options = [str(file.with_suffix("")) for file in files if file.parts[0] != "base"]
+    if options and value not in options:
         return f"{key}={value}: there is no such {key}; {suggestion(value, options)}"
     if "Could not override" in str(problem):
         known = _dotted(OmegaConf.to_container(compose("config")))

@@ -6,8 +6,6 @@ Proxies and strategies bring their own section: the class in `heterolora/proxies
 
 import difflib
 import hashlib
-import importlib
-import importlib.util
 import inspect
 import json
 import re
@@ -123,9 +121,10 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Batching of the validation pass."""
+    """The validation pass: all of the split, or a half that selects and one that is reported."""
 
     batch_size: PositiveInt = Field(examples=[64])
+    split: Literal["full", "halves"] = Field(examples=["halves"])
 
 
 class TrackingConfig(Section):
@@ -189,6 +188,7 @@ class Config(Section):
     training: TrainingConfig
     evaluation: EvaluationConfig
     tracking: TrackingConfig
+    importance: dict[str, SerializeAsAny[ProxyConfig]]
 
     def resolved(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""
@@ -269,23 +269,6 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def find_plugin(package: str, base: type[PluginConfig], name: str) -> type[PluginConfig] | None:
-    """The subclass of `base` that `package/name.py` defines, or None where there is none."""
-    module_name = f"{package}.{name}"
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or importlib.util.find_spec(module_name) is None:
-        return None
-    module = importlib.import_module(module_name)
-    for member in vars(module).values():
-        if (
-            inspect.isclass(member)
-            and issubclass(member, base)
-            and not inspect.isabstract(member)
-            and member.__module__ == module_name
-        ):
-            return member
-    return None
-
-
 def validate(
     raw: Mapping[str, Any],
     plugins: Mapping[str, Callable[[str], type[PluginConfig] | None]],
@@ -313,17 +296,17 @@ def validate(
         if raw.get(key) is None:
             problems.append(f"{key}: is missing; choose one with {key}=...")
             continue
-        schema = _schema(key, raw[key], plugins)
-        if schema is None:
-            problems.append(
-                f"{key}.name={_plugin_name(raw[key])}: there is no such {key}; leave {key}.name "
-                f"alone and choose one of conf/{key}/ with {key}=..."
-            )
-            continue
         try:
-            sections[key] = TypeAdapter(schema).validate_python(raw[key])
-        except ValidationError as error:
-            problems.extend(_problems(key, schema, error))
+            if key == "importance":
+                proxies = {f"{key}.{name}": value for name, value in raw[key].items()}
+                typed = {
+                    part: _typed(part, "proxy", value, plugins) for part, value in proxies.items()
+                }
+                sections[key] = {part.partition(".")[2]: value for part, value in typed.items()}
+            else:
+                sections[key] = _typed(key, key, raw[key], plugins)
+        except ConfigError as error:
+            problems.extend(error.problems)
     for rule in (*RULES, *rules):
         wanted = inspect.signature(rule).parameters
         if wanted.keys() <= sections.keys():
@@ -335,18 +318,31 @@ def validate(
     return Config.model_construct(**sections)
 
 
-def _schema(
-    key: str, value: Any, plugins: Mapping[str, Callable[[str], type[PluginConfig] | None]]
+def _typed(
+    key: str,
+    group: str,
+    value: Any,
+    plugins: Mapping[str, Callable[[str], type[PluginConfig] | None]],
 ) -> Any:
-    """The type that a top-level value must have; None for a plugin that does not exist."""
-    if key in plugins:
-        return plugins[key](_plugin_name(value))
-    field = Config.model_fields[key]
-    return Annotated[field.annotation, field]
-
-
-def _plugin_name(value: Any) -> str:
-    return str(value.get("name") if isinstance(value, Mapping) else value)
+    """The value of `key` as what `group` has it be."""
+    schema: Any
+    if group in plugins:
+        name = str(value.get("name") if isinstance(value, Mapping) else value)
+        schema = plugins[group](name)
+        if schema is None:
+            raise ConfigError(
+                [
+                    f"{key}.name={name}: there is no such {group}; leave {key}.name alone and "
+                    f"choose one of conf/{group}/ with {key}=..."
+                ]
+            )
+    else:
+        field = Config.model_fields[group]
+        schema = Annotated[field.annotation, field]
+    try:
+        return TypeAdapter(schema).validate_python(value)
+    except ValidationError as error:
+        raise ConfigError(list(_problems(key, schema, error))) from error
 
 
 def suggestion(key: str, known: Iterable[str]) -> str:

@@ -24,6 +24,7 @@ from heterolora.data.tasks import Examples, summed_loss
 from heterolora.errors import ConfigError, one_line
 from heterolora.proxies import Proxy, Subject
 from heterolora.seeding import python_generator, use_deterministic_kernels
+from heterolora.sites import Site
 from heterolora.strategies import Strategy
 from heterolora.strategies.search import Search
 from heterolora.tracking.console import ConsoleSink, print_summary
@@ -33,6 +34,7 @@ from heterolora.tracking.sinks import Row, Sink, Sinks
 from heterolora.tracking.wandb_sink import WandbSink
 from heterolora.training.clock import Clock
 from heterolora.training.evaluate import evaluate
+from heterolora.training.importance import leave_one_out
 from heterolora.training.loop import Progress, Training
 from heterolora.training.optimizer import build_optimizer
 from heterolora.training.precision import (
@@ -141,15 +143,26 @@ def _execute(config: Config, directory: Path, console: Console, label: str) -> R
     loaded = architectures.load(config.model, config.task, config.seed)
     examples, held_out = _encode(config, (train, validation), loaded, device)
     inventory, pools = _wire(config, loaded, device)
-    sinks = Sinks([Record(directory, config, _origin(config, loaded, train, validation))])
-    training = _training(config, inventory, pools, examples, held_out, sinks, directory)
+    subject = Subject(
+        inventory,
+        examples,
+        summed_loss(config.task),
+        config.seed,
+        autocast_for(config.precision, device),
+    )
+    record = Record(directory, config, _origin(config, loaded, train, validation))
+    sinks = Sinks([record])
+    training = _training(config, subject, pools, held_out, sinks, directory)
     status, problem = "failed", None
     try:
         if config.tracking.name == "wandb":
             sinks.add(WandbSink(directory, config, console))
         steps = examples.batches(config.training.batch_size)
         sinks.add(ConsoleSink(console, config, steps, label))
+        scores = _scores(config, subject)
         training.run()
+        if scores:
+            record.importance(_importance(training, scores))
         status = "finished"
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -205,47 +218,76 @@ def _wire(config: Config, loaded: Loaded, device: torch.device) -> tuple[Invento
 
 def _training(
     config: Config,
-    inventory: Inventory,
+    subject: Subject,
     pools: list[Pool],
-    examples: Encoded,
     held_out: Encoded,
     sink: Sink,
     directory: Path,
 ) -> Training:
-    device = torch.device(config.device)
-    loss = summed_loss(config.task)
-    autocast = autocast_for(config.precision, device)
     assert isinstance(config.strategy, Strategy)
     search = None
     if config.proxy is not None:
         assert isinstance(config.proxy, Proxy)
-        subject = Subject(inventory, examples, loss, config.seed, autocast)
         rng = python_generator(config.seed, "selection")
         search = Search(config.proxy, subject, pools, rng)
     return Training(
-        inventory=inventory,
-        examples=examples,
-        loss=loss,
-        optimizer=build_optimizer(inventory, config.optimizer),
+        inventory=subject.inventory,
+        examples=subject.examples,
+        loss=subject.loss,
+        optimizer=build_optimizer(subject.inventory, config.optimizer),
         schedule=config.strategy,
         reallocate=search,
-        evaluate=partial(
-            evaluate,
-            inventory.model,
-            config.task,
-            held_out,
-            config.evaluation.batch_size,
-            loss,
-            autocast,
-        ),
-        autocast=autocast,
+        evaluate=partial(_measure, config, subject, _parts(config, held_out)),
+        autocast=subject.autocast,
         config=config.training,
         seed=config.seed,
         sink=sink,
-        clock=Clock(device),
+        clock=Clock(torch.device(config.device)),
         weights=directory / "checkpoint",
         progress=Progress(primary=config.task.metrics[0]),
     )
+
+
+def _parts(config: Config, held_out: Encoded) -> dict[str, Encoded]:
+    """What is evaluated, by the prefix of its metrics: what selects has none."""
+    if config.evaluation.split == "full":
+        return {"": held_out}
+    selection, report = held_out.halves()
+    return {"": selection, "report_": report}
+
+
+def _measure(config: Config, subject: Subject, parts: dict[str, Encoded]) -> dict[str, float]:
+    return {
+        f"{prefix}{name}": value
+        for prefix, part in parts.items()
+        for name, value in evaluate(
+            subject.inventory.model,
+            config.task,
+            part,
+            config.evaluation.batch_size,
+            subject.loss,
+            subject.autocast,
+        ).items()
+    }
+
+
+def _scores(config: Config, subject: Subject) -> dict[str, dict[Site, float]]:
+    """What each proxy of `importance` says of every site before training."""
+    scores = {}
+    for name, proxy in config.importance.items():
+        assert isinstance(proxy, Proxy)
+        scores[name] = proxy.scores(subject)
+    return scores
+
+
+def _importance(training: Training, scores: dict[str, dict[Site, float]]) -> list[Row]:
+    """What each site is worth after training, beside what the proxies said of it before."""
+    said = {
+        str(site): {name: by_site[site] for name, by_site in scores.items()}
+        for site in training.inventory.sites
+    }
+    left_out = leave_one_out(training.inventory, training.evaluate, training.progress.primary)
+    return [{**row, "scores": said[row["site"]]} for row in left_out]
 
 
 def _run_row(

@@ -11,9 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, CommandLine, sentence_pairs, write_parquet
 from hub import COMMIT, serving
+from safetensors.torch import load_file
 
+from heterolora.strategies.dynamic import Dynamic
 from heterolora.tracking.record import read_rows, read_run
 
 
@@ -82,6 +85,64 @@ def test_a_multirun_makes_one_record_for_each_seed(command_line, tiny) -> None:
     names = [directory.name for directory in run_directories(tiny)]
     assert [name.rpartition("-")[2] for name in names] == ["s0", "s13", "s42"]
     assert len({name.rpartition("-")[0] for name in names}) == 1
+
+
+def test_a_sweep_does_what_is_missing_and_says_what_became_of_each(command_line, tiny) -> None:
+    """A failed run does not stop the others; finished ones are not run again."""
+    command_line(*tiny, "seed=13")
+    sweep = ["-m", *tiny, "seed=0,13", "optimizer.learning_rate=1e-3,1e30"]
+    done = command_line(*sweep)
+    assert done.code == 2
+    *_, first, second, third, fourth, total = done.out.splitlines()
+    assert re.match(r"finished .*-s0  accuracy 0\.\d{4} in \d+ s$", first)
+    assert re.match(r"failed .*seed=0 .*learning_rate=1e\+?30 .*the training loss is nan", second)
+    assert third.startswith("skipped")
+    assert fourth.startswith("failed")
+    assert total == "4 runs: 1 finished, 1 skipped, 2 failed"
+    again = command_line("-m", *tiny, "seed=13,0,42", "optimizer.learning_rate=1e-3")
+    assert again.code == 0
+    assert again.out.splitlines()[-1] == "3 runs: 1 finished, 2 skipped, 0 failed"
+    alone = command_line(*tiny, "seed=42", "optimizer.learning_rate=1e-3")
+    assert "already finished" in alone.out
+
+
+def test_a_bug_in_one_run_of_a_sweep_does_not_stop_it(command_line, tiny, monkeypatch) -> None:
+    """An error that is not the user's leaves its traceback, and the sweep exits with 1."""
+    whole = Dynamic.search_steps
+
+    def breaks(self: Dynamic, epoch: int, steps_per_epoch: int) -> range:
+        if self.searches_per_epoch == 3:
+            raise RuntimeError("it broke")
+        return whole(self, epoch, steps_per_epoch)
+
+    monkeypatch.setattr(Dynamic, "search_steps", breaks)
+    done = command_line("-m", *tiny, "strategy.searches_per_epoch=3,1", "training.epochs=1")
+    assert done.code == 1
+    assert "Traceback" in done.err
+    *_, failed, finished, total = done.out.splitlines()
+    assert failed.startswith("failed")
+    assert failed.endswith("RuntimeError: it broke")
+    assert finished.startswith("finished")
+    assert total == "2 runs: 1 finished, 0 skipped, 1 failed"
+
+
+def test_runs_of_one_process_equal_runs_alone(command_line, tiny, tmp_path) -> None:
+    command_line("-m", *tiny, "seed=0,13", "proxy=gradnorm,snip")
+    together = {directory.name: directory for directory in run_directories(tiny)}
+    assert len(together) == 4
+    elsewhere = [o for o in tiny if not o.startswith("output=")] + [f"output={tmp_path / 'alone'}"]
+    command_line(*elsewhere, "seed=13", "proxy=snip")
+    (alone,) = run_directories(elsewhere)
+    metrics, weights = (
+        [read(folder / file) for folder in (alone, together[alone.name])]
+        for read, file in (
+            (Path.read_bytes, "metrics.jsonl"),
+            (load_file, "checkpoint/last.safetensors"),
+        )
+    )
+    assert metrics[0] == metrics[1]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,12 @@ SHAPING = [
     *("task.name=x", "task.source=x", "task.subset=mrpc", "task.path={pairs}", "task.revision=x"),
     *("task.train_split=x", "task.validation_split=x", "task.sentences=[sentence2,sentence1]"),
     *("task.label=x", "task.num_labels=3", "task.metrics=[accuracy,matthews]"),
-    *("task.max_length=64", "search_space.projections=[q,k]", "search_space.lora_alpha=8"),
+    *(
+        "task.max_length=64",
+        "evaluation.split=halves",
+        "search_space.projections=[q,k]",
+        "search_space.lora_alpha=8",
+    ),
     *("search_space.shortcuts=[in]", "search_space.shortcut_alpha=8"),
     *("search_space.pool=separated", "search_space.renormalize=enabled"),
     *("proxy.weights=probe", "proxy.num_batches=31", "proxy.batch_size=7"),

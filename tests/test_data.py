@@ -212,6 +212,19 @@ def numbers(batches: Iterable[dict[str, Tensor]]) -> list[int]:
     return [label for batch in batches for label in batch["labels"].tolist()]
 
 
+@patiently
+@given(st.integers(2, 60))
+def test_halves_are_disjoint_and_the_same_in_every_run(count: int) -> None:
+    whole = numbered(count)
+    selection, report = whole.halves()
+    assert 0 <= len(selection) - len(report) <= 1
+    parts = [numbers(half.in_order(7)) for half in (selection, report)]
+    assert sorted(parts[0] + parts[1]) == numbers(whole.in_order(7))
+    assert [half.labels.tolist() for half in whole.halves()] == [
+        half.labels.tolist() for half in (selection, report)
+    ]
+
+
 def test_truncation_is_counted_where_the_model_is_the_limit() -> None:
     texts = [words(n) for n in (3, 6, 7, 30)]  # 5, 8, 9 and 32 tokens
     cut = encoded(texts, positions=8)

@@ -9,10 +9,12 @@ from conftest import composed, write_parquet
 from rich.console import Console
 from safetensors.torch import load_file
 
-from heterolora import experiment
+from heterolora import architectures, experiment
+from heterolora.data import sources
+from heterolora.data.batching import encode
 from heterolora.errors import TrainingError
 from heterolora.tracking.record import read_rows, read_run, run_directory
-from heterolora.training import loop
+from heterolora.training import checkpoint, loop
 
 
 def executed(*overrides: str) -> Path:
@@ -97,6 +99,66 @@ def test_what_is_recorded(tiny) -> None:
         "best.safetensors",
         "last.safetensors",
     }
+
+
+def test_halves_select_on_one_and_report_the_other(tiny) -> None:
+    full = read_rows(executed(*tiny) / "metrics.jsonl")
+    directory = executed(*tiny, "evaluation.split=halves", "training.epochs=3")
+    epochs = [row for row in read_rows(directory / "metrics.jsonl") if row["event"] == "epoch"]
+    run = read_run(directory)
+    assert run is not None
+    assert run["best"]["accuracy"] == max(row["accuracy"] for row in epochs)
+    assert run["best"]["epoch"] == max(epochs, key=lambda row: row["accuracy"])["epoch"]
+    (before,) = (row for row in full if row["event"] == "epoch" and row["epoch"] == 1)
+    shares = ("", "report_")  # two halves of 20 examples each
+    for name in ("accuracy", "loss"):
+        keys = [f"{prefix}{name}" for prefix in shares]
+        keys = ["validation_loss" if key == "loss" else key for key in keys]
+        whole = before["validation_loss" if name == "loss" else name]
+        assert sum(epochs[0][key] for key in keys) / 2 == pytest.approx(whole, rel=1e-5)
+
+
+def test_importance_is_what_leaving_a_site_out_costs(tiny) -> None:
+    overrides = [*tiny, "strategy=homogeneous", "optimizer.learning_rate=0.1"]
+    plain = executed(*overrides)
+    asked = executed(*overrides, "+proxy@importance.first=constant", "+proxy@importance.g=gradnorm")
+    assert plain != asked
+    assert numbers(plain)[0] == numbers(asked)[0]
+    rows = read_rows(asked / "importance.jsonl")
+    assert [row["site"] for row in rows] == [
+        f"layers.{i}.{role}" for i in range(3) for role in "qv"
+    ]
+    assert {row["scores"]["first"] for row in rows} == {1.0}
+    assert all(row["scores"]["g"] > 0 for row in rows)
+    cfg = composed(*overrides)
+    config = experiment.prepare(cfg)
+    loaded = architectures.load(config.model, config.task, 0)
+    inventory = architectures.wire(
+        loaded.model, loaded.family, {"q": 2, "v": 2}, 16, 0, loaded.head
+    )
+    checkpoint.restore(plain / "checkpoint" / "last.safetensors", inventory)
+    held_out = encode(
+        config.task,
+        sources.load(config.task, "validation"),
+        loaded.tokenizer,
+        loaded.positions,
+        torch.device("cpu"),
+    )
+    (batch,) = held_out.in_order(len(held_out))
+    labels = batch.pop("labels")
+    inventory.model.eval()
+
+    def loss() -> float:
+        with torch.no_grad():
+            return float(torch.nn.functional.cross_entropy(inventory.model(**batch).logits, labels))
+
+    whole = loss()
+    for site, row in zip(inventory.sites, rows, strict=True):
+        kept = inventory.adapters[site].B.detach().clone()
+        inventory.adapters[site].B.data.zero_()
+        assert row["loss_difference"] == pytest.approx(loss() - whole, abs=2e-6)
+        inventory.adapters[site].B.data.copy_(kept)
+    assert any(abs(row["loss_difference"]) > 1e-4 for row in rows)
 
 
 def test_static_searches_once_and_trains_only_what_is_on(tiny) -> None:

@@ -1,7 +1,7 @@
 """From texts to padded batches."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,6 +62,16 @@ class Encoded:
         """Every example once, in the order that `seed` gives `epoch`, `size` at a time."""
         order = torch.randperm(len(self), generator=torch_generator(seed, "order", epoch))
         return self._cut(order.tolist(), size)
+
+    def halves(self) -> tuple["Encoded", "Encoded"]:
+        """Two disjoint random halves of the examples, the same ones in every run."""
+        order = torch.randperm(len(self), generator=torch_generator(0, "halves")).tolist()
+        middle = (len(order) + 1) // 2
+        return self._subset(sorted(order[:middle])), self._subset(sorted(order[middle:]))
+
+    def _subset(self, indices: Sequence[int]) -> "Encoded":
+        features = {name: [rows[i] for i in indices] for name, rows in self.features.items()}
+        return replace(self, features=features, labels=self.labels[list(indices)])
 
     def _cut(self, indices: Sequence[int], size: int) -> Iterator[Batch]:
         for start in range(0, len(indices), size):

@@ -1,6 +1,7 @@
 """Zero-cost proxies: one score for every site. Each lives in the file of its name."""
 
-from heterolora.config import PluginConfig, find_plugin
+from heterolora.config import PluginConfig
+from heterolora.plugins import find_plugin
 from heterolora.proxies.base import Proxy, Subject
 
 

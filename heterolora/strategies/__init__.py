@@ -1,6 +1,7 @@
 """When to search. Each strategy lives in the file of its name."""
 
-from heterolora.config import PluginConfig, find_plugin
+from heterolora.config import PluginConfig
+from heterolora.plugins import find_plugin
 from heterolora.strategies.base import Strategy
 
 

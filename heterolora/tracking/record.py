@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -87,7 +88,7 @@ class Record:
         self._allocations: IO[str]
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            for stale in ("run.json", "metrics.jsonl", "allocations.jsonl"):
+            for stale in ("run.json", "metrics.jsonl", "allocations.jsonl", "importance.jsonl"):
                 (directory / stale).unlink(missing_ok=True)
             for weights in directory.glob("checkpoint/*.safetensors"):
                 weights.unlink()
@@ -113,6 +114,11 @@ class Record:
     def search(self, row: Row) -> None:
         """A line of `allocations.jsonl`."""
         self._append(self._allocations, row)
+
+    def importance(self, rows: Sequence[Row]) -> None:
+        """`importance.jsonl`, whole."""
+        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        write_atomically(self.directory / "importance.jsonl", lines)
 
     def close(self, run: Row) -> None:
         """`run.json`, for the last time."""
