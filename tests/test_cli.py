@@ -245,6 +245,19 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
+def test_two_processes_share_a_sweep(tiny, command_line) -> None:
+    """In an interpreter each, with a failed run among them, and the numbers of one process."""
+    sweep = ["-m", *tiny, "seed=0,13", "optimizer.learning_rate=1e-3,1e30", "training.epochs=1"]
+    process = start(*sweep, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 2, err
+    assert out.splitlines()[-1] == "4 runs: 2 finished, 0 skipped, 2 failed"
+    assert [line.split()[0] for line in out.splitlines()[-5:-1]] == ["finished", "failed"] * 2
+    together = {d.name: (d / "metrics.jsonl").read_bytes() for d in run_directories(tiny)}
+    command_line(*sweep, "rerun=true")
+    assert together == {d.name: (d / "metrics.jsonl").read_bytes() for d in run_directories(tiny)}
+
+
 def test_ctrl_c_leaves_an_interrupted_record(tiny) -> None:
     process = start(*tiny, "training.epochs=100000")
     deadline = time.monotonic() + 120
