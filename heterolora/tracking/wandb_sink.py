@@ -9,6 +9,7 @@ from rich.console import Console
 
 from heterolora.config import Config
 from heterolora.errors import TrackingError, one_line
+from heterolora.sites import Site
 from heterolora.tracking.heatmap import heatmap
 from heterolora.tracking.sinks import Row
 
@@ -61,9 +62,9 @@ class WandbSink:
     def search(self, row: Row) -> None:
         """The allocation, as a table and as a heatmap of layers and roles."""
         table = wandb.Table(columns=["layer", "role", "score", "rank"])
-        for site, score in row["scores"].items():
-            _, layer, role = site.split(".")
-            table.add_data(int(layer), role, score, row["ranks"][site])
+        for name, score in row["scores"].items():
+            site = Site.parse(name)
+            table.add_data(site.layer, site.role, score, row["ranks"][name])
         log: dict[str, Any] = {
             "step": row["step"],
             "search/parameters": row["parameters"],
