@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 import numpy as np
 from scipy import stats
 
-from heterolora.reporting.arms import Arm
+from heterolora.reporting.arms import CONTROL, Arm, labels
 from heterolora.reporting.load import Run
 from heterolora.tracking.sinks import Row
 
@@ -63,14 +63,20 @@ def spearman(first: Mapping[str, float], second: Mapping[str, float]) -> float |
     return float(stats.spearmanr(*values).statistic)
 
 
-def by_proxy(arms: Sequence[Arm]) -> list[list[Arm]]:
-    """The arms that differ in nothing but the proxy, where there are at least two that searched."""
+def by_proxy(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
+    """Arms that differ in nothing but the proxy, two or more, by a label of what they share.
+
+    The control's scores are all equal by design and rank nothing; it is left out.
+    """
+    searched = [arm for arm in arms if arm.searched and arm.setting("proxy.name") != CONTROL]
+    shared = [
+        {key: value for key, value in arm.settings.items() if not key.startswith("proxy.")}
+        for arm in searched
+    ]
     groups: dict[str, list[Arm]] = {}
-    for arm in arms:
-        if arm.searched:
-            shared = {k: v for k, v in arm.settings.items() if not k.startswith("proxy.")}
-            groups.setdefault(repr(shared), []).append(arm)
-    return [group for group in groups.values() if len(group) > 1]
+    for label, arm in zip(labels(shared), searched, strict=True):
+        groups.setdefault(label, []).append(arm)
+    return {label: group for label, group in groups.items() if len(group) > 1}
 
 
 def spearman_between(arms: Sequence[Arm]) -> dict[tuple[str, str], list[float]]:

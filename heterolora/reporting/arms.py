@@ -11,6 +11,9 @@ from heterolora.reporting.load import Run
 Settings = Mapping[str, Any]
 """Values by dotted key."""
 
+CONTROL = "constant"
+"""The proxy of random allocation: its equal scores, ties and churn are what it is for."""
+
 FIRST = (
     *("strategy.name", "proxy.name", "proxy.weights", "proxy.objective"),
     *("rank_budget", "search_space.pool", "strategy.searches_per_epoch"),
@@ -61,7 +64,7 @@ class Arm:
 
 
 def arms(runs: Sequence[Run]) -> list[Arm]:
-    """The arms of the finished runs, in the order in which they first come.
+    """The arms of the finished runs, in the order of their labels.
 
     Of runs that two experiments made of the same configuration and seed, the first counts.
     """
@@ -69,9 +72,9 @@ def arms(runs: Sequence[Run]) -> list[Arm]:
     for run in runs:
         if run.finished:
             found.setdefault(run.result["identity"], {}).setdefault(run.seed, run)
-    by_seed = [tuple(run for _, run in sorted(of_arm.items())) for of_arm in found.values()]
+    by_seed = [tuple(of_arm[seed] for seed in sorted(of_arm)) for of_arm in found.values()]
     names = labels([settings(of_arm[0]) for of_arm in by_seed])
-    return [Arm(name, of_arm) for name, of_arm in zip(names, by_seed, strict=True)]
+    return sorted(map(Arm, names, by_seed), key=lambda arm: arm.label)
 
 
 def settings(run: Run) -> Settings:

@@ -8,12 +8,9 @@ import numpy as np
 from scipy import stats
 
 from heterolora.reporting.agreement import churn, on_sites
-from heterolora.reporting.arms import Arm, arms
+from heterolora.reporting.arms import CONTROL, Arm, arms
 from heterolora.reporting.load import Run
 from heterolora.sites import ROLES, Site
-
-RANDOM_BY_DESIGN = "constant"
-"""The control's proxy: its churn and its equal scores are what it is for."""
 
 CHURN = 0.5
 """Of the churn of random allocation: nearer to it than to an allocation that stands still."""
@@ -47,7 +44,7 @@ def degenerate(arm: Arm) -> Iterable[str]:
     """Searches that the scores did not decide."""
     searches = [search for run in arm.searched for search in run.searches]
     count = sum(search["degenerate"] for search in searches)
-    if count and arm.setting("proxy.name") != RANDOM_BY_DESIGN:
+    if count and arm.setting("proxy.name") != CONTROL:
         yield (
             f"{arm.label}: {count} of {len(searches)} searches ({count / len(searches):.0%}) are "
             "degenerate: their scores are all equal, so the allocation is random"
@@ -57,7 +54,7 @@ def degenerate(arm: Arm) -> Iterable[str]:
 def churning(arm: Arm) -> Iterable[str]:
     """An allocation that is replaced from search to search."""
     replaced = [share for run in arm.searched for share in churn(run)]
-    if not replaced or arm.setting("proxy.name") == RANDOM_BY_DESIGN:
+    if not replaced or arm.setting("proxy.name") == CONTROL:
         return
     searches = [search for run in arm.searched for search in run.searches]
     by_chance = 1 - mean(len(on_sites(search)) / len(search["ranks"]) for search in searches)
@@ -79,7 +76,7 @@ def never_on(arm: Arm) -> Iterable[str]:
     if len(never) > NEVER_ON * len(sites):
         yield (
             f"{arm.label}: {len(never)} of {len(sites)} sites ({len(never) / len(sites):.0%}) are "
-            f"never on in any of {_count(len(arm.searched), 'seed')}: {_compactly(never, sites)}"
+            f"never on ({_count(len(arm.searched), 'seed')}): {_compactly(never, sites)}"
         )
 
 

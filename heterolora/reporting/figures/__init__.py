@@ -36,8 +36,8 @@ def _figures(found: Sequence[Arm]) -> Named:
         subjects.setdefault(subject, []).append(arm)
     for subject, of_subject in subjects.items():
         yield f"validation {subject}", validation_curves(of_subject, subject)
-    for group in by_proxy(found):
-        yield f"agreement of proxies {group[0].label}", proxy_matrix(group, "Proxies")
+    for shared, group in by_proxy(found).items():
+        yield f"agreement of proxies {shared}", proxy_matrix(group, shared)
     for arm in found:
         if arm.searched:
             yield from _of_arm(arm)
@@ -48,7 +48,7 @@ def _of_arm(arm: Arm) -> Named:
     for run in runs:
         of_run = f"{name}, seed {run.seed}"
         yield f"frequency {of_run}", frequency_map([run], of_run)
-        if len(run.searches) > 1:
+        if len(run.searches) > 1 and not all(search["degenerate"] for search in run.searches):
             yield f"scores {of_run}", score_trajectories(run, of_run)
     yield f"roles {name}", role_bars(runs, name, paper_frequency(arm))
     if len(runs) > 1:

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from heterolora.reporting.arms import Arm
-from heterolora.reporting.figures.style import legend_below, line_style, panel, role_style
+from heterolora.reporting.figures.style import COLOURS, legend_below, panel, panels, role_style
 from heterolora.reporting.load import Run
 from heterolora.sites import ROLES, Site
 
@@ -16,27 +17,30 @@ def validation_curves(arms: Sequence[Arm], title: str) -> Figure:
     """The metric after each epoch: the mean over an arm's seeds, and the range that they span.
 
     Args:
-        arms: of one task and model.
+        arms: of one task and model; a few share a pair of axes.
         title: above the picture.
     """
-    figure, axes = panel(title, 2.2 + 0.13 * len(arms))
-    for index, arm in enumerate(arms):
-        epochs = [row["epoch"] for row in arm.runs[0].epochs]
-        values = 100 * np.array([[row[run.metric] for row in run.epochs] for run in arm.runs])
-        style, label = line_style(index), f"{arm.label} (n = {len(arm.runs)})"
-        marker = "." if len(epochs) == 1 else None
-        axes.plot(epochs, values.mean(axis=0), **style, label=label, marker=marker)
-        if len(arm.runs) > 1:
-            low, high = values.min(axis=0), values.max(axis=0)
-            axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
-    several = any(len(arm.runs) > 1 for arm in arms)
+    parts = [arms[start : start + len(COLOURS)] for start in range(0, len(arms), len(COLOURS))]
+    height = 0.6 + 1.4 * len(parts) + 0.14 * len(arms)
+    figure, rows = panels(f"{title}\nmean over n seeds, lowest to highest", height, len(parts))
+    for axes, part in zip(rows, parts, strict=True):
+        for arm, colour in zip(part, COLOURS, strict=False):
+            _draw_curve(axes, arm, colour)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     metric = arms[0].runs[0].metric.replace("_", " ")
-    axes.set(xlabel="epoch", ylabel=f"validation {metric} (%)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_below(figure, axes, columns=1)
-    if several:
-        axes.set_title("line: mean over n seeds; band: lowest to highest", fontsize=7)
+    figure.supylabel(f"validation {metric} (%)", fontsize=7.5)
+    rows[-1].set_xlabel("epoch")
+    rows[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
+
+
+def _draw_curve(axes: Axes, arm: Arm, colour: str) -> None:
+    epochs = [row["epoch"] for row in arm.runs[0].epochs]
+    values = 100 * np.array([[row[run.metric] for row in run.epochs] for run in arm.runs])
+    label = f"{arm.label} (n = {len(arm.runs)})"
+    axes.plot(epochs, values.mean(axis=0), color=colour, marker=".", markersize=3, label=label)
+    low, high = values.min(axis=0), values.max(axis=0)
+    axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def score_trajectories(run: Run, title: str) -> Figure:
@@ -59,5 +63,5 @@ def score_trajectories(run: Run, title: str) -> Figure:
         axes.set_yscale("log")
     axes.set(xlabel="optimizer step of the search", ylabel=f"score ({run.setting('proxy.name')})")
     axes.set_title("thin: a site; thick: the median of a role's sites", fontsize=7)
-    legend_below(figure, axes, columns=min(len(by_role), 6))
+    legend_below(figure, axes, columns=4)
     return figure

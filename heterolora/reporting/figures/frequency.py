@@ -24,7 +24,7 @@ def frequency_map(runs: Sequence[Run], title: str) -> Figure:
     grid = Grid.of({site: 100 * float(np.mean([s[site] for s in shares])) for site in shares[0]})
     figure, axes = panel(title, 1 + 0.115 * max(len(grid.layers), 8))
     image = draw_grid(axes, grid, cmap="viridis", vmin=0, vmax=100)
-    figure.colorbar(image, ax=axes, label="on, in % of the searches", pad=0.02)
+    figure.colorbar(image, ax=axes, label="on (% of searches)", pad=0.02)
     return figure
 
 
@@ -55,9 +55,9 @@ def role_bars(runs: Sequence[Run], title: str, paper: Mapping[str, float] | None
     )
     if paper is not None:
         theirs = [paper[role] for role in roles]
-        axes.bar(places + width / 2, theirs, width, color=COLOURS[6], label="paper (OPT-350M)")
+        axes.bar(places + width / 2, theirs, width, color=COLOURS[1], label="paper (OPT-350M)")
     axes.set_xticks(places, roles)
-    axes.set(xlabel="role", ylabel="on, in % of the searches", ylim=(0, 100))
+    axes.set(xlabel="role", ylabel="on (% of searches)", ylim=(0, 100))
     legend_below(figure, axes, columns=2)
     return figure
 

@@ -45,7 +45,8 @@ def proxy_matrix(arms: Sequence[Arm], title: str) -> Figure:
         for arm in arms
     ]
     names = [name.replace(", ", "\n") for name in labels(proxies)]
-    label = "Spearman of the first scores"
+    counts = sorted({len(values) for values in pairs.values() if values})
+    label = f"Spearman of the first scores\n(mean over {_range(counts)} seeds)"
     return _matrix(values, names, title, label, cmap="PuOr", vmin=-1)
 
 
@@ -55,6 +56,10 @@ def _symmetric(keys: Sequence[Any], pairs: Mapping[tuple[Any, Any], float]) -> N
     for (row, first), (column, second) in combinations(enumerate(keys), 2):
         values[row, column] = values[column, row] = pairs.get((first, second), np.nan)
     return values
+
+
+def _range(counts: Sequence[int]) -> str:
+    return " to ".join(str(count) for count in dict.fromkeys([*counts[:1], *counts[-1:]])) or "0"
 
 
 def _matrix(
@@ -67,6 +72,9 @@ def _matrix(
 ) -> Figure:
     figure, axes = panel(title, 0.9 + 0.4 * len(names))
     image = draw_cells(axes, values, names, names, cmap=cmap, vmin=vmin, vmax=1)
+    axes.tick_params(axis="x", rotation=35)
+    for tick in axes.get_xticklabels():
+        tick.set(ha="right", rotation_mode="anchor")
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
             colour = text_colour(image.to_rgba(np.array([value]))[0])

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from heterolora.sites import LORA_ROLES, ROLES
+from heterolora.sites import LORA_ROLES
 
 WIDTH = 3.3
 """Inches: a column of the paper."""
@@ -34,10 +34,14 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "heterolora",
 }
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
-"""Okabe and Ito's, but for the yellow, which a thin line on white hides."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000")
+"""Of Okabe and Ito: what stands in one pair of axes and is no role."""
 
-DASHES = ("-", "--", ":", "-.")
+ROLE_COLOURS = {
+    **{"q": "#0072B2", "k": "#332288", "v": "#009E73", "o": "#999933"},
+    **{"gate": "#882255", "up": "#44AA99", "down": "#777777"},
+    **{"res1": "#E69F00", "res2": "#D55E00", "in": "#000000", "cut": "#CC79A7"},
+}
 
 MIDDLE = 0.55
 """Luminance above which text on a colour is black."""
@@ -45,26 +49,21 @@ MIDDLE = 0.55
 
 def panel(title: str, height: float) -> tuple[Figure, Axes]:
     """A figure of one column's width with one pair of axes."""
+    figure, (axes,) = panels(title, height, 1)
+    return figure, axes
+
+
+def panels(title: str, height: float, rows: int) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of one column's width with axes below one another, which share their scales."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    figure.suptitle("\n".join(textwrap.wrap(title, 62)), fontsize=7.5)
-    return figure, figure.add_subplot()
-
-
-def line_style(index: int) -> dict[str, Any]:
-    """The look of the line number `index` of many: colours first, then dashes."""
-    return {
-        "color": COLOURS[index % len(COLOURS)],
-        "linestyle": DASHES[index // len(COLOURS) % len(DASHES)],
-    }
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, 62)]
+    figure.suptitle("\n".join(lines), fontsize=7.5)
+    return figure, figure.subplots(rows, sharex=True, sharey=True, squeeze=False)[:, 0].tolist()
 
 
 def role_style(role: str) -> dict[str, Any]:
     """The look of a role, the same in every figure: LoRA in full lines, shortcuts dashed."""
-    kind = LORA_ROLES if role in LORA_ROLES else [r for r in ROLES if r not in LORA_ROLES]
-    return {
-        "color": COLOURS[kind.index(role)],
-        "linestyle": "-" if role in LORA_ROLES else "--",
-    }
+    return {"color": ROLE_COLOURS[role], "linestyle": "-" if role in LORA_ROLES else "--"}
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
