@@ -33,7 +33,7 @@ class WandbSink:
                 id=directory.name,
                 name=directory.name,
                 resume="allow",
-                mode=None if "WANDB_MODE" in os.environ or _has_key() else "offline",
+                mode=None if "WANDB_MODE" in os.environ or has_key() else "offline",
                 group=tracking.group or f"{config.name}/{config.task.name}",
                 job_type=f"{config.strategy.name}-{proxy}",
                 tags=[*tags, *tracking.tags],
@@ -89,5 +89,6 @@ class WandbSink:
             )
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
+    """Whether W&B would let this machine upload."""
     return wandb.login(prompt=False, verify=False)
