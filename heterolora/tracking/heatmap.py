@@ -37,7 +37,7 @@ def heatmap(scores: Mapping[str, float], ranks: Mapping[str, int]) -> NDArray[np
                 color="white",
                 bbox={"boxstyle": "round,pad=0.2", "color": "black", "alpha": 0.6},
             )
-    figure.colorbar(image, ax=axes, label="score (number: rank of a site that is on)")
+    figure.colorbar(image, ax=axes, label="score\n(number: rank of a site on)")
     canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba()).copy()  # type: ignore[no-untyped-call]
 
