@@ -169,6 +169,18 @@ class OptimizerConfig(Section):
     eps: Number = Field(gt=0, lt=1, examples=[1e-8])
 
 
+NOT_IN_IDENTITY: dict[str, Any] = {
+    "seed": True,
+    "name": True,
+    "device": True,
+    "output": True,
+    "rerun": True,
+    "tracking": True,
+    "training": {"log_every": True},
+}
+"""Settings that two runs of one arm may differ in: the seed, and what shapes no number."""
+
+
 class Config(Section):
     """One run, completely: what `config.yaml` in its directory holds."""
 
@@ -196,18 +208,7 @@ class Config(Section):
 
     def identity(self) -> str:
         """Eight hex digits of everything that shapes the run's numbers, the seed apart."""
-        dump = self.model_dump(
-            mode="json",
-            exclude={
-                "seed": True,
-                "name": True,
-                "device": True,
-                "output": True,
-                "rerun": True,
-                "tracking": True,
-                "training": {"log_every"},
-            },
-        )
+        dump = self.model_dump(mode="json", exclude=NOT_IN_IDENTITY)
         return hashlib.sha256(json.dumps(dump, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -25,6 +25,12 @@ class Site:
     layer: int
     role: str
 
+    @classmethod
+    def parse(cls, name: str) -> "Site":
+        """The site of a name such as `layers.0.q`, the inverse of `str`."""
+        _, layer, role = name.split(".")
+        return cls(int(layer), role)
+
     @property
     def kind(self) -> Kind:
         """Whether the site is beside a linear layer or on a shortcut."""

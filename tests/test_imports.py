@@ -104,8 +104,9 @@ def test_hydra_is_at_the_door_only() -> None:
     assert importers("hydra") == {"train.py", "heterolora/command.py"}
 
 
-def test_wandb_is_in_tracking_only() -> None:
-    found = importers("wandb")
+@pytest.mark.parametrize("package", ["wandb", "wandb_workspaces"])
+def test_wandb_is_in_tracking_only(package: str) -> None:
+    found = importers(package)
     assert found
     assert all(file.startswith("heterolora/tracking/") for file in found)
 

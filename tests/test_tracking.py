@@ -18,7 +18,8 @@ from wandb.proto import wandb_internal_pb2
 from heterolora import experiment
 from heterolora.config import Config
 from heterolora.errors import RecordError
-from heterolora.tracking.console import ConsoleSink, on_frequency, print_summary
+from heterolora.tracking.console import ConsoleSink, print_summary
+from heterolora.tracking.grid import Grid, on_frequency
 from heterolora.tracking.heatmap import heatmap
 from heterolora.tracking.record import (
     Record,
@@ -162,15 +163,28 @@ def test_on_frequency_by_hand() -> None:
         {"layers.0.q": 8, "layers.0.v": 0, "layers.11.v": 0},
         {"layers.0.q": 8, "layers.0.v": 4, "layers.11.v": 0},
     ]
-    shares = {"q": {0: 1.0}, "v": {0: 0.5, 11: 0.0}}
-    assert on_frequency([{"ranks": row} for row in ranks]) == shares
+    shares = on_frequency([{"ranks": row} for row in ranks])
+    assert shares == {"layers.0.q": 1.0, "layers.0.v": 0.5, "layers.11.v": 0.0}
+    grid = Grid.of(shares)
+    assert (grid.layers, grid.roles) == ((0, 11), ("q", "v"))
+    assert np.array_equal(grid.values, [[1.0, 0.5], [np.nan, 0.0]], equal_nan=True)
+    assert grid.role_means() == {"q": 1.0, "v": 0.25}
 
 
 def test_roles_stand_in_one_order_everywhere() -> None:
     sites = ["layers.0.cut", "layers.0.res1", "layers.0.v", "layers.1.in", "layers.1.up"]
     sites += ["layers.1.gate", "layers.1.o", "layers.1.res2", "layers.1.q", "layers.1.down"]
     shares = on_frequency([{"ranks": dict.fromkeys([*sites, "layers.1.k"], 2)}])
-    assert list(shares) == [*"qkvo", "gate", "up", "down", "res1", "res2", "in", "cut"]
+    assert list(Grid.of(shares).roles) == [
+        *"qkvo",
+        "gate",
+        "up",
+        "down",
+        "res1",
+        "res2",
+        "in",
+        "cut",
+    ]
     scores = {site: float(index) for index, site in enumerate(sites)}
     ranks = dict.fromkeys(sites, 0)
     backwards = dict(reversed(scores.items()))

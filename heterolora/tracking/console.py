@@ -1,9 +1,10 @@
 """What a person sees: progress while a run goes on, and a summary at its end."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -18,7 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from heterolora.config import Config
-from heterolora.sites import ROLES
+from heterolora.tracking.grid import Grid, on_frequency
 from heterolora.tracking.sinks import Row
 
 
@@ -122,18 +123,7 @@ def print_summary(
         console.print(f"[bold]{label:<12}[/bold]{escape(text)}", highlight=False, soft_wrap=True)
     if searches:
         console.print("[bold]sites on[/bold]    in % of the searches", highlight=False)
-        console.print(_frequency_table(on_frequency(searches)), highlight=False)
-
-
-def on_frequency(searches: Sequence[Row]) -> dict[str, dict[int, float]]:
-    """For each role and layer, the share of the searches that switched the site on."""
-    counts: dict[str, dict[int, float]] = {}
-    for row in searches:
-        for site, rank in row["ranks"].items():
-            _, layer, role = site.split(".")
-            layers = counts.setdefault(role, {})
-            layers[int(layer)] = layers.get(int(layer), 0) + (rank > 0) / len(searches)
-    return {role: counts[role] for role in sorted(counts, key=ROLES.index)}
+        console.print(_frequency_table(Grid.of(on_frequency(searches))), highlight=False)
 
 
 def _metrics(row: Row, names: Sequence[str]) -> str:
@@ -141,15 +131,15 @@ def _metrics(row: Row, names: Sequence[str]) -> str:
     return f"{values} (epoch {row['epoch']}, validation loss {row['validation_loss']:.4f})"
 
 
-def _frequency_table(frequency: Mapping[str, Mapping[int, float]]) -> Table:
+def _frequency_table(frequency: Grid) -> Table:
     """Layers down, roles across, the mean over layers last."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("layer", justify="right")
-    for role in frequency:
+    for role in frequency.roles:
         table.add_column(role, justify="right")
-    for layer in sorted({layer for by_layer in frequency.values() for layer in by_layer}):
-        shares = [by_layer.get(layer) for by_layer in frequency.values()]
-        table.add_row(str(layer), *("" if s is None else f"{100 * s:.0f}" for s in shares))
-    means = [sum(by_layer.values()) / len(by_layer) for by_layer in frequency.values()]
-    table.add_row("mean", *(f"{100 * mean:.0f}" for mean in means), style="bold")
+    for layer, shares in zip(frequency.layers, frequency.values, strict=True):
+        cells = ("" if np.isnan(share) else f"{100 * share:.0f}" for share in shares)
+        table.add_row(str(layer), *cells)
+    means = (f"{100 * mean:.0f}" for mean in frequency.role_means().values())
+    table.add_row("mean", *means, style="bold")
     return table

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from heterolora.config import Config
 from heterolora.errors import TrackingError, one_line
+from heterolora.sites import Site
 from heterolora.tracking.heatmap import heatmap
 from heterolora.tracking.sinks import Row
 
@@ -32,7 +33,7 @@ class WandbSink:
                 id=directory.name,
                 name=directory.name,
                 resume="allow",
-                mode=None if "WANDB_MODE" in os.environ or _has_key() else "offline",
+                mode=None if "WANDB_MODE" in os.environ or has_key() else "offline",
                 group=tracking.group or f"{config.name}/{config.task.name}",
                 job_type=f"{config.strategy.name}-{proxy}",
                 tags=[*tags, *tracking.tags],
@@ -61,9 +62,9 @@ class WandbSink:
     def search(self, row: Row) -> None:
         """The allocation, as a table and as a heatmap of layers and roles."""
         table = wandb.Table(columns=["layer", "role", "score", "rank"])
-        for site, score in row["scores"].items():
-            _, layer, role = site.split(".")
-            table.add_data(int(layer), role, score, row["ranks"][site])
+        for name, score in row["scores"].items():
+            site = Site.parse(name)
+            table.add_data(site.layer, site.role, score, row["ranks"][name])
         log: dict[str, Any] = {
             "step": row["step"],
             "search/parameters": row["parameters"],
@@ -88,5 +89,6 @@ class WandbSink:
             )
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
+    """Whether W&B would let this machine upload."""
     return wandb.login(prompt=False, verify=False)

@@ -1,0 +1,92 @@
+"""How figures look: one column of the paper, small text, colours that every eye tells apart."""
+
+import re
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from heterolora.sites import LORA_ROLES
+
+WIDTH = 3.3
+"""Inches: a column of the paper."""
+
+STYLE: dict[Any, Any] = {
+    "font.size": 7,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7.5,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.linewidth": 0.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.width": 0.5,
+    "ytick.major.width": 0.5,
+    "xtick.major.size": 2,
+    "ytick.major.size": 2,
+    "hatch.linewidth": 0.4,
+    "lines.linewidth": 1.2,
+    "savefig.dpi": 300,
+    # The same picture is the same file: names inside it are drawn from this and not by chance.
+    "svg.hashsalt": "heterolora",
+}
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000")
+"""Of Okabe and Ito: what stands in one pair of axes and is no role."""
+
+ROLE_COLOURS = {
+    **{"q": "#0072B2", "k": "#332288", "v": "#009E73", "o": "#999933"},
+    **{"gate": "#882255", "up": "#44AA99", "down": "#777777"},
+    **{"res1": "#E69F00", "res2": "#D55E00", "in": "#000000", "cut": "#CC79A7"},
+}
+
+MIDDLE = 0.55
+"""Luminance above which text on a colour is black."""
+
+
+def panel(title: str, height: float) -> tuple[Figure, Axes]:
+    """A figure of one column's width with one pair of axes."""
+    figure, (axes,) = panels(title, height, 1)
+    return figure, axes
+
+
+def panels(title: str, height: float, rows: int) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of one column's width with axes below one another, which share their scales."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, 62)]
+    figure.suptitle("\n".join(lines), fontsize=7.5)
+    return figure, figure.subplots(rows, sharex=True, sharey=True, squeeze=False)[:, 0].tolist()
+
+
+def role_style(role: str) -> dict[str, Any]:
+    """The look of a role, the same in every figure: LoRA in full lines, shortcuts dashed."""
+    return {"color": ROLE_COLOURS[role], "linestyle": "-" if role in LORA_ROLES else "--"}
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
+    """The legend, where it hides no data."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def text_colour(colour: Sequence[float]) -> str:
+    """Black or white, whichever is read on `colour` (red, green, blue from 0 to 1)."""
+    red, green, blue = colour[:3]
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > MIDDLE else "white"
+
+
+def slug(name: str) -> str:
+    """A name as part of a file's: `dynamic gradnorm, 5/epoch` is `dynamic-gradnorm-5-epoch`."""
+    return re.sub(r"[^a-z0-9.+=_]+", "-", name.lower()).strip("-.")
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as PNG and SVG; returns the paths."""
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg")]
+    for path in paths:
+        undated = {"Date": None} if path.suffix == ".svg" else {}
+        figure.savefig(path, metadata=undated)
+    return paths

@@ -1,0 +1,289 @@
+"""What the figures plot, read back from them, and the files that `draw` leaves."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from records import write_run
+
+from heterolora.reporting.agreement import by_proxy
+from heterolora.reporting.arms import Arm, arms
+from heterolora.reporting.figures import draw
+from heterolora.reporting.figures.curves import score_trajectories, validation_curves
+from heterolora.reporting.figures.frequency import frequency_map, paper_frequency, role_bars
+from heterolora.reporting.figures.matrices import proxy_matrix, seed_matrix
+from heterolora.reporting.figures.style import ROLE_COLOURS, WIDTH, slug
+from heterolora.reporting.load import load
+from heterolora.reporting.published import FIGURE4
+from heterolora.sites import ROLES
+
+SPACE = "search_space=lora_shortcuts"
+LAYERS, COLUMNS = 3, ["q", "v", "res1", "res2", "in", "cut"]
+SITES = [
+    f"layers.{layer}.{role}"
+    for layer in range(LAYERS)
+    for role in COLUMNS
+    if (layer, role) != (0, "cut")
+]
+SHORTCUTS = [site for site in SITES if site[-1] not in "qv"]
+SEARCHES = 4
+
+
+def searched(
+    output: Path, seed: int, *overrides: str, sites: Sequence[str] = SITES, searches: int = SEARCHES
+) -> list[frozenset[str]]:
+    """A run with random scores whose upper third is on; returns what is on at each search."""
+    rng = np.random.default_rng(seed)
+    scores = [
+        dict(zip(sites, rng.uniform(1, 9, len(sites)).tolist(), strict=True))
+        for _ in range(searches)
+    ]
+    on = [sorted(row, key=row.__getitem__)[-len(sites) // 3 :] for row in scores]
+    accuracies = rng.uniform(0.5, 0.9, 3).tolist()
+    write_run(output, f"seed={seed}", *overrides, accuracies=accuracies, scores=scores, enabled=on)
+    return [frozenset(sites) for sites in on]
+
+
+def only(output: Path) -> Arm:
+    (arm,) = arms(load(output))
+    return arm
+
+
+def expected_percent(runs: Sequence[Sequence[frozenset[str]]]) -> NDArray[np.float64]:
+    """(layers, roles), counted site by site; NaN for layer 0's cut."""
+    values = np.full((LAYERS, len(COLUMNS)), np.nan)
+    for site in SITES:
+        _, layer, role = site.split(".")
+        shares = [sum(site in on for on in searches) / len(searches) for searches in runs]
+        values[int(layer), COLUMNS.index(role)] = 100 * sum(shares) / len(shares)
+    return values
+
+
+def image(figure: Figure) -> NDArray[np.float64]:
+    (drawn,) = figure.axes[0].get_images()
+    return np.ma.filled(np.ma.asarray(drawn.get_array()), np.nan)
+
+
+def tick_labels(figure: Figure) -> tuple[list[str], list[str]]:
+    axes = figure.axes[0]
+    return [t.get_text() for t in axes.get_xticklabels()], [
+        t.get_text() for t in axes.get_yticklabels()
+    ]
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 13, 42)])
+def test_a_frequency_map_is_the_mean_over_seeds(seeds: Sequence[int], tmp_path: Path) -> None:
+    on = [searched(tmp_path, seed, SPACE) for seed in seeds]
+    figure = frequency_map(only(tmp_path).searched, "some")
+    np.testing.assert_allclose(image(figure), expected_percent(on))
+    assert np.isnan(image(figure)[0, COLUMNS.index("cut")])  # hatched: no such site
+    assert figure.axes[0].patch.get_hatch()
+    assert tick_labels(figure) == (COLUMNS, ["0", "1", "2"])
+    assert figure.axes[0].get_images()[0].get_clim() == (0, 100)
+    assert figure.get_figwidth() == WIDTH
+
+
+def bars(figure: Figure) -> list[BarContainer]:
+    return [bars for bars in figure.axes[0].containers if isinstance(bars, BarContainer)]
+
+
+def test_bars_are_means_over_layers_with_the_spread_over_seeds(tmp_path: Path) -> None:
+    on = [searched(tmp_path, seed, SPACE) for seed in (0, 13, 42)]
+    paper = FIGURE4["r8_combined"]
+    ours, theirs = bars(role_bars(only(tmp_path).searched, "some", paper))
+    by_seed = np.array([np.nanmean(expected_percent([of_seed]), axis=0) for of_seed in on])
+    np.testing.assert_allclose([bar.get_height() for bar in ours], by_seed.mean(axis=0))
+    assert [bar.get_height() for bar in theirs] == [paper[role] for role in COLUMNS]
+    assert ours.errorbar is not None
+    segments = ours.errorbar.lines[2][0].get_segments()
+    lengths = [float(np.ptp(segment[:, 1])) for segment in segments]
+    np.testing.assert_allclose(lengths, 2 * by_seed.std(axis=0, ddof=1))
+    assert theirs.errorbar is None
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    searched(tmp_path, 0, SPACE)
+    (ours,) = bars(role_bars(only(tmp_path).searched, "some", None))
+    assert ours.errorbar is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["rank_budget=r2"], "r8_combined"),
+        (["rank_budget=r8"], "r32_combined"),
+        (["rank_budget=r2", "search_space.pool=separated"], "r8_separated"),
+        (["rank_budget=r32"], None),
+        (["proxy=snip"], None),
+        (["strategy=static"], None),
+        (["search_space.projections=[q,v,o]"], None),
+        (["task=starter_paraphrase"], None),
+    ],
+)
+def test_the_paper_stands_beside_its_own_settings(
+    overrides: Sequence[str], key: str | None, tiny: Sequence[str], tmp_path: Path
+) -> None:
+    searched(tmp_path, 0, *tiny, "task=mrpc", SPACE, *overrides, searches=1)
+    expected = None if key is None else FIGURE4[key]
+    assert paper_frequency(only(tmp_path)) == expected
+
+
+def test_curves_are_means_amid_their_range(tmp_path: Path) -> None:
+    accuracies = {0: [0.5, 0.6, 0.9], 13: [0.7, 0.6, 0.6], 42: [0.6, 0.9, 0.6]}
+    for seed, values in accuracies.items():
+        write_run(tmp_path, f"seed={seed}", "strategy=homogeneous", accuracies=values)
+    figure = validation_curves([only(tmp_path)], "some")
+    (line,), (band,) = figure.axes[0].lines, figure.axes[0].collections
+    assert list(line.get_xdata()) == [1, 2, 3]
+    np.testing.assert_allclose(line.get_ydata(), [60, 70, 70])
+    assert line.get_label() == "homogeneous (n = 3)"
+    assert isinstance(band, PolyCollection)
+    corners = {tuple(corner) for corner in np.round(band.get_paths()[0].vertices, 6).tolist()}
+    assert corners == {(1, 50), (2, 60), (3, 60), (1, 70), (2, 90), (3, 90)}
+
+
+def test_many_arms_share_scales_and_not_axes(tmp_path: Path) -> None:
+    for rate in (1, 2, 3, 4, 5):
+        override = f"optimizer.learning_rate={rate}e-3"
+        write_run(tmp_path, "strategy=homogeneous", override, accuracies=[rate / 10, 0.5])
+    figure = validation_curves(arms(load(tmp_path)), "some")
+    assert [len(axes.lines) for axes in figure.axes] == [4, 1]
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    colours = {line.get_color() for line in figure.axes[0].lines}
+    assert len(colours) == 4
+
+
+def test_trajectories_are_each_sites_scores_and_a_roles_median(tmp_path: Path) -> None:
+    searched(tmp_path, 0, SPACE)
+    (run,) = load(tmp_path)
+    figure = score_trajectories(run, "some")
+    lines = figure.axes[0].lines
+    named = {str(line.get_label()): line for line in lines if line.get_label() in COLUMNS}
+    assert len(lines) == len(SITES) + len(COLUMNS)
+    scores = [search["scores"] for search in run.searches]
+    for role, line in named.items():
+        sites = [site for site in SITES if site.endswith(f".{role}")]
+        expected = [np.median([row[site] for site in sites]) for row in scores]
+        np.testing.assert_allclose(line.get_ydata(), expected)
+        assert line.get_color() == ROLE_COLOURS[role]
+        assert list(line.get_xdata()) == [0, 75, 150, 225]
+    assert figure.axes[0].get_yscale() == "log"
+
+
+def test_scores_that_vanish_are_on_a_linear_scale(tmp_path: Path) -> None:
+    rows: list[Mapping[str, float]] = [{"layers.0.q": 0.0, "layers.0.v": 1.0}] * 2
+    write_run(tmp_path, accuracies=[0.5], scores=rows, enabled=[["layers.0.v"]] * 2)
+    (run,) = load(tmp_path)
+    assert score_trajectories(run, "some").axes[0].get_yscale() == "linear"
+
+
+def test_the_seed_matrix_is_the_overlap_of_what_is_on(tmp_path: Path) -> None:
+    last = [searched(tmp_path, seed, SPACE)[-1] for seed in (0, 13, 42)]
+    figure = seed_matrix(only(tmp_path), "some")
+    overlap = [[len(a & b) / len(a | b) for b in last] for a in last]
+    np.testing.assert_allclose(image(figure), overlap)
+    assert tick_labels(figure)[0] == ["seed 0", "seed 13", "seed 42"]
+    said = [text.get_text() for text in figure.axes[0].texts]
+    assert said == [f"{value:.2f}" for row in overlap for value in row]
+
+
+def test_the_proxy_matrix_has_no_number_for_scores_that_rank_nothing(tmp_path: Path) -> None:
+    up = dict(zip("abc", (1.0, 2.0, 3.0), strict=True))
+    down, flat = dict(zip("abc", (3.0, 2.0, 1.0), strict=True)), dict.fromkeys("abc", 0.0)
+    for seed in (0, 13):
+        for proxy, scores in (("gradnorm", up), ("snip", down), ("synflow", flat)):
+            named = [
+                {f"layers.0.{'qvo'['abc'.index(key)]}": value for key, value in scores.items()}
+            ]
+            write_run(
+                *(tmp_path, f"seed={seed}", f"proxy={proxy}"),
+                accuracies=[0.5],
+                scores=named,
+                enabled=[["layers.0.q"]],
+            )
+    (group,) = by_proxy(arms(load(tmp_path))).values()
+    figure = proxy_matrix(group, "some")
+    nan = np.nan
+    np.testing.assert_allclose(image(figure), [[1, -1, nan], [-1, 1, nan], [nan, nan, 1]])
+    assert tick_labels(figure)[0] == ["gradnorm", "snip", "synflow"]
+    assert "mean over 2 seeds" in figure.axes[1].get_ylabel()
+
+
+def test_everything_is_drawn_as_png_and_svg_and_always_the_same(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for seed in (0, 13):
+        searched(runs, seed, SPACE)
+    searched(runs, 0, SPACE, "proxy=snip")
+    write_run(runs, "strategy=homogeneous", SPACE, accuracies=[0.5] * 3)
+    write_run(runs, "seed=99", SPACE, accuracies=[0.5] * 3, status="failed")
+    paths = draw(load(runs), tmp_path / "figures")
+    names = sorted(path.stem for path in paths if path.suffix == ".png")
+    assert names == [
+        "agreement-of-proxies-dynamic",
+        "agreement-of-seeds-dynamic-gradnorm",
+        "frequency-dynamic-gradnorm",
+        "frequency-dynamic-gradnorm-seed-0",
+        "frequency-dynamic-gradnorm-seed-13",
+        "frequency-dynamic-snip-seed-0",
+        "roles-dynamic-gradnorm",
+        "roles-dynamic-snip",
+        "scores-dynamic-gradnorm-seed-0",
+        "scores-dynamic-gradnorm-seed-13",
+        "scores-dynamic-snip-seed-0",
+        "validation-starter_paraphrase-heterolora-opt-starter",
+    ]
+    assert sorted(path.stem for path in paths if path.suffix == ".svg") == names
+    assert {path.parent for path in paths} == {tmp_path / "figures"}
+    for path in paths:
+        if path.suffix == ".png":
+            with Image.open(path) as picture:
+                assert picture.width == round(300 * WIDTH)
+                assert len(picture.convert("RGB").getcolors(2**20) or []) > 10
+    again = draw(load(runs), tmp_path / "again")
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
+
+
+def test_without_searches_only_curves_are_drawn(tmp_path: Path) -> None:
+    write_run(tmp_path, "strategy=homogeneous", accuracies=[0.5])
+    paths = draw(load(tmp_path), tmp_path / "figures")
+    assert {path.stem.split("-")[0] for path in paths} == {"validation"}
+    assert draw([], tmp_path / "none") == []
+
+
+def test_a_search_space_of_shortcuts_only(tmp_path: Path) -> None:
+    searched(tmp_path, 0, "search_space=shortcuts", sites=SHORTCUTS)
+    figure = frequency_map(only(tmp_path).searched, "some")
+    assert tick_labels(figure)[0] == ["res1", "res2", "in", "cut"]
+    assert len(draw(load(tmp_path), tmp_path / "figures")) == 8
+
+
+def test_the_control_has_no_trajectories(tmp_path: Path) -> None:
+    rows = [dict.fromkeys(SITES, 1.0)] * 2
+    write_run(
+        tmp_path, "proxy=constant", SPACE, accuracies=[0.5], scores=rows, enabled=[SITES[:3]] * 2
+    )
+    stems = {path.stem.split("-")[0] for path in draw(load(tmp_path), tmp_path / "figures")}
+    assert stems == {"validation", "frequency", "roles"}
+
+
+def test_every_role_has_a_colour_of_its_own() -> None:
+    assert ROLE_COLOURS.keys() == set(ROLES)
+    assert len(set(ROLE_COLOURS.values())) == len(ROLES)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dynamic gradnorm, 5/epoch", "dynamic-gradnorm-5-epoch"),
+        ("../x, lr 0.001, path C:\\a", "x-lr-0.001-path-c-a"),
+        ("q+v, 25 % on", "q+v-25-on"),
+    ],
+)
+def test_file_names_are_safe(name: str, expected: str) -> None:
+    assert slug(name) == expected
