@@ -93,9 +93,7 @@ def arms_shown(table: Table, runs: Sequence[Run]) -> list[Arm]:
     found = [arm for arm in table.arms if any(map(arm.holds, runs))]
     rows, columns = {arm.row for arm in found}, {arm.column for arm in found}
     return [
-        arm
-        for arm in table.arms
-        if not arm.optional or (arm.row in rows and arm.column in columns)
+        arm for arm in table.arms if not arm.optional or (arm.row in rows and arm.column in columns)
     ]
 
 

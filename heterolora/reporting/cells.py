@@ -18,11 +18,12 @@ OF_ARMS = ("strategy", "proxy", "search_space", "rank_budget")
 """Sections in which rows differ on purpose."""
 ORIGINS = {
     "code commit": ("code", "commit"),
+    "uncommitted changes": ("code", "dirty"),
     "torch": ("packages", "torch"),
     "transformers": ("packages", "transformers"),
     "device": ("hardware", "device_name"),
 }
-"""What is read of `provenance.json`, beside the working tree."""
+"""What is read of `provenance.json`."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +107,18 @@ class Cell:
         """None where there are no runs."""
         if not self.runs:
             return None
-        rows = [run.result["seconds"] for run in self.runs]
-        names = ("training", "searching", "evaluating")
-        busy = [(row["searching"], row["training"] + row["evaluating"]) for row in rows]
-        shares = [100 * searching / rest for searching, rest in busy if rest > 0]
+        training, searching, evaluating = (
+            [float(run.result["seconds"][name]) for run in self.runs]
+            for name in ("training", "searching", "evaluating")
+        )
+        rest = [sum(pair) for pair in zip(training, evaluating, strict=True)]
+        shares = [100 * s / r for s, r in zip(searching, rest, strict=True) if r > 0]
         return Cost(
-            *(median(row[name] for row in rows) for name in names),
-            overhead=median(shares) if shares else None,
-            peak_memory=max(run.result["peak_memory_bytes"] for run in self.runs),
+            median(training),
+            median(searching),
+            median(evaluating),
+            median(shares) if shares else None,
+            max(int(run.result["peak_memory_bytes"]) for run in self.runs),
         )
 
     @cached_property
@@ -201,16 +206,13 @@ def unequal_rows(cells: Sequence[Cell], tuned: str | None) -> list[str]:
 def _traits(run: Run) -> dict[str, Any]:
     """Everything that should be equal in runs of one cell."""
     settings = {
-        key: value for key, value in _flat(run.config) if not key.startswith(_PREFIXES)
+        key: value
+        for key, value in _flat(run.config)
+        if key not in APART and key.split(".")[0] not in APART
     }
     for name, (section, key) in ORIGINS.items():
         settings[name] = run.provenance.get(section, {}).get(key)
-    if dirty := run.provenance.get("code", {}).get("dirty"):
-        settings["working tree"] = "changed" if dirty else "clean"
     return settings
-
-
-_PREFIXES = tuple(f"{key}" for key in APART)
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -244,8 +246,9 @@ def _by_seed(runs: Sequence[Run], number: Callable[[Run], float]) -> dict[int, f
 
 
 def _shown(value: Any) -> str:
-    if value is None:
-        return "unknown"
+    words = {None: "unknown", True: "yes", False: "no"}
+    if value is None or isinstance(value, bool):
+        return words[value]
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)[:12] if isinstance(value, str) and len(value) == 40 else str(value)

@@ -183,9 +183,7 @@ def _table9() -> Table:
                     "strategy.searches_per_epoch": searches,
                 }
                 known = ("table9", f"{pool}/{searches}") if proxy is GRADNORM else None
-                arms.append(
-                    Arm(row, settings, str(searches), base.label, known, proxy is RANDOM)
-                )
+                arms.append(Arm(row, settings, str(searches), base.label, known, proxy is RANDOM))
     return Table(
         name="table9",
         title="Table 9: searches per epoch",
