@@ -7,7 +7,7 @@ from heterolora.reporting.cells import Cell, flags, unequal_rows
 from heterolora.reporting.comparisons import Comparison, limits
 from heterolora.reporting.load import Run
 from heterolora.reporting.published import MODEL, TABLES
-from heterolora.reporting.sections import place, share
+from heterolora.reporting.sections import place, placed, share
 
 
 def notes_of(
@@ -63,13 +63,18 @@ def _scored(cell: Cell) -> bool:
 
 
 def _degenerate(cells: Sequence[Cell]) -> Iterator[str]:
-    for cell in cells:
-        count = cell.searches.degenerate
-        if count and _scored(cell):
-            yield (
-                f"{cell.arm.label}, {place(cell, cells)}: degenerate searches "
-                f"{share(cell.searches, count)}: all scores were equal, so chance chose the sites"
-            )
+    """The rows whose proxy did not choose."""
+    counts = [
+        f"{cell.arm.label}{''.join(f' ({task})' for task in placed(cell, cells).values())} "
+        f"{share(cell.searches, cell.searches.degenerate)}"
+        for cell in cells
+        if cell.searches.degenerate and _scored(cell)
+    ]
+    if counts:
+        yield (
+            "degenerate searches, in which all scores were equal and chance chose the sites: "
+            f"{'; '.join(counts)}"
+        )
 
 
 def _papers(table: Table, cells: Sequence[Cell]) -> Iterator[str]:

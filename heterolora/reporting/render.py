@@ -9,7 +9,6 @@ import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -38,8 +37,10 @@ def show(report: Report, console: Console) -> None:
         console.print(Text(part.explanation), style="dim")
     if report.notes:
         console.print("\n[bold]Notes[/bold]")
+        listed = Table.grid(padding=(0, 1))
         for note in report.notes:
-            console.print(Padding(Text(f"- {note}"), 0))
+            listed.add_row("-", Text(note, overflow="fold"))
+        console.print(listed)
 
 
 def markdown(report: Report) -> str:
@@ -109,7 +110,7 @@ _TEX = {
 
 def _rich(frame: pd.DataFrame) -> Table:
     """Names to the left, numbers to the right."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for index, name in enumerate(frame.columns):
         words = index == 0 or name in ("task", "against", "row", "model")
         table.add_column(str(name), justify="left" if words else "right", overflow="fold")

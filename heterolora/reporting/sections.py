@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from heterolora.reporting.cells import Cell, Searches, flags
 from heterolora.reporting.comparisons import Comparison
-from heterolora.reporting.published import Number
+from heterolora.reporting.published import SEEDS, Number
 from heterolora.reporting.report import Section, section
 from heterolora.reporting.statistics import Paired, Spread
 
@@ -39,12 +39,12 @@ def details(cells: Sequence[Cell]) -> Section:
     for cell in cells:
         row = {
             "row": cell.arm.label,
-            "task": place(cell, cells),
+            **placed(cell, cells),
             "n": str(cell.best.n if cell.best else 0),
             "best epoch": mean_std(cell.best),
             "median": f"{cell.best.median:.1f}" if cell.best else NOTHING,
-            "last epoch": f"{cell.last.mean:.1f}" if cell.last else NOTHING,
-            "parameters on": NOTHING if cell.parameters is None else f"{cell.parameters:,}",
+            "last": f"{cell.last.mean:.1f}" if cell.last else NOTHING,
+            "parameters": NOTHING if cell.parameters is None else f"{cell.parameters:,}",
         }
         if published:
             row |= {"printed": _printed(cell.published), "logged": _logged(cell.published)}
@@ -56,7 +56,7 @@ def details(cells: Sequence[Cell]) -> Section:
     if published:
         explanation += (
             " Printed: in the paper. Logged: mean ± std of what its authors' logs hold (number of "
-            "seeds)."
+            "seeds, where it is not three)."
         )
     return section("Cells", explanation, rows)
 
@@ -66,7 +66,7 @@ def comparisons(found: Sequence[Comparison], cells: Sequence[Cell]) -> Section:
     rows = [
         {
             "row": one.cell.arm.label,
-            "task": place(one.cell, cells),
+            **placed(one.cell, cells),
             "against": one.role,
             "n": str(one.paired.n),
             "difference": NOTHING
@@ -75,9 +75,12 @@ def comparisons(found: Sequence[Comparison], cells: Sequence[Cell]) -> Section:
             "95 % interval": _interval(one.paired),
             "p": _p(one.paired.p),
             "Holm p": _p(one.p_holm),
-            "seeds needed": f"{one.seeds_needed or '?'} for {one.size:.1f}",
+            "seeds needed": f"{one.seeds_needed} for {one.size:.1f}"
+            if one.seeds_needed
+            else NOTHING,
         }
         for one in found
+        if one.paired.n
     ]
     return section(
         "Comparisons, seed by seed",
@@ -85,7 +88,7 @@ def comparisons(found: Sequence[Comparison], cells: Sequence[Cell]) -> Section:
         "points, the mean over the n seeds that both have, with its t interval. p: exact "
         "sign-flip test, two-sided; Holm p: corrected over this table. Seeds needed: to see a "
         "difference of the paper's size (in points) with power 0.8 at 0.05, if the differences "
-        "vary as they do here.",
+        "vary as they do here, which few seeds tell only roughly.",
         rows,
     )
 
@@ -100,7 +103,7 @@ def costs(cells: Sequence[Cell]) -> Section:
         rows.append(
             {
                 "row": cell.arm.label,
-                "task": place(cell, cells),
+                **placed(cell, cells),
                 "train s": f"{cost.training:,.1f}",
                 "search s": f"{cost.searching:,.1f}",
                 "eval s": f"{cost.evaluating:,.1f}",
@@ -130,6 +133,12 @@ def place(cell: Cell, cells: Sequence[Cell]) -> str:
     """The cell's task; with its model where there are several."""
     many = len({other.model for other in cells}) > 1
     return f"{cell.task}, {cell.model.split('/')[-1]}" if many else cell.task
+
+
+def placed(cell: Cell, cells: Sequence[Cell]) -> dict[str, str]:
+    """A column for the cell's place, where `cells` have several."""
+    places = {place(other, cells) for other in cells}
+    return {"task": place(cell, cells)} if len(places) > 1 else {}
 
 
 def share(searches: Searches, count: int) -> str:
@@ -176,14 +185,13 @@ def _printed(number: Number | None) -> str:
 def _logged(number: Number | None) -> str:
     if number is None or number.logs is None:
         return NOTHING
-    return f"{mean_std(number.logs)} ({number.logs.n})"
+    count = f" ({number.logs.n})" if number.logs.n != len(SEEDS) else ""
+    return f"{mean_std(number.logs)}{count}"
 
 
 def _interval(paired: Paired) -> str:
-    if paired.n == 0:
-        return "no common seed"
     if paired.n == 1:
-        return "one seed says nothing"
+        return "one seed"
     if paired.interval is None:
         return "no spread"
     low, high = paired.interval
@@ -191,4 +199,6 @@ def _interval(paired: Paired) -> str:
 
 
 def _p(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.3g}"
+    if value is None:
+        return NOTHING
+    return f"{value:.2f}" if value >= 0.01 else f"{value:.1g}"

@@ -12,7 +12,7 @@ from heterolora.reporting.cells import Cell
 from heterolora.reporting.load import Run
 from heterolora.reporting.notes import unfinished
 from heterolora.reporting.report import Report, Section, section
-from heterolora.reporting.sections import NOTHING, mean_std, place
+from heterolora.reporting.sections import NOTHING, mean_std, placed
 
 IMPORTANCE = "importance"
 
@@ -28,7 +28,7 @@ def stability(cells: Sequence[Cell]) -> Section:
         rows.append(
             {
                 "row": cell.arm.label,
-                "task": place(cell, cells),
+                **placed(cell, cells),
                 "n": str(len(values)),
                 "Jaccard": f"{fmean(overlaps):.2f}" if overlaps else NOTHING,
                 "lowest": f"{min(overlaps):.2f}" if overlaps else NOTHING,

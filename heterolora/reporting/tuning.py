@@ -8,7 +8,7 @@ from typing import Any
 from heterolora.reporting.cells import Cell
 from heterolora.reporting.load import Run
 from heterolora.reporting.report import Section, section
-from heterolora.reporting.sections import mean_std, place
+from heterolora.reporting.sections import mean_std, place, placed
 from heterolora.reporting.statistics import spread
 
 
@@ -36,7 +36,7 @@ def tried(cells: Sequence[Cell], key: str) -> Section:
             rows.append(
                 {
                     "row": cell.arm.label,
-                    "task": place(cell, cells),
+                    **placed(cell, cells),
                     key: f"{value:g}",
                     "n": str(len(runs)),
                     "selection half": mean_std(found),
