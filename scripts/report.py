@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from omegaconf import OmegaConf
 from rich.console import Console
-from yaml import safe_load
 
 from heterolora.errors import RecordError, UserError, one_line
 from heterolora.reporting.load import Run, load
@@ -60,7 +60,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 def selected(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
     """The runs whose settings fulfil every `KEY=VALUE`."""
-    wanted = {key: safe_load(value) for key, _, value in (c.partition("=") for c in conditions)}
+    given = OmegaConf.from_dotlist(list(conditions))
+    wanted = {key: OmegaConf.select(given, key) for key in (c.split("=")[0] for c in conditions)}
     return [run for run in runs if all(run.setting(k) == value for k, value in wanted.items())]
 
 

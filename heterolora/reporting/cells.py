@@ -21,7 +21,7 @@ ORIGINS = {
     "uncommitted changes": ("code", "dirty"),
     "torch": ("packages", "torch"),
     "transformers": ("packages", "transformers"),
-    "device": ("hardware", "device_name"),
+    "device name": ("hardware", "device_name"),
 }
 """What is read of `provenance.json`."""
 
@@ -210,6 +210,8 @@ def _traits(run: Run) -> dict[str, Any]:
         for key, value in _flat(run.config)
         if key not in APART and key.split(".")[0] not in APART
     }
+    # One GPU of a machine is as good as the next.
+    settings["device"] = str(run.setting("device")).split(":")[0]
     for name, (section, key) in ORIGINS.items():
         settings[name] = run.provenance.get(section, {}).get(key)
     return settings
