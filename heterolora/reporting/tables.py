@@ -1,16 +1,16 @@
 """The report of a table, made from the records of runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from heterolora.errors import RecordError
 from heterolora.reporting import sections
 from heterolora.reporting.arms import Table, runs_of
-from heterolora.reporting.cells import cells_of
+from heterolora.reporting.cells import Cell, cells_of
 from heterolora.reporting.comparisons import compare
 from heterolora.reporting.layouts import LAYOUTS
 from heterolora.reporting.load import Run
 from heterolora.reporting.notes import notes_of
-from heterolora.reporting.report import Report
+from heterolora.reporting.report import Report, Section
 from heterolora.reporting.signatures import signatures
 from heterolora.reporting.studies import IMPORTANCE, importance, stability
 from heterolora.reporting.tidy import tidy
@@ -18,6 +18,9 @@ from heterolora.reporting.tuning import at_best, tried, uneven
 
 NAMES = (*LAYOUTS, IMPORTANCE)
 """What can be reported."""
+
+SECTIONS: Mapping[str, Sequence[Callable[[Sequence[Cell]], Section]]] = {"stability": (stability,)}
+"""What a table has beside that which all have."""
 
 
 def runs_for(name: str, runs: Sequence[Run]) -> list[Run]:
@@ -47,16 +50,15 @@ def table_report(table: Table, runs: Sequence[Run]) -> Report:
     found = cells_of(table, runs)
     if not found:
         raise RecordError(f"no run here is of {table.title}; make {table.name} makes its runs")
-    cells, tuned, extra = found, [], []
+    cells, doubts, choice = found, [], []
     if table.tuned is not None:
         cells = [at_best(cell, table.tuned) for cell in found]
-        tuned, extra = uneven(found, table.tuned), [tried(found, table.tuned)]
-    if table.name == "stability":
-        extra = [stability(cells)]
+        doubts, choice = uneven(found, table.tuned), [tried(found, table.tuned)]
     compared = compare(table, cells)
     parts = [
         *sections.grids(cells),
-        *extra,
+        *choice,
+        *(own(cells) for own in SECTIONS.get(table.name, ())),
         sections.details(cells),
         sections.comparisons(compared, cells),
         sections.costs(cells),
@@ -65,6 +67,6 @@ def table_report(table: Table, runs: Sequence[Run]) -> Report:
         table.title,
         table.caption,
         [part for part in parts if len(part.frame)],
-        [*notes_of(table, cells, compared, runs), *tuned, *signatures(runs)],
+        [*notes_of(table, cells, compared, runs), *doubts, *signatures(runs)],
         tidy(table.name, cells, compared),
     )

@@ -1,5 +1,6 @@
 """Weights & Biases: a finished report, its tables and figures, as one run."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def log_report(
     for name, rows in tables.items():
         columns = list(rows[0])
         data = [[row[column] for column in columns] for row in rows]
-        run.log({f"tables/{name}": wandb.Table(columns, data, allow_mixed_types=True)})
+        key = re.sub(r"\W+", "-", name)
+        run.log({f"tables/{key}": wandb.Table(columns, data, allow_mixed_types=True)})
     for figure in figures:
         if figure.suffix == ".png":
             run.log({f"figures/{figure.stem}": wandb.Image(str(figure))})
