@@ -7,7 +7,7 @@ from statistics import fmean, median
 from typing import Any
 
 from heterolora.reporting import published
-from heterolora.reporting.arms import Arm, Table, arms_shown
+from heterolora.reporting.entries import Entry, Table, entries_shown
 from heterolora.reporting.load import Run
 from heterolora.reporting.published import SEEDS, Number
 from heterolora.reporting.statistics import Spread, spread
@@ -64,7 +64,7 @@ class Searches:
 class Cell:
     """The finished runs of one arm, model and task."""
 
-    arm: Arm
+    arm: Entry
     model: str
     task: str
     runs: tuple[Run, ...]
@@ -138,7 +138,7 @@ def cells_of(table: Table, runs: Sequence[Run]) -> list[Cell]:
         runs: its runs, finished or not.
     """
     known = [run for run in runs if any(arm.holds(run) for arm in table.arms)]
-    arms = arms_shown(table, known)
+    arms = entries_shown(table, known)
     cells = []
     for model, task in _places(table, known):
         here = [run for run in known if run.finished and _place(run) == (model, task)]

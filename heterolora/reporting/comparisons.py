@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from heterolora.reporting.arms import Table
 from heterolora.reporting.cells import Cell
+from heterolora.reporting.entries import Table
 from heterolora.reporting.published import LARGEST_GAIN
 from heterolora.reporting.statistics import Paired, fewest_pairs, holm, paired, seeds_needed
 from heterolora.reporting.statistics import smallest_p as smallest

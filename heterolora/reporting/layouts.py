@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from heterolora.reporting.arms import Arm, Table
+from heterolora.reporting.entries import Entry, Table
 
 Settings = Mapping[str, Any]
 
@@ -39,19 +39,19 @@ def budget(lora: int, shortcut: int | None = None) -> Settings:
 
 def proxies_by_strategy(
     proxies: Mapping[str, Settings], common: Settings, published: bool, optional: bool
-) -> Iterator[Arm]:
+) -> Iterator[Entry]:
     """A row for each proxy, with the columns static and dynamic.
 
     Args:
         proxies: each row's settings.
         common: the settings of all.
         published: whether the paper's Table 2 has them.
-        optional: as in `Arm`.
+        optional: as in `Entry`.
     """
     for row, proxy in proxies.items():
         for strategy in (STATIC, DYNAMIC):
             column = strategy["strategy.name"]
-            yield Arm(
+            yield Entry(
                 row,
                 {**common, **QUARTER, **proxy, **strategy},
                 column,
@@ -63,7 +63,7 @@ def proxies_by_strategy(
 
 def _table2() -> Table:
     common = {**LORA, **budget(2)}
-    baseline = Arm(
+    baseline = Entry(
         "all sites on",
         {**common, **HOMOGENEOUS},
         "homogeneous",
@@ -92,11 +92,11 @@ def _table3() -> Table:
     ):
         only = f"{name}: LoRA only, r {alone}"
         settings = {**LORA, **HOMOGENEOUS, **budget(alone)}
-        arms.append(Arm(only, settings, published=("table3", f"{name}/l_only")))
+        arms.append(Entry(only, settings, published=("table3", f"{name}/l_only")))
         for key, (lora, shortcut) in ranks.items():
             settings = {**SHORTCUTS, **HOMOGENEOUS, **budget(lora, shortcut)}
             row = f"{name}: LoRA {lora}, shortcuts {shortcut}"
-            arms.append(Arm(row, settings, baseline=only, published=("table3", f"{name}/{key}")))
+            arms.append(Entry(row, settings, baseline=only, published=("table3", f"{name}/{key}")))
     return Table(
         name="table3",
         title="Table 3: LoRA alone, and with shortcuts",
@@ -114,14 +114,14 @@ def _table4() -> Table:
         searched = {**common, **DYNAMIC, **QUARTER}
         base = f"{name} homogeneous"
         arms += [
-            Arm(base, {**common, **HOMOGENEOUS}, published=("table4", f"{name}/homogeneous")),
-            Arm(
+            Entry(base, {**common, **HOMOGENEOUS}, published=("table4", f"{name}/homogeneous")),
+            Entry(
                 f"{name} dynamic GRAD-NORM",
                 {**searched, **GRADNORM},
                 baseline=base,
                 published=("table4", f"{name}/dynamic"),
             ),
-            Arm(f"{name} dynamic random", {**searched, **RANDOM}, baseline=base),
+            Entry(f"{name} dynamic random", {**searched, **RANDOM}, baseline=base),
         ]
     return Table(
         name="table4",
@@ -150,7 +150,7 @@ def _projections(
         }
         key = (name, "_".join(roles))
         arms.append(
-            Arm(row, settings, baseline=baseline if row != baseline else None, published=key)
+            Entry(row, settings, baseline=baseline if row != baseline else None, published=key)
         )
     return Table(
         name=name,
@@ -163,7 +163,7 @@ def _projections(
 
 def _table9() -> Table:
     common = {**SHORTCUTS, **budget(2, 2)}
-    base = Arm(
+    base = Entry(
         "all sites on",
         {**common, **HOMOGENEOUS, "search_space.pool": "combined"},
         "homogeneous",
@@ -183,7 +183,7 @@ def _table9() -> Table:
                     "strategy.searches_per_epoch": searches,
                 }
                 known = ("table9", f"{pool}/{searches}") if proxy is GRADNORM else None
-                arms.append(Arm(row, settings, str(searches), base.label, known, proxy is RANDOM))
+                arms.append(Entry(row, settings, str(searches), base.label, known, proxy is RANDOM))
     return Table(
         name="table9",
         title="Table 9: searches per epoch",
@@ -198,7 +198,7 @@ def _table9() -> Table:
 
 
 def _frequency() -> Table:
-    base = Arm("all sites on", HOMOGENEOUS, "homogeneous", optional=True)
+    base = Entry("all sites on", HOMOGENEOUS, "homogeneous", optional=True)
     arms = [base]
     for proxy, name in ((GRADNORM, "GRAD-NORM"), (RANDOM, "random")):
         for rate in (0.125, 0.25, 0.5):
@@ -210,7 +210,7 @@ def _frequency() -> Table:
                     "strategy.searches_per_epoch": searches,
                 }
                 row = f"{name}, {rate:g} on"
-                arms.append(Arm(row, settings, str(searches), base.label, optional=True))
+                arms.append(Entry(row, settings, str(searches), base.label, optional=True))
     return Table(
         name="frequency",
         title="Search frequency and enable rate",
@@ -222,7 +222,7 @@ def _frequency() -> Table:
 
 def _learning_rate() -> Table:
     halves = {"evaluation.split": "halves"}
-    base = Arm("homogeneous", {**halves, **HOMOGENEOUS})
+    base = Entry("homogeneous", {**halves, **HOMOGENEOUS})
     searched = {**halves, **DYNAMIC, **QUARTER}
     return Table(
         name="learning_rate",
@@ -231,15 +231,15 @@ def _learning_rate() -> Table:
         "split; the numbers are those of the report half, which chose nothing.",
         arms=(
             base,
-            Arm("dynamic GRAD-NORM", {**searched, **GRADNORM}, baseline=base.label),
-            Arm("dynamic random", {**searched, **RANDOM}, baseline=base.label, optional=True),
+            Entry("dynamic GRAD-NORM", {**searched, **GRADNORM}, baseline=base.label),
+            Entry("dynamic random", {**searched, **RANDOM}, baseline=base.label, optional=True),
         ),
         tuned="optimizer.learning_rate",
     )
 
 
 def _stability() -> Table:
-    base = Arm("all sites on", HOMOGENEOUS, "homogeneous", optional=True)
+    base = Entry("all sites on", HOMOGENEOUS, "homogeneous", optional=True)
     return Table(
         name="stability",
         title="Stability over seeds",

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from heterolora.reporting.arms import Table
 from heterolora.reporting.cells import Cell, flags, unequal_rows
 from heterolora.reporting.comparisons import Comparison, limits
+from heterolora.reporting.entries import Table
 from heterolora.reporting.load import Run
 from heterolora.reporting.published import MODEL, TABLES
 from heterolora.reporting.sections import place, placed, share

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from heterolora.errors import RecordError
 from heterolora.reporting import sections
-from heterolora.reporting.arms import Table, runs_of
 from heterolora.reporting.cells import Cell, cells_of
 from heterolora.reporting.comparisons import compare
+from heterolora.reporting.entries import Table, runs_of
 from heterolora.reporting.layouts import LAYOUTS
 from heterolora.reporting.load import Run
 from heterolora.reporting.notes import notes_of

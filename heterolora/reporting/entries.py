@@ -9,7 +9,7 @@ from heterolora.reporting.load import Run
 
 
 @dataclass(frozen=True)
-class Arm:
+class Entry:
     """One row of a table, or where it has columns of its own, one of their entries.
 
     Attributes:
@@ -56,16 +56,16 @@ class Table:
     name: str
     title: str
     caption: str
-    arms: tuple[Arm, ...]
+    arms: tuple[Entry, ...]
     tasks: tuple[str, ...] = ()
     borrows: tuple[str, ...] = ()
     tuned: str | None = None
 
-    def arm(self, label: str) -> Arm:
+    def arm(self, label: str) -> Entry:
         """The arm called `label`."""
         return next(arm for arm in self.arms if arm.label == label)
 
-    def control(self, arm: Arm) -> Arm | None:
+    def control(self, arm: Entry) -> Entry | None:
         """Random allocation with otherwise the settings of `arm`; None where there is none."""
         proxy = arm.settings.get("proxy.name")
         if proxy in (None, "constant"):
@@ -88,7 +88,7 @@ def runs_of(table: Table, runs: Sequence[Run]) -> list[Run]:
     return own + borrowed
 
 
-def arms_shown(table: Table, runs: Sequence[Run]) -> list[Arm]:
+def entries_shown(table: Table, runs: Sequence[Run]) -> list[Entry]:
     """The arms of `table`, less the optional ones whose row or column has no runs at all."""
     found = [arm for arm in table.arms if any(map(arm.holds, runs))]
     rows, columns = {arm.row for arm in found}, {arm.column for arm in found}
