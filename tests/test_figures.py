@@ -95,7 +95,7 @@ def bars(figure: Figure) -> list[BarContainer]:
 
 def test_bars_are_means_over_layers_with_the_spread_over_seeds(tmp_path: Path) -> None:
     on = [searched(tmp_path, seed, SPACE) for seed in (0, 13, 42)]
-    paper = FIGURE4["r8_combined"]
+    paper = FIGURE4[(8, "combined")]
     ours, theirs = bars(role_bars(only(tmp_path).searched, "some", paper))
     by_seed = np.array([np.nanmean(expected_percent([of_seed]), axis=0) for of_seed in on])
     np.testing.assert_allclose([bar.get_height() for bar in ours], by_seed.mean(axis=0))
@@ -116,9 +116,9 @@ def test_one_seed_has_no_spread(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
-        (["rank_budget=r2"], "r8_combined"),
-        (["rank_budget=r8"], "r32_combined"),
-        (["rank_budget=r2", "search_space.pool=separated"], "r8_separated"),
+        (["rank_budget=r2"], (8, "combined")),
+        (["rank_budget=r8"], (32, "combined")),
+        (["rank_budget=r2", "search_space.pool=separated"], (8, "separated")),
         (["rank_budget=r32"], None),
         (["proxy=snip"], None),
         (["strategy=static"], None),

@@ -79,12 +79,6 @@ def test_the_control_may_churn_and_tie(tmp_path: Path) -> None:
     assert signatures(load(tmp_path)) == []
 
 
-def test_degenerate_searches_are_named(tmp_path: Path) -> None:
-    written(tmp_path, "proxy=snip", enabled=ALL_ONCE, scores=FLAT)
-    (said,) = signatures(load(tmp_path))
-    assert said.startswith("dynamic snip: 7 of 7 searches (100%) are degenerate")
-
-
 def test_sites_never_on_are_named_by_role_and_layer(tmp_path: Path) -> None:
     on = ["layers.0.v", "layers.1.v", "layers.2.v"]
     for seed, third in ((0, "layers.3.v"), (13, "layers.2.q")):

@@ -12,6 +12,7 @@ import pytest
 import wandb
 from conftest import CommandLine, composed
 from omegaconf import OmegaConf
+from PIL import Image
 from rich.console import Console
 from wandb.proto import wandb_internal_pb2
 
@@ -29,6 +30,7 @@ from heterolora.tracking.record import (
     run_directory,
     write_atomically,
 )
+from heterolora.tracking.wandb_report import log_report
 
 EPOCH = {
     "step": 459,
@@ -351,6 +353,27 @@ def test_wandb_offline(
     assert ended["best"] == json.loads((directory / "run.json").read_text())["best"]
     assert [record.exit.exit_code for record in kept if record.HasField("exit")] == [0]
     assert_nowhere("a-secret-of-mine", tmp_path)
+
+
+def test_a_report_offline(tmp_path: Path, no_key: None) -> None:
+    picture = tmp_path / "frequency.png"
+    Image.new("RGB", (4, 4)).save(picture)
+    rows = [{"row": "r2 homogeneous", "mean": 83.7}, {"row": "r2 dynamic", "mean": None}]
+    console = Console(file=io.StringIO(), width=1000)
+    tracking = {"project": "p", "entity": None, "group": None}
+    figures = [picture, tmp_path / "frequency.svg"]
+    log_report("Table 4", {"Cells, all": rows}, figures, tmp_path, tracking, console)
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert f"wandb sync {folder}" in console.file.getvalue()
+    kept = list(records(next(folder.glob("*.wandb"))))
+    (run,) = (record.run for record in kept if record.HasField("run"))
+    assert (run.display_name, run.project, run.job_type) == ("Table 4", "p", "report")
+    history = [items(record.history.item) for record in kept if record.HasField("history")]
+    logged = {key: value for row in history for key, value in row.items()}
+    table = json.loads((folder / "files" / logged["tables/Cells-all/path"]).read_text())
+    assert table["columns"] == ["row", "mean"]
+    assert table["data"] == [["r2 homogeneous", 83.7], ["r2 dynamic", None]]
+    assert (folder / "files" / logged["figures/frequency/path"]).is_file()
 
 
 def assert_nowhere(secret: str, directory: Path) -> None:

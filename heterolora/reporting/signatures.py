@@ -31,24 +31,13 @@ MORE_PARAMETERS = 1.5
 def signatures(runs: Sequence[Run]) -> list[str]:
     """The failure signatures of the finished runs, one plain sentence each; none found, none said.
 
-    Looked for in each arm: degenerate searches, churn, sites that are never on, and jumps of the
-    training loss after a search; between arms: more parameters without more accuracy.
+    Looked for in each arm: churn, sites that are never on, and jumps of the training loss after a
+    search; between arms: more parameters without more accuracy.
     """
     found = arms(runs)
-    of_one = (degenerate, churning, never_on, jumping)
+    of_one = (churning, never_on, jumping)
     sentences = [sentence for arm in found for look in of_one for sentence in look(arm)]
     return [*sentences, *wasted_parameters(found)]
-
-
-def degenerate(arm: Arm) -> Iterable[str]:
-    """Searches that the scores did not decide."""
-    searches = [search for run in arm.searched for search in run.searches]
-    count = sum(search["degenerate"] for search in searches)
-    if count and arm.setting("proxy.name") != CONTROL:
-        yield (
-            f"{arm.label}: {count} of {len(searches)} searches ({count / len(searches):.0%}) are "
-            "degenerate: their scores are all equal, so the allocation is random"
-        )
 
 
 def churning(arm: Arm) -> Iterable[str]:

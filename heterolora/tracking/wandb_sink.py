@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import wandb
 from rich.console import Console
@@ -33,7 +33,7 @@ class WandbSink:
                 id=directory.name,
                 name=directory.name,
                 resume="allow",
-                mode=None if "WANDB_MODE" in os.environ or has_key() else "offline",
+                mode=mode(),
                 group=tracking.group or f"{config.name}/{config.task.name}",
                 job_type=f"{config.strategy.name}-{proxy}",
                 tags=[*tags, *tracking.tags],
@@ -80,15 +80,26 @@ class WandbSink:
         """The content of `run.json` as the summary, and the exit status."""
         self._run.summary.update(run)
         self._run.finish(exit_code=0 if run["status"] == "finished" else 1)
-        if self._run.offline:
-            self._console.print(
-                f"W&B: kept offline; send it with: wandb sync {self._run.settings.sync_dir}",
-                soft_wrap=True,
-                highlight=False,
-                markup=False,
-            )
+        say_how_to_send(self._run, self._console)
 
 
 def has_key() -> bool:
     """Whether W&B would let this machine upload."""
     return wandb.login(prompt=False, verify=False)
+
+
+def mode() -> Literal["offline"] | None:
+    """Offline where there is no API key; what WANDB_MODE says where it is set."""
+    keyed = "WANDB_MODE" in os.environ or has_key()
+    return None if keyed else "offline"
+
+
+def say_how_to_send(run: wandb.Run, console: Console) -> None:
+    """The command that sends a run which was kept offline."""
+    if run.offline:
+        console.print(
+            f"W&B: kept offline; send it with: wandb sync {run.settings.sync_dir}",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )

@@ -71,7 +71,7 @@ def paper_frequency(arm: Arm) -> Mapping[str, float] | None:
         and arm.setting("strategy.name") == "dynamic"
         and arm.setting("proxy.name") == "gradnorm"
         and lora_rank == shortcut_rank
-        and {*space["projections"], *space["shortcuts"]} == FIGURE4["r8_combined"].keys()
+        and {*space["projections"], *space["shortcuts"]} == FIGURE4[(8, "combined")].keys()
     )
-    rank = lora_rank / arm.setting("strategy.enable_rate")
-    return FIGURE4.get(f"r{rank:g}_{space['pool']}") if same else None
+    rank = round(lora_rank / arm.setting("strategy.enable_rate"))
+    return FIGURE4.get((rank, space["pool"])) if same else None

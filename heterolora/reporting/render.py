@@ -1,0 +1,136 @@
+"""A report in the formats of people and programs."""
+
+import html
+import io
+import re
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from heterolora.reporting.report import Report
+
+WIDTH = 100
+"""Columns of a terminal report that goes to a file or a pipe."""
+
+
+def terminal(report: Report) -> str:
+    """Plain text of `WIDTH` columns; see `show` for a screen."""
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
+    show(report, console)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def show(report: Report, console: Console) -> None:
+    """Print it for a person."""
+    console.print(f"[bold]{escape(report.title)}[/bold]", highlight=False)
+    console.print(Text(report.caption))
+    for part in report.sections:
+        console.print(f"\n[bold]{escape(part.title)}[/bold]", highlight=False)
+        console.print(_rich(part.frame))
+        console.print(Text(part.explanation), style="dim")
+    if report.notes:
+        console.print("\n[bold]Notes[/bold]")
+        listed = Table.grid(padding=(0, 1))
+        for note in report.notes:
+            listed.add_row("-", Text(note, overflow="fold"))
+        console.print(listed)
+
+
+def markdown(report: Report) -> str:
+    """GitHub's Markdown."""
+    parts = [f"## {report.title}", report.caption]
+    for part in report.sections:
+        parts += [f"### {part.title}", _to_markdown(part.frame), part.explanation]
+    if report.notes:
+        parts += ["### Notes", "\n".join(f"- {note}" for note in report.notes)]
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(report: Report) -> str:
+    """Tables for a document that loads booktabs."""
+    parts = ["% \\usepackage{booktabs}", f"% {report.title}: {report.caption}"]
+    for part in report.sections:
+        parts.append(_to_latex(part.frame, f"{report.title}. {part.title}. {part.explanation}"))
+    if report.notes:
+        items = "\n".join(f"  \\item {_tex(note)}" for note in report.notes)
+        parts.append(f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}")
+    return "\n\n".join(parts) + "\n"
+
+
+def csv(report: Report) -> str:
+    """The tidy numbers: one row for each cell, nothing rounded, the unknown empty."""
+    return str(report.numbers.to_csv(index=False))
+
+
+def page(report: Report) -> str:
+    """One HTML page."""
+    parts = [f"<h1>{html.escape(report.title)}</h1>", f"<p>{html.escape(report.caption)}</p>"]
+    for part in report.sections:
+        parts.append(f"<h2>{html.escape(part.title)}</h2>")
+        parts.append(str(part.frame.to_html(index=False, border=0)))
+        parts.append(f"<p>{html.escape(part.explanation)}</p>")
+    if report.notes:
+        items = "".join(f"<li>{html.escape(note)}</li>" for note in report.notes)
+        parts += ["<h2>Notes</h2>", f"<ul>{items}</ul>"]
+    body = "\n".join(parts)
+    head = f'<meta charset="utf-8" /><title>{html.escape(report.title)}</title>{_STYLE}'
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+
+
+FORMATS: Mapping[str, Callable[[Report], str]] = {
+    "terminal": terminal,
+    "markdown": markdown,
+    "latex": latex,
+    "csv": csv,
+    "html": page,
+}
+
+_STYLE = (
+    "<style>body{font-family:sans-serif;max-width:70em;margin:2em auto}"
+    "td,th{padding:.2em .8em;text-align:right}td:first-child,th:first-child{text-align:left}"
+    "</style>"
+)
+_TEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "<": r"$<$",
+    ">": r"$>$",
+}
+
+
+def _rich(frame: pd.DataFrame) -> Table:
+    """Names to the left, numbers to the right."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for index, name in enumerate(frame.columns):
+        words = index == 0 or name in ("task", "against", "row", "model")
+        table.add_column(str(name), justify="left" if words else "right", overflow="fold")
+    for row in frame.itertuples(index=False):
+        style = "dim" if str(row[0]).startswith("  ") else ""
+        table.add_row(*(escape(str(value)) for value in row), style=style)
+    return table
+
+
+def _to_markdown(frame: pd.DataFrame) -> str:
+    whole = frame.map(lambda value: str(value).replace("|", "\\|"))
+    return str(whole.to_markdown(index=False, disable_numparse=True))
+
+
+def _to_latex(frame: pd.DataFrame, caption: str) -> str:
+    whole = frame.map(_tex).rename(columns=_tex)
+    text = whole.to_latex(index=False, escape=False, caption=_tex(caption), position="t")
+    return str(text).rstrip()
+
+
+def _tex(text: str) -> str:
+    """`text` with LaTeX's special characters escaped."""
+    return re.sub("|".join(map(re.escape, _TEX)), lambda found: _TEX[found[0]], str(text))
