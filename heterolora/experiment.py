@@ -13,11 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from heterolora import allocation, architectures, proxies, strategies
+from heterolora import allocation, architectures, proxies, rules, strategies
 from heterolora.adapters import Inventory
 from heterolora.allocation import Pool, enabled_rank, make_pools
 from heterolora.architectures import Loaded, Shortcuts
-from heterolora.config import Config, validate
+from heterolora.config import Config, Rule, validate
 from heterolora.data import sources
 from heterolora.data.batching import Encoded, encode
 from heterolora.data.tasks import Examples, summed_loss
@@ -44,7 +44,8 @@ from heterolora.training.precision import (
 
 logger = logging.getLogger(__name__)
 
-RULES = (
+RULES: tuple[Rule, ...] = (
+    *rules.RULES,
     allocation.whole_rank,
     allocation.some_site,
     allocation.rank_for_sites,
