@@ -19,6 +19,7 @@ from heterolora import experiment
 from heterolora.config import Config
 from heterolora.errors import RecordError
 from heterolora.tracking.console import ConsoleSink, on_frequency, print_summary
+from heterolora.tracking.files import write_atomically
 from heterolora.tracking.heatmap import heatmap
 from heterolora.tracking.record import (
     Record,
@@ -26,7 +27,6 @@ from heterolora.tracking.record import (
     read_rows,
     read_run,
     run_directory,
-    write_atomically,
 )
 
 EPOCH = {
