@@ -24,7 +24,7 @@ from heterolora.seeding import python_generator, use_deterministic_kernels
 from heterolora.strategies import Strategy
 from heterolora.strategies.search import Search
 from heterolora.tracking.console import ConsoleSink, print_summary
-from heterolora.tracking.lock import locked
+from heterolora.tracking.lock import lock_file, locked
 from heterolora.tracking.provenance import provenance
 from heterolora.tracking.record import Record, check_writable, read_rows, read_run, run_directory
 from heterolora.tracking.sinks import Row, Sink, Sinks
@@ -41,7 +41,7 @@ from heterolora.training.precision import (
     resolve_device,
     resolve_precision,
 )
-from heterolora.training.snapshots import Snapshot, Snapshots
+from heterolora.training.snapshots import Snapshot, Snapshots, discard
 
 logger = logging.getLogger(__name__)
 
@@ -127,14 +127,15 @@ def run(cfg: DictConfig, console: Console, label: str = "") -> Outcome:
     config = prepare(cfg)
     directory = run_directory(config)
     done = _finished(config, directory)
-    if done is None:
+    if done is None or lock_file(directory).exists():
         check_writable(Path(config.output))
         with locked(directory):
-            done = _finished(config, directory)  # by who had the lock until now
+            done = _finished(config, directory)  # perhaps by who had the lock until now
             if done is None:
                 use_deterministic_kernels()
                 row = _execute(config, directory, console, label)
                 return Outcome(config, directory, row, skipped=False)
+            discard(directory)  # for one that was killed before it could
     return Outcome(config, directory, done, skipped=True)
 
 
@@ -182,7 +183,7 @@ def _execute(config: Config, directory: Path, console: Console, label: str) -> R
     finally:
         row = _run_row(config, training, pools, status, problem)
         sinks.close(row)
-    snapshots.discard()
+    discard(directory)
     return row
 
 

@@ -1,9 +1,9 @@
 """Runs in processes of their own, to be killed: forked from one that has imported everything."""
 
 import functools
+import logging
 import multiprocessing
 import os
-import runpy
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +12,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import torch
+from omegaconf import DictConfig
 
 from heterolora import command
 from heterolora.strategies import search
@@ -26,10 +27,10 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 @contextmanager
 def server() -> Iterator[None]:
-    """Have the next children come from a process that has done this module's imports."""
+    """Have the next children come from a process that has done `warm`."""
     before = dict(os.environ)
     os.environ |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    _CONTEXT.set_forkserver_preload([__name__])
+    _CONTEXT.set_forkserver_preload(["warm"])
     try:
         yield
     finally:
@@ -37,9 +38,9 @@ def server() -> Iterator[None]:
         os.environ |= before
 
 
-def start(arguments: list[str], log: Path, fate: Fate | None = None) -> ForkServerProcess:
-    """`python train.py <arguments>`, what it prints going to `log`."""
-    process = _CONTEXT.Process(target=_main, args=(arguments, log, fate))
+def start(cfg: DictConfig, log: Path, fate: Fate | None = None) -> ForkServerProcess:
+    """`python train.py ...`, all of it but Hydra's composing; what it prints goes to `log`."""
+    process = _CONTEXT.Process(target=_main, args=(cfg, log, fate))
     process.start()
     return process
 
@@ -51,20 +52,17 @@ def finish(process: ForkServerProcess) -> int:
     return process.exitcode
 
 
-def _main(arguments: list[str], log: Path, fate: Fate | None) -> None:
+def _main(cfg: DictConfig, log: Path, fate: Fate | None) -> None:
     with log.open("wb") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
-    sys.stdout = os.fdopen(1, "w", closefd=False)
-    sys.stderr = os.fdopen(2, "w", closefd=False)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     torch.set_num_threads(1)
     if fate is not None:
         fate()
-    sys.argv = [str(ROOT / "train.py"), *arguments]
-    train = runpy.run_path(sys.argv[0])
-    code = command.door(train["main"])
-    sys.stdout.flush()
-    sys.exit(code)
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    sys.exit(command.door(lambda: command._single(cfg)))
 
 
 def send(number: int) -> None:

@@ -14,6 +14,11 @@ from heterolora.errors import RecordError, one_line
 logger = logging.getLogger(__name__)
 
 
+def lock_file(directory: Path) -> Path:
+    """The file in a run directory that is there while someone has it, or was killed having it."""
+    return directory / ".lock"
+
+
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Have a run directory alone.
@@ -26,7 +31,7 @@ def locked(directory: Path) -> Iterator[None]:
     Raises:
         RecordError: if another process has it, or if files cannot be locked here.
     """
-    file = directory / ".lock"
+    file = lock_file(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(file)

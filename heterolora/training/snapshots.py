@@ -114,10 +114,6 @@ class Snapshots:
                 else:
                     (self._weights / name).unlink(missing_ok=True)
 
-    def discard(self) -> None:
-        """Remove them all: the run is finished."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-
     def _all(self) -> list[Path]:
         """Their folders, the oldest first."""
         return sorted(self._folder.glob("step-*"))
@@ -168,6 +164,11 @@ class Snapshots:
                     f"run of {ours}, so that it cannot go on from there; set that back, or start "
                     "over with rerun=true"
                 )
+
+
+def discard(directory: Path) -> None:
+    """Remove the states of a run directory: the run is finished."""
+    shutil.rmtree(directory / "checkpoint" / "resume", ignore_errors=True)
 
 
 def _digest(content: bytes) -> str:
