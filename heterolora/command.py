@@ -23,7 +23,7 @@ from rich.console import Console
 from heterolora.config import suggestion
 from heterolora.errors import ConfigError, UserError, one_line
 from heterolora.experiment import prepare, run
-from heterolora.tracking.record import write_atomically
+from heterolora.tracking.files import write_atomically
 
 CONF = Path(__file__).parents[1] / "conf"
 HYDRA_VERSION = "1.3"

@@ -127,6 +127,12 @@ class EvaluationConfig(Section):
     split: Literal["full", "halves"] = Field(examples=["halves"])
 
 
+class CheckpointConfig(Section):
+    """How often a run is saved beside every epoch's end and the signals that stop it."""
+
+    every_minutes: Number = Field(gt=0, examples=[10])
+
+
 class TrackingConfig(Section):
     """Where metrics go besides the local files, which are always written."""
 
@@ -175,6 +181,7 @@ NOT_IN_IDENTITY: dict[str, Any] = {
     "device": True,
     "output": True,
     "rerun": True,
+    "checkpoint": True,
     "tracking": True,
     "training": {"log_every": True},
 }
@@ -199,6 +206,7 @@ class Config(Section):
     optimizer: OptimizerConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
+    checkpoint: CheckpointConfig
     tracking: TrackingConfig
     importance: dict[str, SerializeAsAny[ProxyConfig]]
 
@@ -212,75 +220,17 @@ class Config(Section):
         return hashlib.sha256(json.dumps(dump, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def labels_for_training(task: TaskConfig) -> Iterable[str]:
-    """Fine-tuning needs labels."""
-    if task.label is None:
-        yield (
-            f"task.label=null: fine-tuning needs labels and task {task.name} has none; "
-            "name their column with task.label=COLUMN"
-        )
-
-
-def labels_for_proxy(
-    task: TaskConfig, proxy: ProxyConfig | None, strategy: StrategyConfig
-) -> Iterable[str]:
-    """A proxy that scores by the loss needs labels."""
-    if task.label is None and strategy.searches and proxy is not None and proxy.needs_labels:
-        yield (
-            f"proxy={proxy.name}: scores by the loss and needs labels, which task {task.name} has "
-            "none of; choose proxy=constant, or name the column with task.label=COLUMN"
-        )
-
-
-def proxy_for_search(strategy: StrategyConfig, proxy: ProxyConfig | None) -> Iterable[str]:
-    """A strategy that searches needs a proxy."""
-    if strategy.searches and proxy is None:
-        yield f"proxy=null: strategy={strategy.name} needs one; choose it with proxy=gradnorm"
-
-
-def distinct_columns(task: TaskConfig) -> Iterable[str]:
-    """A sentence column cannot be the label column too, nor stand twice."""
-    columns = [*task.sentences, task.label]
-    if len(set(columns)) != len(columns):
-        yield (
-            f"task.sentences={list(task.sentences)}: the columns {columns} must differ; name each "
-            "sentence's own with task.sentences=[...], the label's with task.label=..."
-        )
-
-
-def fitting_metrics(task: TaskConfig) -> Iterable[str]:
-    """Classes have accuracies, two classes an F1, numbers on a scale correlations."""
-    fitting = ["pearson", "spearman"] if task.is_regression else ["accuracy", "matthews"]
-    if task.num_labels == 2:
-        fitting.append("f1")
-    for name in task.metrics:
-        if name not in fitting:
-            yield (
-                f"task.metrics={list(task.metrics)}: {name} does not fit a task with num_labels="
-                f"{task.num_labels}; choose from {', '.join(fitting)}"
-            )
-
-
-RULES: tuple[Rule, ...] = (
-    labels_for_training,
-    labels_for_proxy,
-    proxy_for_search,
-    distinct_columns,
-    fitting_metrics,
-)
-
-
 def validate(
     raw: Mapping[str, Any],
     plugins: Mapping[str, Callable[[str], type[PluginConfig] | None]],
-    rules: Sequence[Rule] = (),
+    rules: Sequence[Rule],
 ) -> Config:
     """Check a composed configuration whole, and type it.
 
     Args:
         raw: the configuration as plain, resolved values.
         plugins: for each group whose members are classes, the class for a member's name.
-        rules: checks across sections that belong to higher floors, run beside `RULES`.
+        rules: checks across sections, run beside those of the schema.
 
     Returns:
         The typed configuration. Under a strategy that never searches, `proxy` is None.
@@ -308,7 +258,7 @@ def validate(
                 sections[key] = _typed(key, key, raw[key], plugins)
         except ConfigError as error:
             problems.extend(error.problems)
-    for rule in (*RULES, *rules):
+    for rule in rules:
         wanted = inspect.signature(rule).parameters
         if wanted.keys() <= sections.keys():
             problems.extend(rule(**{name: sections[name] for name in wanted}))

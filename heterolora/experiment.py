@@ -1,9 +1,6 @@
 """The composition root: a configuration becomes objects, the objects a run, the run a record."""
 
 import logging
-import platform
-import resource
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,11 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from heterolora import allocation, architectures, proxies, strategies
+from heterolora import allocation, architectures, proxies, rules, strategies
 from heterolora.adapters import Inventory
 from heterolora.allocation import Pool, enabled_rank, make_pools
 from heterolora.architectures import Loaded, Shortcuts
-from heterolora.config import Config, validate
+from heterolora.config import Config, Rule, validate
 from heterolora.data import sources
 from heterolora.data.batching import Encoded, encode
 from heterolora.data.tasks import Examples, summed_loss
@@ -28,6 +25,7 @@ from heterolora.sites import Site
 from heterolora.strategies import Strategy
 from heterolora.strategies.search import Search
 from heterolora.tracking.console import ConsoleSink, print_summary
+from heterolora.tracking.lock import lock_file, locked
 from heterolora.tracking.provenance import provenance
 from heterolora.tracking.record import Record, check_writable, read_rows, read_run, run_directory
 from heterolora.tracking.sinks import Row, Sink, Sinks
@@ -35,18 +33,22 @@ from heterolora.tracking.wandb_sink import WandbSink
 from heterolora.training.clock import Clock
 from heterolora.training.evaluate import evaluate
 from heterolora.training.importance import leave_one_out
-from heterolora.training.loop import Progress, Training
+from heterolora.training.loop import Keep, Progress, Training
+from heterolora.training.memory import memory_advice, peak_memory
 from heterolora.training.optimizer import build_optimizer
 from heterolora.training.precision import (
     autocast_for,
     device_exists,
+    device_name,
     resolve_device,
     resolve_precision,
 )
+from heterolora.training.snapshots import Snapshot, Snapshots, discard
 
 logger = logging.getLogger(__name__)
 
-RULES = (
+RULES: tuple[Rule, ...] = (
+    *rules.RULES,
     allocation.whole_rank,
     allocation.some_site,
     allocation.rank_for_sites,
@@ -126,23 +128,36 @@ def run(cfg: DictConfig, console: Console, label: str = "") -> Outcome:
     """
     config = prepare(cfg)
     directory = run_directory(config)
+    done = _finished(config, directory)
+    if done is None or lock_file(directory).exists():
+        check_writable(Path(config.output))
+        with locked(directory):
+            done = _finished(config, directory)  # perhaps by who had the lock until now
+            if done is None:
+                use_deterministic_kernels()
+                row = _execute(config, directory, console, label)
+                return Outcome(config, directory, row, skipped=False)
+            discard(directory)  # for one that was killed before it could
+    return Outcome(config, directory, done, skipped=True)
+
+
+def _finished(config: Config, directory: Path) -> Row | None:
+    """The content of `run.json` of a run that need not be run again."""
     done = read_run(directory)
-    if done is not None and done["status"] == "finished" and not config.rerun:
-        return Outcome(config, directory, done, skipped=True)
-    check_writable(Path(config.output))
-    use_deterministic_kernels()
-    row = _execute(config, directory, console, label)
-    return Outcome(config, directory, row, skipped=False)
+    if done is None or done["status"] != "finished" or config.rerun:
+        return None
+    return done
 
 
 def _execute(config: Config, directory: Path, console: Console, label: str) -> Row:
-    """Load, wire and train; returns the content of `run.json`."""
+    """Load, wire, take up what an earlier process left, and train; the content of `run.json`."""
     device = torch.device(config.device)
     names = (config.task.train_split, config.task.validation_split)
     train, validation = (sources.load(config.task, name) for name in names)
     loaded = architectures.load(config.model, config.task, config.seed)
     examples, held_out = _encode(config, (train, validation), loaded, device)
-    inventory, pools = _wire(config, loaded, device)
+    with memory_advice(device):
+        inventory, pools = _wire(config, loaded, device)
     subject = Subject(
         inventory,
         examples,
@@ -150,28 +165,58 @@ def _execute(config: Config, directory: Path, console: Console, label: str) -> R
         config.seed,
         autocast_for(config.precision, device),
     )
-    record = Record(directory, config, _origin(config, loaded, train, validation))
+    origin = _origin(config, loaded, train, validation)
+    snapshots = Snapshots(directory, _facts(config, origin))
+    resumed = _resumed(config, directory, snapshots)
+    record = Record(directory, config, origin, resumed.point if resumed else None)
     sinks = Sinks([record])
-    training = _training(config, subject, pools, held_out, sinks, directory)
+    keep = partial(snapshots.save, record.lengths)
+    training = _training(config, subject, pools, held_out, sinks, directory, keep, resumed)
     status, problem = "failed", None
     try:
         if config.tracking.name == "wandb":
             sinks.add(WandbSink(directory, config, console))
         steps = examples.batches(config.training.batch_size)
-        sinks.add(ConsoleSink(console, config, steps, label))
-        scores = _scores(config, subject)
-        training.run()
-        if scores:
-            record.importance(_importance(training, scores))
+        begun = resumed.point.step if resumed else None
+        sinks.add(ConsoleSink(console, config, steps, label, begun))
+        with memory_advice(device):
+            scores = _scores(config, subject)
+            training.run()
+            if scores:
+                record.importance(_importance(training, scores))
         status = "finished"
     except BaseException as error:
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        status = "interrupted" if stopped else "failed"
         problem = one_line(error)
         raise
     finally:
         row = _run_row(config, training, pools, status, problem)
         sinks.close(row)
+    discard(directory)
     return row
+
+
+def _facts(config: Config, origin: Row) -> Row:
+    """What a run cannot change between its start and the end, in the words of an error."""
+    return {
+        "configuration": config.identity(),
+        "seed": config.seed,
+        "device": torch.device(config.device).type,
+        "model": origin["model"]["revision"],
+        "training data": origin["data"]["train"]["fingerprint"],
+        "validation data": origin["data"]["validation"]["fingerprint"],
+    }
+
+
+def _resumed(config: Config, directory: Path, snapshots: Snapshots) -> Snapshot | None:
+    """Where an unfinished run was, its best and last weights put back; None to start over."""
+    snapshot = None if config.rerun else snapshots.newest()
+    if snapshot is not None:
+        snapshots.reinstate(snapshot)
+    elif read_run(directory) is not None and not config.rerun:
+        logger.warning("%s: the run left no checkpoint to go on from; it starts over", directory)
+    return snapshot
 
 
 def _encode(
@@ -223,13 +268,15 @@ def _training(
     held_out: Encoded,
     sink: Sink,
     directory: Path,
+    keep: Keep,
+    resumed: Snapshot | None,
 ) -> Training:
     assert isinstance(config.strategy, Strategy)
+    selection = python_generator(config.seed, "selection")
     search = None
     if config.proxy is not None:
         assert isinstance(config.proxy, Proxy)
-        rng = python_generator(config.seed, "selection")
-        search = Search(config.proxy, subject, pools, rng)
+        search = Search(config.proxy, subject, pools, selection)
     return Training(
         inventory=subject.inventory,
         examples=subject.examples,
@@ -245,6 +292,10 @@ def _training(
         clock=Clock(torch.device(config.device)),
         weights=directory / "checkpoint",
         progress=Progress(primary=config.task.metrics[0]),
+        selection=selection,
+        keep=keep,
+        every_minutes=config.checkpoint.every_minutes,
+        resumed=resumed,
     )
 
 
@@ -312,7 +363,7 @@ def _run_row(
             "head": inventory.head_count(),
         },
         "seconds": {name: round(value, 3) for name, value in training.clock.seconds.items()},
-        "peak_memory_bytes": _peak_memory(torch.device(config.device)),
+        "peak_memory_bytes": peak_memory(torch.device(config.device)),
     }
 
 
@@ -321,7 +372,7 @@ def _origin(config: Config, loaded: Loaded, train: Examples, validation: Example
     splits = {"train": train, "validation": validation}
     return provenance(
         device=config.device,
-        device_name=_device_name(torch.device(config.device)),
+        device_name=device_name(torch.device(config.device)),
         model={
             "name": config.model.name,
             "path": config.model.path,
@@ -337,17 +388,3 @@ def _origin(config: Config, loaded: Loaded, train: Examples, validation: Example
             },
         },
     )
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU's allocator, or of the process where the CPU computes."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

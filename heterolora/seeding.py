@@ -7,7 +7,7 @@ own, so that drawing more in one never shifts another, and seed 0 is a seed like
 import hashlib
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -35,6 +35,25 @@ def global_stream(seed: int, *names: object) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, *names))
         yield
+
+
+def global_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """Where torch's global generators stand: the CPU's, and that of `device`, by its type."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_global_states(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Have torch's global generators go on from what `global_states` gave."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(states["mps"])
 
 
 def use_deterministic_kernels() -> None:

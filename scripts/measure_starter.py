@@ -7,6 +7,7 @@ alone on the frozen model at several learning rates, of homogeneous LoRA, and of
 """
 
 import argparse
+import random
 import statistics
 import tempfile
 from collections import Counter
@@ -80,6 +81,9 @@ def head_only(config: Config, folder: Path) -> float:
         clock=Clock(device),
         weights=folder,
         progress=progress,
+        selection=random.Random(config.seed),
+        keep=lambda *_: None,
+        every_minutes=config.checkpoint.every_minutes,
     ).run()
     assert progress.best is not None
     return float(progress.best["accuracy"])

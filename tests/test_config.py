@@ -223,6 +223,18 @@ def test_a_task_name_cannot_leave_the_output(house: DictConfig) -> None:
     assert line.startswith("task.name=../../x: ")
 
 
+@pytest.mark.parametrize("name", ["..", "../x", "a/../../x", "a/..", "/x", "a//x", ".x"])
+def test_a_name_cannot_leave_the_output(name: str, house: DictConfig) -> None:
+    (line,) = problems(edited(house, f"name={name}"))
+    assert line.startswith(f"name={name}: ")
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "true", "no"])
+def test_checkpoints_have_a_positive_interval(minutes: str, house: DictConfig) -> None:
+    (line,) = problems(edited(house, f"checkpoint.every_minutes={minutes}"))
+    assert line.startswith("checkpoint.every_minutes=")
+
+
 @pytest.mark.parametrize("key", ["strategy.enable_rate", "optimizer.learning_rate"])
 def test_true_is_not_a_number(key: str, house: DictConfig) -> None:
     (line,) = problems(edited(house, f"{key}=true"))
@@ -265,6 +277,7 @@ def test_a_resolved_configuration_without_proxy_validates_again(
 
 
 IGNORED = ["seed=7", "name=a/b", "device=auto", "output=o", "rerun=true", "training.log_every=3"]
+IGNORED += ["checkpoint.every_minutes=1"]
 SHAPING = [
     "precision=bf16",
     *("model.name=x", "model.path={bert}", "model.revision=main"),

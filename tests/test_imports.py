@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    **dict.fromkeys(["errors", "sites", "seeding", "config", "plugins"], 0),
+    **dict.fromkeys(["errors", "sites", "seeding", "config", "rules", "plugins"], 0),
     **dict.fromkeys(["adapters", "allocation", "data", "tracking"], 1),
     **dict.fromkeys(["architectures", "proxies"], 2),
     "strategies": 3,
@@ -18,7 +18,7 @@ FLOORS = {
     **dict.fromkeys(["experiment", "reporting"], 5),
     "command": 6,
 }
-GROUND = ["errors", "sites", "seeding", "config", "plugins"]
+GROUND = ["errors", "sites", "seeding", "config", "rules", "plugins"]
 """Within floor 0 a module may import those before it."""
 
 FILES = {str(path.relative_to(ROOT)): path for path in (ROOT / "heterolora").rglob("*.py")}

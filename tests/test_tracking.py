@@ -20,6 +20,7 @@ from heterolora import experiment
 from heterolora.config import Config
 from heterolora.errors import RecordError
 from heterolora.tracking.console import ConsoleSink, print_summary
+from heterolora.tracking.files import write_atomically
 from heterolora.tracking.grid import Grid, on_frequency
 from heterolora.tracking.heatmap import heatmap
 from heterolora.tracking.record import (
@@ -28,7 +29,6 @@ from heterolora.tracking.record import (
     read_rows,
     read_run,
     run_directory,
-    write_atomically,
 )
 from heterolora.tracking.wandb_report import log_report
 

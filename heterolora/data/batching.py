@@ -58,10 +58,13 @@ class Encoded:
         """The first `count` examples (all by default) in dataset order, `size` at a time."""
         return self._cut(range(len(self))[:count], size)
 
-    def shuffled(self, size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        """Every example once, in the order that `seed` gives `epoch`, `size` at a time."""
+    def shuffled(self, size: int, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """Every example once, in the order that `seed` gives `epoch`, `size` at a time.
+
+        The first `skip` batches are left out.
+        """
         order = torch.randperm(len(self), generator=torch_generator(seed, "order", epoch))
-        return self._cut(order.tolist(), size)
+        return self._cut(order.tolist()[skip * size :], size)
 
     def halves(self) -> tuple["Encoded", "Encoded"]:
         """Two disjoint random halves of the examples, the same ones in every run."""

@@ -32,10 +32,16 @@ class ConsoleSink:
         steps_per_epoch: optimizer steps.
         label: begins each line of a run that may share the console with others, which then has
             no bar; empty for a run that has it alone.
+        resumed: the step at which the run goes on; None where it begins.
     """
 
     def __init__(
-        self, console: Console, config: Config, steps_per_epoch: int, label: str = ""
+        self,
+        console: Console,
+        config: Config,
+        steps_per_epoch: int,
+        label: str = "",
+        resumed: int | None = None,
     ) -> None:
         self._console = console
         self._label = f"{label} " if label else ""
@@ -55,8 +61,15 @@ class ConsoleSink:
             disable=not console.is_terminal or bool(label),
             transient=True,
         )
-        self._task = self._bar.add_task("training", total=self._epochs * steps_per_epoch)
+        self._task = self._bar.add_task(
+            "training", total=self._epochs * steps_per_epoch, completed=resumed or 0
+        )
         self._bar.start()
+        if resumed is not None:
+            epoch = min(resumed // steps_per_epoch + 1, self._epochs)
+            self._console.print(
+                f"{self._label}resumed at step {resumed} (epoch {epoch})", highlight=False
+            )
 
     def step(self, row: Row) -> None:
         """Move the bar."""

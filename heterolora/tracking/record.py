@@ -1,19 +1,27 @@
 """The record of a run: one directory, whose files are the source of truth."""
 
 import json
+import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from omegaconf import OmegaConf
 
 from heterolora.config import Config
 from heterolora.errors import RecordError, one_line
+from heterolora.tracking.files import write_atomically, writing
 from heterolora.tracking.sinks import Row
 
+logger = logging.getLogger(__name__)
+
 SCHEMA_VERSION = 1
+LINES = ("metrics.jsonl", "allocations.jsonl")
 
 
 def run_directory(config: Config) -> Path:
@@ -64,38 +72,49 @@ def check_writable(directory: Path) -> None:
         ) from error
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Write a file such that readers see the old content or the new, and never a part."""
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
+@dataclass(frozen=True)
+class Point:
+    """Where an earlier process left the record in good order.
+
+    Attributes:
+        step: optimizer steps made by then.
+        lines: for each JSON-lines file, its length in bytes.
+    """
+
+    step: int
+    lines: dict[str, int]
+
+    def is_in(self, directory: Path) -> bool:
+        """Whether the files are as long as that."""
+        return all(
+            (directory / name).is_file() and (directory / name).stat().st_size >= size
+            for name, size in self.lines.items()
+        )
 
 
 class Record:
     """The files of one run, opened before its first step.
 
-    Opening it clears what an unfinished run of the same name left; `config.yaml` and
-    `provenance.json` are written at once, the JSON lines as they come, `run.json` at each change
-    of status.
+    `config.yaml` and `provenance.json` are written at once, the JSON lines as they come, `run.json`
+    at each change of status. A record that is resumed keeps the first two, and its lines up to
+    `point`; otherwise opening it clears what an unfinished run of the same name left.
     """
 
-    def __init__(self, directory: Path, config: Config, provenance: Row) -> None:
+    def __init__(
+        self, directory: Path, config: Config, provenance: Row, point: Point | None = None
+    ) -> None:
         self.directory = directory
-        self._metrics: IO[str]
-        self._allocations: IO[str]
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            for stale in ("run.json", "metrics.jsonl", "allocations.jsonl", "importance.jsonl"):
-                (directory / stale).unlink(missing_ok=True)
-            for weights in directory.glob("checkpoint/*.safetensors"):
-                weights.unlink()
-            write_atomically(directory / "config.yaml", OmegaConf.to_yaml(config.resolved()))
-            write_atomically(directory / "provenance.json", _json(provenance))
-            self._metrics = (directory / "metrics.jsonl").open("w")
-            self._allocations = (directory / "allocations.jsonl").open("w")
+            if point is None:
+                self._clear()
+                write_atomically(directory / "config.yaml", OmegaConf.to_yaml(config.resolved()))
+                write_atomically(directory / "provenance.json", _json(provenance))
+            else:
+                self._note_resumption(point.step, provenance)
+            self._lines = {
+                name: _opened(directory / name, point.lines[name] if point else 0) for name in LINES
+            }
             self._write_run({"status": "running"})
         except OSError as error:
             raise RecordError(
@@ -105,15 +124,21 @@ class Record:
 
     def step(self, row: Row) -> None:
         """A line of `metrics.jsonl`."""
-        self._append(self._metrics, {"event": "step", **row})
+        self._append("metrics.jsonl", {"event": "step", **row})
 
     def epoch(self, row: Row) -> None:
         """A line of `metrics.jsonl`."""
-        self._append(self._metrics, {"event": "epoch", **row})
+        self._append("metrics.jsonl", {"event": "epoch", **row})
 
     def search(self, row: Row) -> None:
         """A line of `allocations.jsonl`."""
-        self._append(self._allocations, row)
+        self._append("allocations.jsonl", row)
+
+    def lengths(self) -> dict[str, int]:
+        """How many bytes each JSON-lines file has, all of them on the disk."""
+        for stream in self._lines.values():
+            os.fsync(stream.fileno())
+        return {name: os.fstat(stream.fileno()).st_size for name, stream in self._lines.items()}
 
     def importance(self, rows: Sequence[Row]) -> None:
         """`importance.jsonl`, whole."""
@@ -122,18 +147,56 @@ class Record:
 
     def close(self, run: Row) -> None:
         """`run.json`, for the last time."""
-        self._write_run(run)
-        self._metrics.close()
-        self._allocations.close()
+        for stream in self._lines.values():
+            stream.close()
+        with writing(self.directory / "run.json"):
+            self._write_run(run)
 
-    def _append(self, stream: IO[str], row: Row) -> None:
-        stream.write(json.dumps(row, allow_nan=False) + "\n")
-        stream.flush()
+    def _clear(self) -> None:
+        # The states to resume from go first: without the lines they count on they are no use.
+        shutil.rmtree(self.directory / "checkpoint" / "resume", ignore_errors=True)
+        for stale in ("run.json", "importance.jsonl", *LINES):
+            (self.directory / stale).unlink(missing_ok=True)
+        for weights in self.directory.glob("checkpoint/*.safetensors"):
+            weights.unlink()
+
+    def _note_resumption(self, step: int, now: Row) -> None:
+        """Add to `provenance.json` where the run goes on, and whatever is not as it began."""
+        file = self.directory / "provenance.json"
+        first = json.loads(file.read_text())
+        changed = {key: value for key, value in now.items() if value != first.get(key)}
+        for key in sorted({"code", "packages"} & changed.keys()):
+            logger.warning(
+                "%s: other %s than the run began with; see provenance.json", self.directory, key
+            )
+        entry = {"step": step, "code": now["code"], **changed}
+        first["resumed"] = [*first.get("resumed", []), entry]
+        write_atomically(file, _json(first))
+
+    def _append(self, name: str, row: Row) -> None:
+        """Add a line, or nothing at all where the disk is full."""
+        line = (json.dumps(row, allow_nan=False) + "\n").encode()
+        stream = self._lines[name]
+        before = os.fstat(stream.fileno()).st_size
+        with writing(self.directory / name):
+            try:
+                while line:
+                    line = line[stream.write(line) :]
+            except OSError:
+                stream.truncate(before)
+                raise
 
     def _write_run(self, run: Row) -> None:
         write_atomically(
             self.directory / "run.json", _json({"schema_version": SCHEMA_VERSION, **run})
         )
+
+
+def _opened(file: Path, length: int) -> FileIO:
+    """The file, cut to `length` bytes, to be added to; each line is written when it comes."""
+    stream = FileIO(file, "a")
+    stream.truncate(length)
+    return stream
 
 
 def _json(value: Any) -> str:

@@ -1,6 +1,8 @@
 """Weights & Biases: configuration, metrics, allocations and summary of a run."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,31 +19,20 @@ from heterolora.tracking.sinks import Row
 class WandbSink:
     """One W&B run, named and identified by the run directory, so that it can be resumed.
 
-    Without an API key it is kept offline in the run directory, and its end says how to send it.
+    Without an API key, or where the server cannot be reached, it is kept offline in the run
+    directory, and its end says how to send it. A W&B that fails later is left alone from then on:
+    the local files are the record.
     """
 
     def __init__(self, directory: Path, config: Config, console: Console) -> None:
-        tracking = config.tracking
-        proxy = config.proxy.name if config.proxy else "none"
-        tags = (config.task.name, config.strategy.name, proxy, f"seed-{config.seed}")
         self._console = console
+        self._alive = True
         try:
-            self._run = wandb.init(
-                project=tracking.project,
-                entity=tracking.entity,
-                dir=str(directory),
-                id=directory.name,
-                name=directory.name,
-                resume="allow",
-                mode=mode(),
-                group=tracking.group or f"{config.name}/{config.task.name}",
-                job_type=f"{config.strategy.name}-{proxy}",
-                tags=[*tags, *tracking.tags],
-                config=config.resolved(),
-                settings=wandb.Settings(
-                    silent=True, console="off", disable_git=True, x_disable_stats=True
-                ),
-            )
+            try:
+                self._run = _begin(directory, config, mode())
+            except wandb.errors.CommError as error:
+                self._warn("cannot be reached and is kept offline", error)
+                self._run = _begin(directory, config, "offline")
         except wandb.errors.Error as error:
             raise TrackingError(
                 f"tracking=wandb: {one_line(error)}; run `wandb login`, set WANDB_MODE=offline, or "
@@ -49,38 +40,91 @@ class WandbSink:
             ) from error
         self._run.define_metric("*", step_metric="step")
 
+    def _warn(self, what: str, error: Exception) -> None:
+        self._console.print(
+            f"warning: W&B {what} ({one_line(error)}); the run goes on, the local files are whole",
+            style="yellow",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
+
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        """Whatever W&B raises inside is told once, and ends its part."""
+        try:
+            yield
+        except Exception as error:
+            self._alive = False
+            self._warn("failed and is left out from here on", error)
+
     def step(self, row: Row) -> None:
         """The training loss."""
-        self._run.log({"step": row["step"], "epoch": row["epoch"], "train/loss": row["loss"]})
+        self._log({"step": row["step"], "epoch": row["epoch"], "train/loss": row["loss"]})
 
     def epoch(self, row: Row) -> None:
         """Every validation metric."""
         metrics = {k: v for k, v in row.items() if k not in ("step", "epoch", "train_loss")}
         named = {f"validation/{key.removeprefix('validation_')}": v for key, v in metrics.items()}
-        self._run.log({"step": row["step"], "epoch": row["epoch"], **named})
+        self._log({"step": row["step"], "epoch": row["epoch"], **named})
 
     def search(self, row: Row) -> None:
         """The allocation, as a table and as a heatmap of layers and roles."""
-        table = wandb.Table(columns=["layer", "role", "score", "rank"])
-        for name, score in row["scores"].items():
-            site = Site.parse(name)
-            table.add_data(site.layer, site.role, score, row["ranks"][name])
-        log: dict[str, Any] = {
-            "step": row["step"],
-            "search/parameters": row["parameters"],
-            "search/degenerate": int(row["degenerate"]),
-            "search/tied": row["tied"],
-            "search/seconds": row["seconds"],
-            "search/allocation": table,
-            "search/heatmap": wandb.Image(heatmap(row["scores"], row["ranks"])),
-        }
-        self._run.log(log)
+        if self._alive:
+            with self._tolerant():
+                self._run.log(_allocation(row))
 
     def close(self, run: Row) -> None:
         """The content of `run.json` as the summary, and the exit status."""
-        self._run.summary.update(run)
-        self._run.finish(exit_code=0 if run["status"] == "finished" else 1)
-        say_how_to_send(self._run, self._console)
+        if not self._alive:
+            return
+        with self._tolerant():
+            self._run.summary.update(run)
+            self._run.finish(exit_code=0 if run["status"] == "finished" else 1)
+        if self._alive:
+            say_how_to_send(self._run, self._console)
+
+    def _log(self, row: Row) -> None:
+        if self._alive:
+            with self._tolerant():
+                self._run.log(row)
+
+
+def _begin(directory: Path, config: Config, mode: Literal["offline"] | None) -> Any:
+    """Open the W&B run; None is its own choice of a mode."""
+    tracking = config.tracking
+    proxy = config.proxy.name if config.proxy else "none"
+    tags = (config.task.name, config.strategy.name, proxy, f"seed-{config.seed}")
+    return wandb.init(
+        project=tracking.project,
+        entity=tracking.entity,
+        dir=str(directory),
+        id=directory.name,
+        name=directory.name,
+        resume="allow",
+        mode=mode,
+        group=tracking.group or f"{config.name}/{config.task.name}",
+        job_type=f"{config.strategy.name}-{proxy}",
+        tags=[*tags, *tracking.tags],
+        config=config.resolved(),
+        settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True),
+    )
+
+
+def _allocation(row: Row) -> Row:
+    table = wandb.Table(columns=["layer", "role", "score", "rank"])
+    for name, score in row["scores"].items():
+        site = Site.parse(name)
+        table.add_data(site.layer, site.role, score, row["ranks"][name])
+    return {
+        "step": row["step"],
+        "search/parameters": row["parameters"],
+        "search/degenerate": int(row["degenerate"]),
+        "search/tied": row["tied"],
+        "search/seconds": row["seconds"],
+        "search/allocation": table,
+        "search/heatmap": wandb.Image(heatmap(row["scores"], row["ranks"])),
+    }
 
 
 def has_key() -> bool:

@@ -1,5 +1,6 @@
 """Devices and number formats."""
 
+import platform
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -15,6 +16,13 @@ def resolve_device(name: str) -> torch.device:
     if name != "auto":
         return torch.device(name)
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """The product: of the GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
 
 
 def device_exists(device: str) -> Iterable[str]:

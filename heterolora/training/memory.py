@@ -1,0 +1,35 @@
+"""How much memory a run takes, and what to do when the device has no more."""
+
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from heterolora.errors import TrainingError, one_line
+
+
+@contextmanager
+def memory_advice(device: torch.device) -> Iterator[None]:
+    """What runs out of `device`'s memory inside, in one line.
+
+    Raises:
+        TrainingError: with the remedies.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        what = ". ".join(one_line(error).split(". ")[:2]).rstrip(".")
+        raise TrainingError(
+            f"device={device}: {what}; lower training.batch_size (evaluation.batch_size, "
+            "proxy.micro_batch_size), set precision=bf16, or choose a device with more memory"
+        ) from error
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU's allocator, or of the process where the CPU computes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,77 @@
+"""Signals that stop a run, put off to a moment when it can be saved."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Ctrl-C; the end of a job or of a machine; what SLURM is asked to send ahead of time."""
+
+
+class Terminated(SystemExit):
+    """A signal ends the process, with the exit code by which shells know it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self._number = number
+
+    def __str__(self) -> str:
+        return f"ended by {signal.Signals(self._number).name}"
+
+
+class Signals:
+    """Inside, the first signal of a kind waits for `obey`; a second SIGINT does not.
+
+    `obey` gives each signal to the handler that had it before, such as submitit's, which has SLURM
+    queue the job again. Where there was none, the process ends as the signal would have it.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[int] = []
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # Python allows no other
+            for number in STOPPING:
+                before = signal.getsignal(number)
+                if before not in (None, signal.SIG_IGN):
+                    self._before[number] = signal.signal(number, self._put_off)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        self._before.clear()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a signal has come."""
+        return bool(self._waiting)
+
+    def obey(self) -> None:
+        """Do what the signals that have come ask for.
+
+        Raises:
+            KeyboardInterrupt: for SIGINT, from Python's own handler.
+            Terminated: for another signal that nobody handles.
+        """
+        while self._waiting:
+            self._deliver(self._waiting.pop(0), None)
+
+    def _put_off(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and number in self._waiting:
+            self._deliver(number, frame)
+        if number not in self._waiting:
+            self._waiting.append(number)
+
+    def _deliver(self, number: int, frame: FrameType | None) -> None:
+        before = self._before[number]
+        if not callable(before):
+            raise Terminated(number)
+        before(number, frame)

@@ -1,0 +1,133 @@
+"""Runs in processes of their own, to be killed: forked from one that has imported everything."""
+
+import functools
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from heterolora import command
+from heterolora.strategies import search
+from heterolora.training import loop
+
+ROOT = Path(__file__).parents[1]
+Fate = Callable[[], None]
+"""Called in the child before its run; arranges what befalls it."""
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+@contextmanager
+def server() -> Iterator[None]:
+    """Have the next children come from a process that has done `warm`."""
+    before = dict(os.environ)
+    os.environ |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    _CONTEXT.set_forkserver_preload(["warm"])
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before
+
+
+def start(cfg: DictConfig, log: Path, fate: Fate | None = None) -> ForkServerProcess:
+    """`python train.py ...`, all of it but Hydra's composing; what it prints goes to `log`."""
+    process = _CONTEXT.Process(target=_main, args=(cfg, log, fate))
+    process.start()
+    return process
+
+
+def finish(process: ForkServerProcess) -> int:
+    """Wait for its end; the exit code, or minus the signal that killed it."""
+    process.join(120)
+    assert process.exitcode is not None, "hangs"
+    return process.exitcode
+
+
+def _main(cfg: DictConfig, log: Path, fate: Fate | None) -> None:
+    with log.open("wb") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    torch.set_num_threads(1)
+    if fate is not None:
+        fate()
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    sys.exit(command.door(lambda: command._single(cfg)))
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def in_step(count: int, number: int = signal.SIGKILL) -> None:
+    """A signal in the `count`th optimizer step that this process makes."""
+    descend, left = loop.Training._descend, iter(range(count - 1, -1, -1))
+
+    def struck(self: loop.Training, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        loss = descend(self, batch)
+        if next(left, None) == 0:
+            send(number)
+        return loss
+
+    loop.Training._descend = struck
+
+
+def in_search(count: int, number: int = signal.SIGKILL) -> None:
+    """A signal in the `count`th search, after scoring and before anything is switched."""
+    select, left = search.select_pools, iter(range(count - 1, -1, -1))
+
+    @functools.wraps(select)
+    def struck(*arguments):
+        if next(left, None) == 0:
+            send(number)
+        return select(*arguments)
+
+    search.select_pools = struck
+
+
+def in_evaluation(count: int, number: int) -> None:
+    """A signal in the `count`th evaluation."""
+    validate, left = loop.Training._validate, iter(range(count - 1, -1, -1))
+
+    def struck(self: loop.Training, epoch: int) -> None:
+        if next(left, None) == 0:
+            send(number)
+        validate(self, epoch)
+
+    loop.Training._validate = struck
+
+
+WRITING = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
+
+
+def at_file(count: int, below: str, counted: Path | None = None) -> None:
+    """SIGKILL just before the `count`th time that a file below is written, renamed or removed.
+
+    The interpreter's own audit events tell. `counted` gets how many there have been.
+    """
+    seen = 0
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal seen
+        if event not in WRITING or below not in str(arguments[0]):
+            return
+        if event == "open" and not int(str(arguments[2])) & (os.O_WRONLY | os.O_RDWR):
+            return
+        seen += 1
+        if counted is not None:
+            with os.fdopen(os.open(counted, os.O_WRONLY | os.O_CREAT), "w") as stream:
+                stream.write(str(seen))
+        if seen == count:
+            send(signal.SIGKILL)
+
+    sys.addaudithook(hook)

@@ -1,0 +1,11 @@
+"""What every run does first, done once for all the processes that `children` forks."""
+
+import children  # noqa: F401
+import torch
+from conftest import composed
+
+from heterolora import architectures, experiment
+
+torch.set_num_threads(1)
+_CONFIG = experiment.prepare(composed("tracking=local", "device=cpu"))
+architectures.load(_CONFIG.model, _CONFIG.task, seed=0)
