@@ -1,6 +1,5 @@
 """The command line: what Hydra composes is run, alone or as a job of a sweep."""
 
-import json
 import logging
 import os
 import sys
@@ -14,33 +13,27 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from heterolora import slurm
 from heterolora.config import suggestion
 from heterolora.errors import ConfigError, UserError, one_line
 from heterolora.experiment import prepare, run
-from heterolora.tracking.files import write_atomically
+from heterolora.sweep import Sweep, job, tell
 
 CONF = Path(__file__).parents[1] / "conf"
 HYDRA_VERSION = "1.3"
-OUTCOME = "outcome.json"
-"""What became of a job, in its folder of the sweep; its last line is for people."""
 
 
 def main(cfg: DictConfig) -> float:
-    """One run, or one job of a sweep.
-
-    Returns:
-        The task's first metric at the best epoch; not a number for a job that failed.
-    """
+    """One run, or one job of a sweep; returns the task's first metric at the best epoch."""
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    return _job(cfg) if HydraConfig.get().mode == RunMode.MULTIRUN else _single(cfg)
+    return job(cfg) if HydraConfig.get().mode == RunMode.MULTIRUN else _single(cfg)
 
 
 def _single(cfg: DictConfig) -> float:
@@ -55,59 +48,6 @@ def _single(cfg: DictConfig) -> float:
     return outcome.metric
 
 
-def _job(cfg: DictConfig) -> float:
-    """What befalls a job is left in its folder for `SweepSummary`: the sweep goes on."""
-    hydra = HydraConfig.get()
-    overrides = " ".join(hydra.overrides.task)
-    label = f"#{hydra.job.num}"
-    console = Console()
-    outcome, problem, code = None, "", 0
-    try:
-        outcome = run(cfg, console, label)
-    except UserError as error:
-        problem, code = "; ".join(str(error).splitlines()), error.exit_code
-    except Exception as error:
-        traceback.print_exc()
-        problem, code = f"{type(error).__name__}: {one_line(error)}", 1
-    if outcome is None:
-        row = {"status": "failed", "what": overrides, "said": problem, "exit_code": code}
-    else:
-        row = {
-            "status": "skipped" if outcome.skipped else "finished",
-            "what": str(outcome.directory),
-            "said": outcome.headline(),
-            "exit_code": 0,
-        }
-    write_atomically(Path(hydra.runtime.output_dir) / OUTCOME, json.dumps(row))
-    console.print(f"{label} {row['status']}: {row['said']}", **_PLAIN)
-    return outcome.metric if outcome else float("nan")
-
-
-class SweepSummary(Callback):
-    """Says at the end of a sweep what became of each of its runs; exits as the worst of them."""
-
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """A line for each run, in the sweep's order, and how many there are of each kind."""
-        folders = Path(config.hydra.sweep.dir)
-        files = sorted(folders.glob(f"*/{OUTCOME}"), key=lambda file: int(file.parent.name))
-        rows = [json.loads(file.read_text()) for file in files]
-        console = Console()
-        console.print()
-        for row in rows:
-            console.print(f"{row['status']:<8}  {row['what']}  {row['said']}", **_PLAIN)
-        counts = dict.fromkeys(("finished", "skipped", "failed"), 0)
-        for row in rows:
-            counts[row["status"]] += 1
-        said = ", ".join(f"{count} {status}" for status, count in counts.items())
-        console.print(f"{len(rows)} runs: {said}", **_PLAIN)
-        codes = {row["exit_code"] for row in rows} - {0}
-        if codes:
-            raise SystemExit(min(codes))
-
-
-_PLAIN: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False}
-
-
 def print_errors(lines: Sequence[str]) -> None:
     """Each as `error: ...` on stderr."""
     for line in lines:
@@ -118,6 +58,7 @@ def door(main_function: Callable[[], object]) -> int:
     """Run Hydra's main function; what cannot be composed is a line on stderr and exit code 2."""
     # Hydra prints composition errors over many lines and exits with 1, unless it may raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    Sweep.folder = None
     try:
         main_function()
     except (HydraException, OmegaConfBaseException) as error:
@@ -126,6 +67,13 @@ def door(main_function: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception:
+        # A job that the cluster lost: the launcher raises at the first of them.
+        if Sweep.folder is None:
+            raise
+        traceback.print_exc()
+        slurm.wait_for(Sweep.folder)
+        return tell(Sweep.folder) or 1
     return 0
 
 

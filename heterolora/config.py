@@ -181,6 +181,7 @@ NOT_IN_IDENTITY: dict[str, Any] = {
     "device": True,
     "output": True,
     "rerun": True,
+    "runs_per_job": True,
     "checkpoint": True,
     "tracking": True,
     "training": {"log_every": True},
@@ -209,6 +210,7 @@ class Config(Section):
     checkpoint: CheckpointConfig
     tracking: TrackingConfig
     importance: dict[str, SerializeAsAny[ProxyConfig]]
+    runs_per_job: PositiveInt = Field(examples=[3])
 
     def resolved(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""

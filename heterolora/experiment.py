@@ -24,7 +24,7 @@ from heterolora.seeding import python_generator, use_deterministic_kernels
 from heterolora.sites import Site
 from heterolora.strategies import Strategy
 from heterolora.strategies.search import Search
-from heterolora.tracking.console import ConsoleSink, print_summary
+from heterolora.tracking.console import ConsoleSink, headline, print_summary
 from heterolora.tracking.lock import lock_file, locked
 from heterolora.tracking.provenance import provenance
 from heterolora.tracking.record import Record, check_writable, read_rows, read_run, run_directory
@@ -101,8 +101,7 @@ class Outcome:
 
     def headline(self) -> str:
         """The result in a few words."""
-        seconds = sum(self.row["seconds"].values())
-        return f"{self.config.task.metrics[0]} {self.metric:.4f} in {seconds:.0f} s"
+        return headline(self.row)
 
     def show(self, console: Console) -> None:
         """Print the whole summary of the run."""

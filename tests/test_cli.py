@@ -93,7 +93,8 @@ def test_a_sweep_does_what_is_missing_and_says_what_became_of_each(command_line,
     sweep = ["-m", *tiny, "seed=0,13", "optimizer.learning_rate=1e-3,1e30"]
     done = command_line(*sweep)
     assert done.code == 2
-    *_, first, second, third, fourth, total = done.out.splitlines()
+    *_, first, second, third, fourth, remark, total = done.out.splitlines()
+    assert remark == "the same command again does what is missing"
     assert re.match(r"finished .*-s0  accuracy 0\.\d{4} in \d+ s$", first)
     assert re.match(r"failed .*seed=0 .*learning_rate=1e\+?30 .*the training loss is nan", second)
     assert third.startswith("skipped")
@@ -119,7 +120,7 @@ def test_a_bug_in_one_run_of_a_sweep_does_not_stop_it(command_line, tiny, monkey
     done = command_line("-m", *tiny, "strategy.searches_per_epoch=3,1", "training.epochs=1")
     assert done.code == 1
     assert "Traceback" in done.err
-    *_, failed, finished, total = done.out.splitlines()
+    *_, failed, finished, _, total = done.out.splitlines()
     assert failed.startswith("failed")
     assert failed.endswith("RuntimeError: it broke")
     assert finished.startswith("finished")
@@ -252,7 +253,7 @@ def test_two_processes_share_a_sweep(tiny, command_line) -> None:
     out, err = process.communicate(timeout=180)
     assert process.returncode == 2, err
     assert out.splitlines()[-1] == "4 runs: 2 finished, 0 skipped, 2 failed"
-    assert [line.split()[0] for line in out.splitlines()[-5:-1]] == ["finished", "failed"] * 2
+    assert [line.split()[0] for line in out.splitlines()[-6:-2]] == ["finished", "failed"] * 2
     together = {d.name: (d / "metrics.jsonl").read_bytes() for d in run_directories(tiny)}
     command_line(*sweep, "rerun=true")
     assert together == {d.name: (d / "metrics.jsonl").read_bytes() for d in run_directories(tiny)}

@@ -276,7 +276,15 @@ def test_a_resolved_configuration_without_proxy_validates_again(
     assert again(homogeneous["gradnorm"]).identity() == homogeneous["gradnorm"].identity()
 
 
-IGNORED = ["seed=7", "name=a/b", "device=auto", "output=o", "rerun=true", "training.log_every=3"]
+IGNORED = [
+    "seed=7",
+    "runs_per_job=2",
+    "name=a/b",
+    "device=auto",
+    "output=o",
+    "rerun=true",
+    "training.log_every=3",
+]
 IGNORED += ["checkpoint.every_minutes=1"]
 SHAPING = [
     "precision=bf16",

@@ -94,7 +94,7 @@ def test_a_record_is_there_from_the_start_and_grows_line_by_line(
     assert read_rows(directory / "allocations.jsonl") == [{"step": 0, "ranks": {"layers.0.q": 8}}]
     record.close({"status": "finished", "error": None})
     assert read_run(directory) == {"schema_version": 1, "status": "finished", "error": None}
-    assert {path.name for path in directory.iterdir()} == {
+    assert {path.name for path in directory.iterdir()} - {"code.diff"} == {
         *("config.yaml", "provenance.json", "run.json", "metrics.jsonl", "allocations.jsonl")
     }
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -21,6 +22,9 @@ from rich.table import Table
 from heterolora.config import Config
 from heterolora.tracking.grid import Grid, on_frequency
 from heterolora.tracking.sinks import Row
+
+PLAIN: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False}
+"""Print as it stands: paths, and what others wrote."""
 
 
 class ConsoleSink:
@@ -112,6 +116,12 @@ class ConsoleSink:
     def close(self, run: Row) -> None:
         """Take the bar away."""
         self._bar.stop()
+
+
+def headline(run: Row) -> str:
+    """The result of a finished run in a few words."""
+    metric, seconds = run["primary_metric"], sum(run["seconds"].values())
+    return f"{metric} {run['best'][metric]:.4f} in {seconds:.0f} s"
 
 
 def print_summary(

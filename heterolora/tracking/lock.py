@@ -46,6 +46,21 @@ def locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def holder(directory: Path) -> str:
+    """Who has a run directory, such as `process 123 on host x`; empty if nobody has."""
+    try:
+        descriptor = os.open(lock_file(directory), os.O_RDONLY)
+    except FileNotFoundError:
+        return ""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return _holder(descriptor) or "another process"
+    finally:
+        os.close(descriptor)
+    return ""
+
+
 def _acquire(file: Path) -> int:
     """The descriptor of the locked file, which names this process."""
     while True:

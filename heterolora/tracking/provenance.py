@@ -3,9 +3,9 @@
 import importlib.metadata
 import os
 import platform
-import subprocess
-from pathlib import Path
 from typing import Any
+
+from heterolora.tracking import source
 
 PACKAGES = (
     "heterolora",
@@ -29,7 +29,7 @@ def provenance(
 ) -> dict[str, Any]:
     """What `provenance.json` holds. Versions and hardware, no environment and no secrets."""
     return {
-        "code": git_state(Path(__file__).parent),
+        "code": source.version(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "hardware": {
@@ -43,23 +43,6 @@ def provenance(
         "model": model,
         "data": data,
     }
-
-
-def git_state(directory: Path) -> dict[str, Any]:
-    """The commit of the code and whether the tree differs from it; None of both outside git."""
-    commit = _git(directory, "rev-parse", "HEAD")
-    status = _git(directory, "status", "--porcelain")
-    return {"commit": commit, "dirty": None if status is None else bool(status)}
-
-
-def _git(directory: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def _version(package: str) -> str | None:

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from heterolora.config import Config
 from heterolora.errors import RecordError, one_line
+from heterolora.tracking import source
 from heterolora.tracking.files import write_atomically, writing
 from heterolora.tracking.sinks import Row
 
@@ -110,6 +111,8 @@ class Record:
                 self._clear()
                 write_atomically(directory / "config.yaml", OmegaConf.to_yaml(config.resolved()))
                 write_atomically(directory / "provenance.json", _json(provenance))
+                if diff := source.diff():
+                    write_atomically(directory / "code.diff", diff)
             else:
                 self._note_resumption(point.step, provenance)
             self._lines = {
@@ -155,7 +158,7 @@ class Record:
     def _clear(self) -> None:
         # The states to resume from go first: without the lines they count on they are no use.
         shutil.rmtree(self.directory / "checkpoint" / "resume", ignore_errors=True)
-        for stale in ("run.json", "importance.jsonl", *LINES):
+        for stale in ("run.json", "importance.jsonl", "code.diff", *LINES):
             (self.directory / stale).unlink(missing_ok=True)
         for weights in self.directory.glob("checkpoint/*.safetensors"):
             weights.unlink()

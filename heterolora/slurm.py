@@ -1,0 +1,57 @@
+"""What SLURM has of the sweeps of an output folder."""
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+PLAN = "plan.json"
+"""In the folder of a sweep: every run's configuration and directory, and which job makes which."""
+
+
+def live_tasks() -> set[str]:
+    """The array tasks of this user that wait or run, such as `12_0`; none where no SLURM is."""
+    if shutil.which("squeue") is None:
+        return set()
+    done = subprocess.run(
+        ["squeue", "--me", "--noheader", "--array", "--format=%F_%K"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return set(done.stdout.split())
+
+
+def submitted(sweeps: Path) -> dict[str, str]:
+    """For each run directory that a live task is to make, or is making, the task.
+
+    Args:
+        sweeps: the folder of all sweeps; submitit leaves the tasks of each in `.submitit`.
+    """
+    live = live_tasks()
+    found = {}
+    for file in sweeps.glob(f"*/{PLAN}") if live else ():
+        plan = json.loads(file.read_text())
+        for task in tasks_of(file.parent) & live:
+            for index in plan["jobs"][int(task.partition("_")[2])]:
+                found[plan["runs"][index]["directory"]] = task
+    return found
+
+
+def tasks_of(sweep: Path) -> set[str]:
+    """The array tasks that a sweep submitted."""
+    return {folder.name for folder in (sweep / ".submitit").glob("*_*") if folder.is_dir()}
+
+
+def wait_for(sweep: Path, seconds: float = 5) -> None:
+    """Return when no task of the sweep waits or runs any more; asks every few `seconds`."""
+    while tasks_of(sweep) & live_tasks():
+        time.sleep(seconds)
+
+
+def cut(indices: Iterable[int], size: int) -> list[list[int]]:
+    """Runs of `size` consecutive indices; the last may be shorter."""
+    rest = list(indices)
+    return [rest[start : start + size] for start in range(0, len(rest), size)]
