@@ -1,9 +1,11 @@
 """Runs in processes of their own, to be killed: forked from one that has imported everything."""
 
+import contextlib
 import functools
 import logging
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -82,7 +84,8 @@ class Command:
 
     @property
     def log(self) -> Path:
-        return self.output.with_name("log")
+        """Beside the output, so that a full disk does not silence it."""
+        return self.output.parent.with_suffix(".log")
 
     @property
     def directory(self) -> Path:
@@ -132,18 +135,21 @@ def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-def in_step(count: int, number: int = signal.SIGKILL, times: int = 1) -> None:
-    """A signal in the `count`th optimizer step that this process makes."""
+def _at_step(count: int, act: Callable[[], object]) -> None:
     descend, left = loop.Training._descend, iter(range(count - 1, -1, -1))
 
     def struck(self: loop.Training, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         loss = descend(self, batch)
         if next(left, None) == 0:
-            for _ in range(times):
-                send(number)
+            act()
         return loss
 
     loop.Training._descend = struck
+
+
+def in_step(count: int, number: int = signal.SIGKILL, times: int = 1) -> None:
+    """A signal in the `count`th optimizer step that this process makes."""
+    _at_step(count, lambda: [send(number) for _ in range(times)])
 
 
 def requeued_in_step(count: int, code: int | None) -> None:
@@ -155,6 +161,22 @@ def requeued_in_step(count: int, code: int | None) -> None:
 
     signal.signal(signal.SIGUSR2, handler)
     in_step(count, signal.SIGUSR2)
+
+
+def limit_files_in_step(count: int, size: int) -> None:
+    """From the `count`th step on, no file can be written beyond `size` bytes."""
+    _at_step(count, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+
+
+def fill_disk_in_step(count: int, ballast: Path) -> None:
+    """In the `count`th step someone takes the rest of the disk."""
+
+    def fill() -> None:
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as stream:
+            while True:
+                stream.write(bytes(4096))
+
+    _at_step(count, fill)
 
 
 def in_search(count: int, number: int = signal.SIGKILL) -> None:
