@@ -86,13 +86,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize(("step", "what"), [(1, "metrics.jsonl"), (9, "step-"), (15, "")])
-def test_a_disk_that_is_full(step: int, what: str, reference: Command, small_disk: Path) -> None:
+@pytest.mark.parametrize(
+    ("step", "minutes"),
+    [(1, "checkpoint.every_minutes=10"), (9, EVERY_STEP), (15, "checkpoint.every_minutes=10")],
+)
+def test_a_disk_that_is_full(step: int, minutes: str, reference: Command, small_disk: Path) -> None:
     """Whatever is written next fails: a log line, a checkpoint, the weights."""
     command = reference.at(small_disk / "outputs")
     ballast = small_disk / "ballast"
     fate = functools.partial(children.fill_disk_in_step, step, ballast)
-    minutes = EVERY_STEP if what == "step-" else "checkpoint.every_minutes=10"
     assert command.run(minutes, fate=fate) == 2
     assert "No space left on device" in one_error(command)
     if step > 8:
