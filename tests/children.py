@@ -1,21 +1,28 @@
 """Runs in processes of their own, to be killed: forked from one that has imported everything."""
 
+import contextlib
 import functools
 import logging
 import multiprocessing
 import os
+import resource
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from safetensors import safe_open
 
 from heterolora import command
 from heterolora.strategies import search
+from heterolora.tracking.record import read_rows, read_run
 from heterolora.training import loop
 
 ROOT = Path(__file__).parents[1]
@@ -65,21 +72,111 @@ def _main(cfg: DictConfig, log: Path, fate: Fate | None) -> None:
     sys.exit(command.door(lambda: command._single(cfg)))
 
 
+@dataclass
+class Command:
+    """A command of a variant, its output folder, and what it leaves when nothing happens to it."""
+
+    cfg: DictConfig
+    output: Path
+    events: int = 0
+    seconds: float = 0.0
+    reference: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def log(self) -> Path:
+        """Beside the output, so that a full disk does not silence it."""
+        return self.output.parent.with_suffix(".log")
+
+    @property
+    def directory(self) -> Path:
+        (file,) = self.output.rglob("config.yaml")
+        return file.parent
+
+    def start(self, *more: str, fate: Fate | None = None) -> ForkServerProcess:
+        changes = OmegaConf.from_dotlist([f"output={self.output}", *more])
+        return start(OmegaConf.merge(self.cfg, changes), self.log, fate)
+
+    def run(self, *more: str, fate: Fate | None = None) -> int:
+        return finish(self.start(*more, fate=fate))
+
+    def at(self, output: Path) -> "Command":
+        """The same with nothing done yet."""
+        shutil.rmtree(output, ignore_errors=True)
+        return Command(self.cfg, output, self.events, self.seconds, self.reference)
+
+    def outcome(self) -> dict[str, Any]:
+        """All that a repetition gives again."""
+        directory = self.directory
+        searches = read_rows(directory / "allocations.jsonl")
+        for row in searches:
+            del row["seconds"]
+        run = read_run(directory)
+        assert run is not None
+        del run["seconds"], run["peak_memory_bytes"]
+        weights = {file.name: content(file) for file in directory.glob("checkpoint/*")}
+        names = {file.name for file in directory.iterdir()}
+        return {
+            "metrics": (directory / "metrics.jsonl").read_text(),
+            "searches": searches,
+            "run": run,
+            "names": names,
+            **weights,
+        }
+
+
+def content(file: Path) -> tuple[object, dict[str, bytes]]:
+    """Metadata (whose order in the file is any) and tensors."""
+    with safe_open(file, "np") as stream:
+        names = stream.keys()
+        return stream.metadata(), {name: stream.get_tensor(name).tobytes() for name in names}
+
+
 def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-def in_step(count: int, number: int = signal.SIGKILL) -> None:
-    """A signal in the `count`th optimizer step that this process makes."""
+def _at_step(count: int, act: Callable[[], object]) -> None:
     descend, left = loop.Training._descend, iter(range(count - 1, -1, -1))
 
     def struck(self: loop.Training, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         loss = descend(self, batch)
         if next(left, None) == 0:
-            send(number)
+            act()
         return loss
 
     loop.Training._descend = struck
+
+
+def in_step(count: int, number: int = signal.SIGKILL, times: int = 1) -> None:
+    """A signal in the `count`th optimizer step that this process makes."""
+    _at_step(count, lambda: [send(number) for _ in range(times)])
+
+
+def requeued_in_step(count: int, code: int | None) -> None:
+    """SIGUSR2 in a step, under a handler as submitit's: it leaves with `code`, or returns."""
+
+    def handler(number: int, frame: object) -> None:
+        if code is not None:
+            sys.exit(code)
+
+    signal.signal(signal.SIGUSR2, handler)
+    in_step(count, signal.SIGUSR2)
+
+
+def limit_files_in_step(count: int, size: int) -> None:
+    """From the `count`th step on, no file can be written beyond `size` bytes."""
+    _at_step(count, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+
+
+def fill_disk_in_step(count: int, ballast: Path) -> None:
+    """In the `count`th step someone takes the rest of the disk."""
+
+    def fill() -> None:
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as stream:
+            while True:
+                stream.write(bytes(4096))
+
+    _at_step(count, fill)
 
 
 def in_search(count: int, number: int = signal.SIGKILL) -> None:

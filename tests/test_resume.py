@@ -3,22 +3,17 @@
 import functools
 import json
 import random
-import shutil
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import children
 import pytest
+from children import Command
 from conftest import composed
-from omegaconf import DictConfig, OmegaConf
-from safetensors import safe_open
 from transformers import AutoConfig
 
-from heterolora.tracking.record import read_rows, read_run
+from heterolora.tracking.record import read_run
 
 KILLS = 32
 EVERY_STEP = "checkpoint.every_minutes=1e-9"
@@ -28,64 +23,6 @@ EVERY_STEP = "checkpoint.every_minutes=1e-9"
 def _server() -> Iterator[None]:
     with children.server():
         yield
-
-
-@dataclass
-class Command:
-    """A command of a variant, its output folder, and what it leaves when nothing happens to it."""
-
-    cfg: DictConfig
-    output: Path
-    events: int = 0
-    seconds: float = 0.0
-    reference: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def log(self) -> Path:
-        return self.output.with_name("log")
-
-    @property
-    def directory(self) -> Path:
-        (file,) = self.output.rglob("config.yaml")
-        return file.parent
-
-    def start(self, *more: str, fate: children.Fate | None = None) -> Any:
-        changes = OmegaConf.from_dotlist([f"output={self.output}", *more])
-        return children.start(OmegaConf.merge(self.cfg, changes), self.log, fate)
-
-    def run(self, *more: str, fate: children.Fate | None = None) -> int:
-        return children.finish(self.start(*more, fate=fate))
-
-    def at(self, output: Path) -> "Command":
-        """The same with nothing done yet."""
-        shutil.rmtree(output, ignore_errors=True)
-        return Command(self.cfg, output, self.events, self.seconds, self.reference)
-
-    def outcome(self) -> dict[str, Any]:
-        """All that a repetition gives again."""
-        directory = self.directory
-        searches = read_rows(directory / "allocations.jsonl")
-        for row in searches:
-            del row["seconds"]
-        run = read_run(directory)
-        assert run is not None
-        del run["seconds"], run["peak_memory_bytes"]
-        weights = {file.name: content(file) for file in directory.glob("checkpoint/*")}
-        names = {file.name for file in directory.iterdir()}
-        return {
-            "metrics": (directory / "metrics.jsonl").read_text(),
-            "searches": searches,
-            "run": run,
-            "names": names,
-            **weights,
-        }
-
-
-def content(file: Path) -> tuple[object, dict[str, bytes]]:
-    """Metadata (whose order in the file is any) and tensors."""
-    with safe_open(file, "np") as stream:
-        names = stream.keys()
-        return stream.metadata(), {name: stream.get_tensor(name).tobytes() for name in names}
 
 
 VARIANTS = {
@@ -178,3 +115,71 @@ def test_killed_again_and_again_it_gets_there(commands, tmp_path) -> None:
     resumed = json.loads((command.directory / "provenance.json").read_text())["resumed"]
     assert [entry["step"] for entry in resumed] == [4, 8, 12, 16, 20]
     assert all(set(entry) == {"step", "code"} for entry in resumed)
+
+
+def interrupted(command: Command, fate: children.Fate, code: int, step: int) -> None:
+    """Stopped by a signal with that exit code at that step, recorded as such, and resumed."""
+    assert command.run(fate=fate) == code, command.log.read_text()
+    run = read_run(command.directory)
+    assert run is not None
+    assert (run["status"], run["steps"]) == ("interrupted", step)
+    assert not (command.directory / ".lock").exists()
+    assert command.run() == 0
+    assert f"resumed at step {step} (epoch {min(step // 8 + 1, 3)})" in command.log.read_text()
+    assert command.outcome() == command.reference
+
+
+@pytest.mark.parametrize(
+    ("place", "count", "step"),
+    [
+        (children.in_step, 1, 1),
+        (children.in_step, 11, 11),
+        (children.in_step, 24, 24),
+        (children.in_search, 6, 11),
+        (children.in_evaluation, 2, 16),
+    ],
+)
+def test_sigterm_waits_for_the_step_and_is_143(place, count, step, commands, tmp_path) -> None:
+    command = commands["constant"].at(tmp_path / "outputs")
+    fate = functools.partial(place, count, signal.SIGTERM)
+    interrupted(command, fate, code=143, step=step)
+
+
+def test_ctrl_c_waits_for_the_step_and_is_130(commands, tmp_path) -> None:
+    command = commands["gradnorm"].at(tmp_path / "outputs")
+    interrupted(command, functools.partial(children.in_step, 7, signal.SIGINT), 130, 7)
+
+
+def test_a_second_ctrl_c_does_not_wait(commands, tmp_path) -> None:
+    command = commands["gradnorm"].at(tmp_path / "outputs")
+    assert command.run(fate=functools.partial(children.in_step, 7, signal.SIGINT, 2)) == 130
+    assert list(command.output.rglob("step-*")) == []
+    assert command.run() == 0
+    assert "left no checkpoint to go on from; it starts over" in command.log.read_text()
+    assert command.outcome() == command.reference
+
+
+def test_sigusr2_saves_and_goes_to_the_handler_that_was_there(commands, tmp_path) -> None:
+    command = commands["gradnorm"].at(tmp_path / "outputs")
+    interrupted(command, functools.partial(children.requeued_in_step, 9, 75), 75, 9)
+
+
+def test_sigusr2_without_a_handler_ends_the_run(commands, tmp_path) -> None:
+    command = commands["gradnorm"].at(tmp_path / "outputs")
+    code = 128 + signal.SIGUSR2
+    interrupted(command, functools.partial(children.in_step, 9, signal.SIGUSR2), code, 9)
+
+
+def test_a_handler_that_returns_lets_the_run_go_on(commands, tmp_path) -> None:
+    command = commands["gradnorm"].at(tmp_path / "outputs")
+    assert command.run(fate=functools.partial(children.requeued_in_step, 9, None)) == 0
+    assert command.outcome() == command.reference
+
+
+def test_rerun_starts_over(commands, tmp_path) -> None:
+    command = commands["gradnorm"].at(tmp_path / "outputs")
+    assert command.run(EVERY_STEP, fate=functools.partial(children.in_step, 9)) < 0
+    assert command.run("rerun=true") == 0
+    assert "resumed" not in command.log.read_text()
+    assert "resumed" not in json.loads((command.directory / "provenance.json").read_text())
+    assert command.outcome() == command.reference

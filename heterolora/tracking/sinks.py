@@ -1,6 +1,7 @@
 """Where the events of a run go."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 Row = dict[str, Any]
@@ -48,6 +49,7 @@ class Sinks:
             sink.search(row)
 
     def close(self, run: Row) -> None:
-        """To each, the last one added first: the console frees the terminal for the others."""
-        for sink in reversed(self._sinks):
-            sink.close(run)
+        """To each, the first one added first: the record does not wait for a dashboard."""
+        with ExitStack() as stack:  # which goes on to the others when one raises
+            for sink in reversed(self._sinks):
+                stack.callback(sink.close, run)

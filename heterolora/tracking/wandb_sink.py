@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ class WandbSink:
                 self._run = _begin(directory, config, mode())
             except wandb.errors.CommError as error:
                 self._warn("cannot be reached and is kept offline", error)
+                wandb.teardown()  # its service still holds the run's name
                 self._run = _begin(directory, config, "offline")
         except wandb.errors.Error as error:
             raise TrackingError(
@@ -56,6 +57,8 @@ class WandbSink:
             yield
         except Exception as error:
             self._alive = False
+            with suppress(Exception):
+                wandb.teardown()  # or its end of the process fails aloud, and a sweep's next run
             self._warn("failed and is left out from here on", error)
 
     def step(self, row: Row) -> None:
