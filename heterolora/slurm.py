@@ -12,7 +12,7 @@ PLAN = "plan.json"
 
 
 def live_tasks() -> set[str]:
-    """The array tasks of this user that wait or run, such as `12_0`; none where no SLURM is."""
+    """The jobs of this user that wait or run, such as `12`, or `12_0` of an array."""
     if shutil.which("squeue") is None:
         return set()
     done = subprocess.run(
@@ -21,7 +21,7 @@ def live_tasks() -> set[str]:
         text=True,
         check=False,
     )
-    return set(done.stdout.split())
+    return {task.removesuffix("_N/A") for task in done.stdout.split()}
 
 
 def submitted(sweeps: Path) -> dict[str, str]:
@@ -35,14 +35,14 @@ def submitted(sweeps: Path) -> dict[str, str]:
     for file in sweeps.glob(f"*/{PLAN}") if live else ():
         plan = json.loads(file.read_text())
         for task in tasks_of(file.parent) & live:
-            for index in plan["jobs"][int(task.partition("_")[2])]:
+            for index in plan["jobs"][int(task.partition("_")[2] or 0)]:
                 found[plan["runs"][index]["directory"]] = task
     return found
 
 
 def tasks_of(sweep: Path) -> set[str]:
-    """The array tasks that a sweep submitted."""
-    return {folder.name for folder in (sweep / ".submitit").glob("*_*") if folder.is_dir()}
+    """The jobs that a sweep submitted; among them the array itself, which is none."""
+    return {folder.name for folder in (sweep / ".submitit").glob("[0-9]*")}
 
 
 def wait_for(sweep: Path, seconds: float = 5) -> None:
