@@ -32,7 +32,7 @@ run: setup ## Run the main job on the embedded model and task; RUN="seed=13 prox
 
 .PHONY: test
 test: setup ## Run the tests, with coverage
-	$(BIN)/python -m pytest --cov --cov-fail-under=90
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under=90
 
 .PHONY: lint
 lint: setup ## Check style, formatting and types

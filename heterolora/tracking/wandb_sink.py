@@ -97,7 +97,7 @@ def _begin(directory: Path, config: Config, mode: Literal["offline"] | None) -> 
     """Open the W&B run; None is its own choice of a mode."""
     tracking = config.tracking
     proxy = config.proxy.name if config.proxy else "none"
-    tags = (config.task.name, config.strategy.name, proxy, f"seed-{config.seed}")
+    tags = (config.name, config.task.name, config.strategy.name, proxy, f"seed-{config.seed}")
     return wandb.init(
         project=tracking.project,
         entity=tracking.entity,
@@ -107,7 +107,7 @@ def _begin(directory: Path, config: Config, mode: Literal["offline"] | None) -> 
         resume="allow",
         mode=mode,
         group=tracking.group or f"{config.name}/{config.task.name}",
-        job_type=f"{config.strategy.name}-{proxy}",
+        job_type=directory.name.removesuffix(f"-s{config.seed}"),  # the arm
         tags=[*tags, *tracking.tags],
         config=config.resolved(),
         settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True),
