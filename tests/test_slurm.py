@@ -128,7 +128,7 @@ def steps(output: Path) -> int:
     return sum(len(read_rows(file)) for file in output.rglob("metrics.jsonl"))
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
