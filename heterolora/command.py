@@ -20,7 +20,7 @@ from rich.console import Console
 
 from heterolora import slurm
 from heterolora.config import suggestion
-from heterolora.errors import ConfigError, UserError, one_line
+from heterolora.errors import ConfigError, UserError, one_line, print_errors
 from heterolora.experiment import prepare, run
 from heterolora.sweep import Sweep, job, tell
 
@@ -42,16 +42,10 @@ def _single(cfg: DictConfig) -> float:
     try:
         outcome = run(cfg, console)
     except UserError as error:
-        print_errors(str(error).splitlines())
+        print_errors(error)
         raise SystemExit(error.exit_code) from None
     outcome.show(console)
     return outcome.metric
-
-
-def print_errors(lines: Sequence[str]) -> None:
-    """Each as `error: ...` on stderr."""
-    for line in lines:
-        print(f"error: {line}", file=sys.stderr)
 
 
 def door(main_function: Callable[[], object]) -> int:
@@ -62,7 +56,7 @@ def door(main_function: Callable[[], object]) -> int:
     try:
         main_function()
     except (HydraException, OmegaConfBaseException) as error:
-        print_errors(_composition_problems(error, sys.argv[1:]))
+        print_errors(ConfigError(_composition_problems(error, sys.argv[1:])))
         return UserError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -1,5 +1,6 @@
 """What a user can get wrong, said in one line each: the key, the rule, the value and the remedy."""
 
+import sys
 from collections.abc import Sequence
 
 
@@ -44,3 +45,9 @@ class TrainingError(UserError):
 def one_line(error: BaseException) -> str:
     """The message of any exception, its white space folded into single blanks."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def print_errors(error: UserError) -> None:
+    """Each line of the message as `error: ...` on stderr."""
+    for line in str(error).splitlines():
+        sys.stderr.write(f"error: {line}\n")

@@ -18,13 +18,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from heterolora import slurm
-from heterolora.errors import ConfigError, UserError, one_line
+from heterolora.errors import ConfigError, UserError, one_line, print_errors
 from heterolora.experiment import prepare, run
 from heterolora.tracking import source
 from heterolora.tracking.console import PLAIN, headline
 from heterolora.tracking.files import write_atomically
 from heterolora.tracking.lock import holder
-from heterolora.tracking.record import read_run, run_directory
+from heterolora.tracking.record import check_writable, read_json, read_run, run_directory
 
 Row = dict[str, Any]
 OUTCOMES = "outcomes"
@@ -79,8 +79,12 @@ def _row(status: str, what: str, said: str, exit_code: int = 0) -> Row:
 
 
 def _note(folder: Path, index: int, row: Row) -> None:
+    """Keep what became of a run; a job that queued again skips what it had finished itself."""
     (folder / OUTCOMES).mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / OUTCOMES / f"{index}.json", json.dumps(row))
+    file = folder / OUTCOMES / f"{index}.json"
+    before = read_json(file)
+    if before is None or before["status"] != "finished":
+        write_atomically(file, json.dumps(row))
 
 
 class Sweep(Callback):
@@ -95,13 +99,17 @@ class Sweep(Callback):
         A job gets `runs_per_job` runs. On a cluster the jobs run the source as it is now: this
         process starts again from a copy.
         """
-        if str(config.hydra.launcher._target_).endswith(CLUSTER):
-            _from_a_copy(Path(config.output))
-        Sweep.folder = folder = Path(config.hydra.sweep.dir).absolute()
-        if config.hydra.sweeper._target_ != BASIC_SWEEPER:
-            return
         try:
+            check_writable(Path(config.output))
+            if str(config.hydra.launcher._target_).endswith(CLUSTER):
+                _from_a_copy(Path(config.output))
+            Sweep.folder = folder = Path(config.hydra.sweep.dir).absolute()
+            if config.hydra.sweeper._target_ != BASIC_SWEEPER:
+                return
             runs = _composed(config)
+        except UserError as error:
+            print_errors(error)
+            raise SystemExit(error.exit_code) from None
         except HydraException:
             return  # the sweeper meets it again, and raises it to the door
         queued = slurm.submitted(folder.parent)
