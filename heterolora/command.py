@@ -58,6 +58,9 @@ def door(main_function: Callable[[], object]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         print_errors(ConfigError(_composition_problems(error, sys.argv[1:])))
         return UserError.exit_code
+    except UserError as error:
+        print_errors(str(error).splitlines())
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -181,6 +181,7 @@ NOT_IN_IDENTITY: dict[str, Any] = {
     "device": True,
     "output": True,
     "rerun": True,
+    "offline": True,
     "runs_per_job": True,
     "checkpoint": True,
     "tracking": True,
@@ -198,6 +199,7 @@ class Config(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(examples=["auto"])
     output: str = Field(min_length=1, examples=["outputs"])
     rerun: bool = Field(strict=True, examples=["true"])
+    offline: bool = Field(strict=True, examples=["true"])
     model: ModelConfig
     task: TaskConfig
     search_space: SearchSpaceConfig

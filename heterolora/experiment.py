@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from heterolora import allocation, architectures, proxies, rules, strategies
+from heterolora import allocation, architectures, network, proxies, rules, strategies
 from heterolora.adapters import Inventory
 from heterolora.allocation import Pool, enabled_rank, make_pools
 from heterolora.architectures import Loaded, Shortcuts
@@ -71,6 +71,8 @@ def prepare(cfg: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError([one_line(error)]) from error
     assert isinstance(raw, dict)
+    if raw.get("offline") is True:
+        network.stay_offline()  # before a rule asks for a model
     plugins = {"proxy": proxies.find, "strategy": strategies.find}
     config = validate({str(key): value for key, value in raw.items()}, plugins, RULES)
     device = resolve_device(config.device)

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -106,7 +106,7 @@ class Sweep(Callback):
             Sweep.folder = folder = Path(config.hydra.sweep.dir).absolute()
             if config.hydra.sweeper._target_ != BASIC_SWEEPER:
                 return
-            runs = _composed(config)
+            runs = [_planned(*run) for run in composed(config)]
         except UserError as error:
             print_errors(error)
             raise SystemExit(error.exit_code) from None
@@ -150,26 +150,32 @@ def _from_a_copy(output: Path) -> None:
     os.execve(sys.executable, script, {**os.environ, **environment})
 
 
-def _composed(config: DictConfig) -> list[Row]:
-    """Every run of the sweep: its overrides, its configuration and where its record will be."""
+def composed(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """The overrides and the configuration of every run of a sweep.
+
+    Args:
+        config: as Hydra composed it for the sweep as a whole, its own node included.
+    """
     loader = GlobalHydra.instance().config_loader()
     arguments = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     arguments += config.hydra.overrides.task
     parsed = OverridesParser.create(loader).parse_overrides(arguments)
     (combinations,) = BasicSweeper.split_arguments(parsed, None)
-    return [_planned(loader, config, combination) for combination in combinations]
+    for combination in combinations:
+        cfg = loader.load_sweep_config(config, list(combination))
+        with open_dict(cfg):
+            del cfg["hydra"]
+        yield " ".join(combination), cfg
 
 
-def _planned(loader: Any, config: DictConfig, overrides: Sequence[str]) -> Row:
-    cfg = loader.load_sweep_config(config, list(overrides))
-    with open_dict(cfg):
-        del cfg["hydra"]
+def _planned(overrides: str, cfg: DictConfig) -> Row:
+    """What the plan has of a run: also where its record will be."""
     try:
         directory = str(run_directory(prepare(cfg)))
     except ConfigError:
         directory = None  # the run itself says what is wrong with it
     return {
-        "overrides": " ".join(overrides),
+        "overrides": overrides,
         "config": OmegaConf.to_container(cfg),
         "directory": directory,
     }

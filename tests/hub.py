@@ -16,6 +16,13 @@ class Hub(BaseHTTPRequestHandler):
     """Repositories are folders `<root>/<owner>/<name>` (models) or `<root>/datasets/...`."""
 
     root: Path
+    seen: list[str]
+
+    def parse_request(self) -> bool:
+        """Of every request, in whatever method."""
+        known = super().parse_request()
+        self.seen.append(self.requestline)
+        return known
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -85,9 +92,9 @@ def digest(file: Path) -> str:
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[str]:
-    """The address of a hub that serves `root`."""
-    handler = type("RootedHub", (Hub,), {"root": root})
+def serving(root: Path, seen: list[str] | None = None) -> Iterator[str]:
+    """The address of a hub that serves `root`; `seen` gets the first line of each request."""
+    handler = type("RootedHub", (Hub,), {"root": root, "seen": [] if seen is None else seen})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from heterolora import experiment, proxies, strategies
+from heterolora import experiment, network, proxies, strategies
 from heterolora.allocation import enabled_rank
 from heterolora.config import Config, validate
 from heterolora.errors import ConfigError
@@ -283,6 +283,7 @@ IGNORED = [
     "device=auto",
     "output=o",
     "rerun=true",
+    "offline=true",
     "training.log_every=3",
 ]
 IGNORED += ["checkpoint.every_minutes=1"]
@@ -333,7 +334,10 @@ def test_the_identity_depends_on_proxy_and_strategy(house: DictConfig) -> None:
     assert len({experiment.prepare(cfg).identity() for cfg in made}) == len(made)
 
 
-def test_the_identity_ignores_where_and_how_often(house: DictConfig) -> None:
+def test_the_identity_ignores_where_and_how_often(
+    house: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "stay_offline", lambda: None)  # the tests after this one are not
     elsewhere = ["tracking.name=wandb", "tracking.project=p", "tracking.tags=[a]"]
     changed = experiment.prepare(edited(house, *IGNORED, *elsewhere, "precision=fp32"))
     config = experiment.prepare(edited(house, "precision=fp32"))

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    **dict.fromkeys(["errors", "sites", "seeding", "config", "rules", "plugins"], 0),
+    **dict.fromkeys(["errors", "sites", "seeding", "network", "config", "rules", "plugins"], 0),
     **dict.fromkeys(["adapters", "allocation", "data", "tracking"], 1),
     **dict.fromkeys(["architectures", "proxies"], 2),
     "strategies": 3,
@@ -20,7 +20,7 @@ FLOORS = {
     "sweep": 6,
     "command": 7,
 }
-GROUND = ["errors", "sites", "seeding", "config", "rules", "plugins"]
+GROUND = ["errors", "sites", "seeding", "network", "config", "rules", "plugins"]
 """Within floor 0 a module may import those before it."""
 
 FILES = {str(path.relative_to(ROOT)): path for path in (ROOT / "heterolora").rglob("*.py")}

@@ -4,6 +4,7 @@ from heterolora.architectures.family import Family
 from heterolora.architectures.loading import (
     FAMILIES,
     Loaded,
+    fetch,
     load,
     model_is_usable,
     projections_exist,
@@ -16,6 +17,7 @@ __all__ = [
     "Family",
     "Loaded",
     "Shortcuts",
+    "fetch",
     "load",
     "model_is_usable",
     "projections_exist",

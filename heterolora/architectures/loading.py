@@ -10,7 +10,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import is_offline_mode, try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -28,6 +28,7 @@ from heterolora.architectures.wiring import check_shortcuts
 from heterolora.config import ModelConfig, SearchSpaceConfig, TaskConfig
 from heterolora.data.starter import MODEL_DIR
 from heterolora.errors import ModelError, one_line
+from heterolora.network import PREFETCH
 from heterolora.seeding import global_stream
 
 EMBEDDED = {"heterolora/opt-starter": MODEL_DIR}
@@ -123,10 +124,14 @@ def load(model: ModelConfig, task: TaskConfig, seed: int) -> Loaded:
             )
         tokenizer = AutoTokenizer.from_pretrained(source, revision=model.revision)
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        remedy = (
+            "it must hold config.json, a tokenizer, and weights (safetensors, or a plain state "
+            f"dict) with a head of {task.num_labels} labels or none"
+        )
+        if isinstance(source, str) and isinstance(error, OSError) and is_offline_mode():
+            remedy = PREFETCH
         raise ModelError(
-            f"{where}: cannot be loaded ({one_line(error)[:200]}); it must hold config.json, a "
-            "tokenizer, and weights (safetensors, or a plain state dict) with a head of "
-            f"{task.num_labels} labels or none"
+            f"{where}: cannot be loaded ({one_line(error)[:200]}); {remedy}"
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = _padding(tokenizer, where)
@@ -137,14 +142,35 @@ def load(model: ModelConfig, task: TaskConfig, seed: int) -> Loaded:
         family=family,
         head=_head(module, family, report, where),
         positions=family.positions(module.config),
-        revision=_digest(source) if isinstance(source, Path) else _commit(source, model.revision),
+        revision=_digest(source) if isinstance(source, Path) else _commit(model),
     )
 
 
-def _commit(name: str, revision: str | None) -> str | None:
-    """The hub's commit of a model that was just loaded: the folder of its snapshot in the cache."""
-    file = try_to_load_from_cache(name, "config.json", revision=revision)
-    return Path(file).parent.name if isinstance(file, str) else None
+def fetch(model: ModelConfig, task: TaskConfig) -> Path | None:
+    """Have all that `load` reads in the cache, by loading it.
+
+    Returns:
+        The folder in the cache, named by the hub's commit; None of a model that is local.
+
+    Raises:
+        ModelError: as `load` does.
+    """
+    if isinstance(_source(model), Path):
+        return None
+    load(model, task, seed=0)
+    return _snapshot(model)
+
+
+def _commit(model: ModelConfig) -> str | None:
+    """The hub's, of a model that was just loaded."""
+    snapshot = _snapshot(model)
+    return None if snapshot is None else snapshot.name
+
+
+def _snapshot(model: ModelConfig) -> Path | None:
+    """The folder in the cache of a model of the hub that was just loaded, named by the commit."""
+    file = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
+    return Path(file).parent if isinstance(file, str) else None
 
 
 def _digest(directory: Path) -> str:
@@ -208,8 +234,8 @@ def _config(source: str, revision: str | None, where: str) -> PretrainedConfig:
             ) from error
         raise ModelError(
             f"{where}: is neither cached nor can the hub be reached ({one_line(error)[:160]}); "
-            "give a local directory with model.path=DIR, fill the cache where there is a network "
-            "and point HF_HOME at it, or use the embedded model=opt_starter"
+            f"give a local directory with model.path=DIR, {PREFETCH}, or use the embedded "
+            "model=opt_starter"
         ) from error
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from heterolora.config import TaskConfig
 from heterolora.data.tasks import Examples
 from heterolora.errors import DataError, one_line
+from heterolora.network import PREFETCH
 
 STARTER = "heterolora/starter-paraphrase"
 """The `task.source` of the paraphrase task that the package generates itself."""
@@ -45,6 +46,22 @@ def load(task: TaskConfig, split: str) -> Examples:
     return _check(task, columns, f"{where} ({split})")
 
 
+def fetch(task: TaskConfig) -> Path | None:
+    """Have both splits in the cache, checked as a run checks them.
+
+    Returns:
+        The folder in the cache, named by the hub's commit; None of a task that is local.
+
+    Raises:
+        DataError: as `load` does.
+    """
+    if task.path is not None or task.source == STARTER:
+        return None
+    for split in (task.train_split, task.validation_split):
+        load(task, split)
+    return Path(_open(task, task.train_split).cache_files[0]["filename"]).parent
+
+
 Columns = dict[str, Sequence[Any]]
 
 
@@ -76,19 +93,25 @@ def _generate(split: str) -> Columns:
 
 
 def _fetch(task: TaskConfig, split: str) -> tuple[str, Columns]:
-    import datasets
-
-    datasets.disable_progress_bars()
     where = "/".join(filter(None, (task.source, task.subset)))
     try:
-        data = datasets.load_dataset(task.source, task.subset, split=split, revision=task.revision)
+        data = _open(task, split)
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(
             f"task.source={where}: cannot be loaded from the hub or its cache "
-            f"({one_line(error)[:160]}); give parquet files on disk with task.path=DIR, or fill "
-            "the cache where there is a network and point HF_HOME at it"
+            f"({one_line(error)[:160]}); give parquet files on disk with task.path=DIR, or "
+            f"{PREFETCH}"
         ) from error
     return where, {name: data[name][:] for name in data.column_names}
+
+
+def _open(task: TaskConfig, split: str) -> Any:
+    """One split of a dataset of the hub or its cache, as the library has it."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()  # or it warns of having no hub
+    return datasets.load_dataset(task.source, task.subset, split=split, revision=task.revision)
 
 
 def _check(task: TaskConfig, columns: Columns, where: str) -> Examples:

@@ -12,7 +12,10 @@ from heterolora.reporting.load import Run
 from heterolora.reporting.published import SEEDS, Number
 from heterolora.reporting.statistics import Spread, spread
 
-APART = ("seed", "name", "output", "rerun", "tracking", "training.log_every")
+APART = (
+    *("seed", "name", "output", "rerun", "offline", "runs_per_job", "checkpoint", "tracking"),
+    "training.log_every",
+)
 """Settings in which runs of one cell may differ."""
 OF_ARMS = ("strategy", "proxy", "search_space", "rank_budget")
 """Sections in which rows differ on purpose."""

@@ -19,9 +19,9 @@ from heterolora.tracking.sinks import Row
 class WandbSink:
     """One W&B run, named and identified by the run directory, so that it can be resumed.
 
-    Without an API key, or where the server cannot be reached, it is kept offline in the run
-    directory, and its end says how to send it. A W&B that fails later is left alone from then on:
-    the local files are the record.
+    With `offline`, without an API key, or where the server cannot be reached, it is kept offline in
+    the run directory, and its end says how to send it. A W&B that fails later is left alone from
+    then on: the local files are the record.
     """
 
     def __init__(self, directory: Path, config: Config, console: Console) -> None:

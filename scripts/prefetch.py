@@ -1,0 +1,106 @@
+"""Fetch what a run or a sweep reads from the hub, where there is a network.
+
+python scripts/prefetch.py +experiment=table4/r8
+python scripts/prefetch.py model=minilm task=mrpc,rte seed=0,13,42
+
+It takes the arguments of train.py, and its last line is the command that then needs no network.
+Models and datasets go to the caches of the Hugging Face libraries, below HF_HOME.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import transformers
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from heterolora import architectures, command, sweep
+from heterolora.config import Config
+from heterolora.data import sources
+from heterolora.errors import ConfigError
+from heterolora.experiment import prepare
+
+CACHES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
+"""The variables of the environment that say where the caches are."""
+
+
+def main() -> None:
+    """Fetch each model and task once, and say where to."""
+    overrides = parsed(sys.argv[1:])
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    configs = prepared(composed(overrides))
+    models = {run.model.model_dump_json(): run for run in configs}
+    tasks = {run.task.model_dump_json(exclude={"max_length"}): run.task for run in configs}
+    for run in models.values():
+        folder = architectures.fetch(run.model, run.task)
+        say(f"model {run.model.path or run.model.name}", folder)
+    for task in tasks.values():
+        say(f"task {task.name}", sources.fetch(task))
+    print(f"next: {following(overrides, len(configs))}")
+
+
+def parsed(arguments: Sequence[str]) -> list[str]:
+    """The overrides of the command line."""
+    assert __doc__ is not None
+    summary, examples = __doc__.split("\n\n", 1)
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=examples, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("-m", "--multirun", action="store_true", help="may be left out")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
+    overrides: list[str] = parser.parse_intermixed_args(arguments).overrides
+    return overrides
+
+
+def composed(overrides: list[str]) -> list[DictConfig]:
+    """Every run of the sweep that the overrides make; of none, the one run."""
+    with initialize_config_dir(str(command.CONF), version_base=command.HYDRA_VERSION):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        whole = hydra.compose_config("config", overrides, RunMode.MULTIRUN)
+        return [cfg for _, cfg in sweep.composed(whole)]
+
+
+def prepared(runs: Sequence[DictConfig]) -> list[Config]:
+    """Each validated, as if it ran here and now.
+
+    Raises:
+        ConfigError: with every problem of any of them.
+    """
+    configs: list[Config] = []
+    problems: list[str] = []
+    for cfg in runs:
+        cfg.device, cfg.offline = "auto", False  # what the run computes on need not be here
+        try:
+            configs.append(prepare(cfg))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return configs
+
+
+def say(what: str, folder: Path | None) -> None:
+    """A line of something that is here now."""
+    where = f"revision {folder.name}, in {folder}" if folder else "local, nothing to fetch"
+    print(f"{what}: {where}", flush=True)
+
+
+def following(overrides: Sequence[str], runs: int) -> str:
+    """The command that needs no network."""
+    caches = [f"{name}={shlex.quote(os.environ[name])}" for name in CACHES if name in os.environ]
+    sweeping = ["-m"] if runs > 1 else []
+    kept = [override for override in overrides if not override.startswith("offline=")]
+    train = ["python", "train.py", *sweeping, *kept, "offline=true"]
+    return " ".join([*caches, shlex.join(train)])
+
+
+if __name__ == "__main__":
+    sys.exit(command.door(main))

@@ -1,0 +1,210 @@
+"""A login node fetches, a compute node without a network runs: the real command lines."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import support
+import torch
+from conftest import ROOT, sentence_pairs, write_parquet
+from hub import COMMIT, serving
+from huggingface_hub import constants, is_offline_mode
+from hydra.core.global_hydra import GlobalHydra
+from safetensors.torch import load_file
+
+from heterolora import architectures, command, network
+from heterolora.config import ModelConfig
+from heterolora.errors import ModelError
+
+TASKS = ("mrpc", "rte")
+
+
+@pytest.fixture(scope="module")
+def root(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the hub serves: OPT-350M without safetensors, as the real one, and GLUE in parts."""
+    root = tmp_path_factory.mktemp("hub")
+    model = shutil.copytree(checkpoints["opt-post-norm"], root / "facebook" / "opt-350m")
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    (model / "flax_model.msgpack").write_text("for others")
+    glue, pairs = root / "datasets" / "nyu-mll" / "glue", sentence_pairs(8, seed=5)
+    configs = []
+    for task in TASKS:
+        write_parquet(glue / task, train=pairs, validation=pairs)
+        splits = [
+            {"split": split, "path": f"{task}/{split}.parquet"} for split in ("train", "validation")
+        ]
+        configs.append({"config_name": task, "data_files": splits})
+    (glue / "README.md").write_text(f"---\n{json.dumps({'configs': configs})}\n---\n")
+    return root
+
+
+def finished(
+    script: str, *arguments: str, endpoint: str, home: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """An interpreter of its own, all of whose requests go to `endpoint`, as hub and as proxy."""
+    proxies = dict.fromkeys(["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"], endpoint)
+    everywhere = {"HF_ENDPOINT": endpoint, "WANDB_BASE_URL": endpoint, **proxies}
+    unset = {"HF_HUB_OFFLINE", "WANDB_MODE", "NO_PROXY", "no_proxy"}
+    inherited = {name: value for name, value in os.environ.items() if name not in unset}
+    own = {"OMP_NUM_THREADS": "1", "HF_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+        cwd=ROOT,
+        env=inherited | own | everywhere | environment,
+    )
+
+
+@pytest.fixture
+def sweep(tiny: list[str]) -> list[str]:
+    """The tiny run, its model and task from the hub, and W&B as for anyone."""
+    local = ("model.path=", "task=", "task.path=", "tracking=")
+    return [o for o in tiny if not o.startswith(local)] + ["model=opt_350m", "training.epochs=1"]
+
+
+def test_what_was_fetched_runs_without_a_network(root: Path, sweep, tmp_path) -> None:
+    seen: list[str] = []
+    home = tmp_path / "cache"
+    tasks = f"task={','.join(TASKS)}"
+    with serving(root, seen) as endpoint:
+        done = finished(
+            "scripts/prefetch.py", *sweep, tasks, "seed=0,13", endpoint=endpoint, home=home
+        )
+        assert done.returncode == 0, done.stderr
+        model, *data, following = done.stdout.splitlines()
+        assert model.startswith(f"model facebook/opt-350m: revision {COMMIT}, in {home}")
+        assert [line.split(",")[0] for line in data] == [
+            f"task {t}: revision {COMMIT}" for t in TASKS
+        ]
+        folders = [Path(line.partition(", in ")[2]) for line in (model, *data)]
+        assert all(any(folder.iterdir()) for folder in folders)
+        assert following.startswith(f"next: HF_HOME={home} python train.py -m ")
+        assert following.endswith(f" {tasks} seed=0,13 offline=true")
+        assert any("pytorch_model.bin" in request for request in seen)
+        assert not any("flax" in request for request in seen)
+        seen.clear()
+        # One task more than was fetched; a key, so that W&B could go online.
+        more = [*sweep, f"{tasks},qnli", "offline=true"]
+        done = finished(
+            "train.py", "-m", *more, endpoint=endpoint, home=home, WANDB_API_KEY="a" * 40
+        )
+        assert done.returncode == 2, done.stderr
+        assert seen == []
+    assert done.stderr == ""
+    assert done.stdout.count("W&B: kept offline; send it with: wandb sync ") == 2
+    *_, first, second, third, _, total = done.stdout.splitlines()
+    assert [line.split()[0] for line in (first, second)] == ["finished", "finished"]
+    assert "task.source=nyu-mll/glue/qnli" in third
+    assert "python scripts/prefetch.py" in third
+    assert total == "3 runs: 2 finished, 0 skipped, 1 failed"
+
+
+def test_without_prefetching_it_is_one_line(root: Path, sweep, tmp_path) -> None:
+    seen: list[str] = []
+    with serving(root, seen) as endpoint:
+        arguments = [*sweep, "task=rte", "offline=true"]
+        done = finished("train.py", *arguments, endpoint=endpoint, home=tmp_path / "empty")
+    assert done.returncode == 2
+    assert seen == []
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: model.name=facebook/opt-350m: ")
+    assert "python scripts/prefetch.py" in line
+
+
+@pytest.fixture
+def prefetch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`python scripts/prefetch.py ...` in this process; returns its exit code."""
+    spec = importlib.util.spec_from_file_location("prefetch", ROOT / "scripts" / "prefetch.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script: ModuleType = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["prefetch.py", *arguments])
+        try:
+            return command.door(script.main)
+        finally:
+            GlobalHydra.instance().clear()
+
+    return call
+
+
+def test_the_sweep_of_an_experiment_is_prefetched(prefetch, checkpoints, pairs, capsys) -> None:
+    """Eighteen runs of one model on three tasks, here from disk; a GPU is not needed for it."""
+    local = [f"model.path={checkpoints['opt-post-norm']}", f"task.path={pairs}", "device=cuda"]
+    assert prefetch("-m", "+experiment=table4/r8", *local, "offline=true") == 0
+    *lines, following = capsys.readouterr().out.splitlines()
+    assert lines == [
+        f"model {checkpoints['opt-post-norm']}: local, nothing to fetch",
+        *(f"task {task}: local, nothing to fetch" for task in ("mrpc", "rte", "sst2")),
+    ]
+    assert following.endswith(
+        " ".join(["train.py -m +experiment=table4/r8", *local, "offline=true"])
+    )
+    assert following.count("offline=") == 1
+
+
+def test_the_embedded_model_and_task_need_nothing(prefetch, capsys) -> None:
+    assert prefetch() == 0
+    model, task, following = capsys.readouterr().out.splitlines()
+    assert model == "model heterolora/opt-starter: local, nothing to fetch"
+    assert task == "task starter_paraphrase: local, nothing to fetch"
+    assert following.endswith("python train.py offline=true")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("task=xyz", "error: task=xyz: there is no such task"),
+        ("training.epochs=0", "error: training.epochs=0: must be greater than 0"),
+        ("training.epochs=0,-1", "error: training.epochs=0: must be greater than 0"),
+        ("modl=x", "error: modl: unknown key; did you mean model?"),
+    ],
+)
+def test_what_cannot_be_prefetched_is_said(prefetch, capsys, override, said) -> None:
+    assert prefetch(override, "seed=0,13") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert lines[0].startswith(said)
+    assert len(lines) == len(override.split(","))
+
+
+def test_a_cache_without_the_weights_is_told_from_a_broken_model(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = tmp_path / "models--some--part"
+    snapshot, refs = cached / "snapshots" / COMMIT, cached / "refs"
+    snapshot.mkdir(parents=True)
+    refs.mkdir()
+    (refs / "main").write_text(COMMIT)
+    shutil.copy(checkpoints["bert"] / "config.json", snapshot)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    model = ModelConfig(name="some/part", path=None, revision=None)
+    assert list(architectures.model_is_usable(model)) == []
+    with pytest.raises(ModelError, match=r"^model.name=some/part: .*python scripts/prefetch.py"):
+        architectures.load(model, support.task(), seed=0)
+
+
+def test_offline_reaches_libraries_that_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what a process started from here would read."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "environ", dict(os.environ))
+        network.stay_offline()
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert is_offline_mode()
