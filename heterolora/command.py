@@ -37,19 +37,14 @@ def main(cfg: DictConfig) -> float:
 
 
 def _single(cfg: DictConfig) -> float:
-    """What a user can put right is a line on stderr and exit code 2."""
     console = Console()
-    try:
-        outcome = run(cfg, console)
-    except UserError as error:
-        print_errors(error)
-        raise SystemExit(error.exit_code) from None
+    outcome = run(cfg, console)
     outcome.show(console)
     return outcome.metric
 
 
 def door(main_function: Callable[[], object]) -> int:
-    """Run Hydra's main function; what cannot be composed is a line on stderr and exit code 2."""
+    """Run Hydra's main function; what a user can put right is a line on stderr and exit code 2."""
     # Hydra prints composition errors over many lines and exits with 1, unless it may raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     Sweep.folder = None
@@ -59,7 +54,7 @@ def door(main_function: Callable[[], object]) -> int:
         print_errors(ConfigError(_composition_problems(error, sys.argv[1:])))
         return UserError.exit_code
     except UserError as error:
-        print_errors(str(error).splitlines())
+        print_errors(error)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
