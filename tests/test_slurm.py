@@ -103,7 +103,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, list[str], str]:
 
 def record(output: Path) -> tuple[object, ...]:
     """All that a run's numbers are, of the one run in `output`."""
-    (directory,) = (file.parent for file in output.rglob("config.yaml"))
+    (directory,) = (file.parent for file in output.glob("main/*/*/config.yaml"))
     rows = read_rows(directory / "allocations.jsonl")
     weights = load_file(directory / "checkpoint" / "last.safetensors")
     return (
