@@ -58,10 +58,11 @@ LAUNCH = $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER),$(if $(filter-out 1,$(JOBS)
 CHOSEN = $(if $(MODEL),model=$(MODEL)) $(if $(TASK),task=$(TASK)) output=$(OUTPUT) $(LAUNCH) $(RUN)
 
 $(EXPERIMENTS) $(QUESTIONS): setup
-	@status=0; for sweep in $(SWEEPS); do \
-	    $(BIN)/python train.py -m +experiment=$$sweep $(CHOSEN) || status=$$?; \
-	    test $$status != 130 || exit 130; \
+	@status=0; pids=; for sweep in $(SWEEPS); do \
+	    $(BIN)/python train.py -m +experiment=$$sweep $(CHOSEN) $(if $(LAUNCHER),& pids="$$pids $$!",|| status=$$?); \
+	    case $$status in 130|143) exit $$status;; esac; \
 	done; \
+	for pid in $$pids; do wait $$pid || status=$$?; done; \
 	$(BIN)/python scripts/report.py $(OUTPUT) --table $(patsubst table%,%,$@) --format $(FORMAT) \
 	    --figures $(OUTPUT)/figures/$@ || exit $$?; \
 	exit $$status

@@ -38,7 +38,11 @@ def main(cfg: DictConfig) -> float:
 
 def _single(cfg: DictConfig) -> float:
     console = Console()
-    outcome = run(cfg, console)
+    try:
+        outcome = run(cfg, console)
+    except UserError as error:  # past Hydra, which would print a traceback
+        print_errors(error)
+        raise SystemExit(error.exit_code) from None
     outcome.show(console)
     return outcome.metric
 

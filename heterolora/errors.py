@@ -38,6 +38,10 @@ class TrackingError(UserError):
     """A dashboard that does not take the run."""
 
 
+class ClusterError(UserError):
+    """A cluster that does not answer."""
+
+
 class TrainingError(UserError):
     """A training that cannot go on, such as one whose loss is no longer finite."""
 

@@ -34,7 +34,7 @@ from heterolora.training.clock import Clock
 from heterolora.training.evaluate import evaluate
 from heterolora.training.importance import leave_one_out
 from heterolora.training.loop import Keep, Progress, Training
-from heterolora.training.memory import memory_advice, peak_memory
+from heterolora.training.memory import forget_peak, memory_advice, peak_memory
 from heterolora.training.optimizer import build_optimizer
 from heterolora.training.precision import (
     autocast_for,
@@ -43,6 +43,7 @@ from heterolora.training.precision import (
     resolve_device,
     resolve_precision,
 )
+from heterolora.training.signals import Stopped
 from heterolora.training.snapshots import Snapshot, Snapshots, discard
 
 logger = logging.getLogger(__name__)
@@ -153,6 +154,7 @@ def _finished(config: Config, directory: Path) -> Row | None:
 def _execute(config: Config, directory: Path, console: Console, label: str) -> Row:
     """Load, wire, take up what an earlier process left, and train; the content of `run.json`."""
     device = torch.device(config.device)
+    forget_peak(device)
     names = (config.task.train_split, config.task.validation_split)
     train, validation = (sources.load(config.task, name) for name in names)
     loaded = architectures.load(config.model, config.task, config.seed)
@@ -187,7 +189,7 @@ def _execute(config: Config, directory: Path, console: Console, label: str) -> R
                 record.importance(_importance(training, scores))
         status = "finished"
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit | Stopped)
         status = "interrupted" if stopped else "failed"
         problem = one_line(error)
         raise

@@ -1,5 +1,6 @@
 """What SLURM has of the sweeps of an output folder."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -7,20 +8,25 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from heterolora.errors import ClusterError
+
 PLAN = "plan.json"
 """In the folder of a sweep: every run's configuration and directory, and which job makes which."""
 
 
 def live_tasks() -> set[str]:
-    """The jobs of this user that wait or run, such as `12`, or `12_0` of an array."""
+    """The jobs of this user that wait or run, such as `12`, or `12_0` of an array.
+
+    Raises:
+        ClusterError: if SLURM is here and does not answer.
+    """
     if shutil.which("squeue") is None:
         return set()
-    done = subprocess.run(
-        ["squeue", "--me", "--noheader", "--array", "--format=%F_%K"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%F_%K"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = " ".join(done.stderr.split())
+        raise ClusterError(f"squeue: does not say what is queued ({said}); try again later")
     return {task.removesuffix("_N/A") for task in done.stdout.split()}
 
 
@@ -47,7 +53,10 @@ def tasks_of(sweep: Path) -> set[str]:
 
 def wait_for(sweep: Path, seconds: float = 5) -> None:
     """Return when no task of the sweep waits or runs any more; asks every few `seconds`."""
-    while tasks_of(sweep) & live_tasks():
+    own = tasks_of(sweep)
+    while own:
+        with contextlib.suppress(ClusterError):  # it answers again some time
+            own &= live_tasks()
         time.sleep(seconds)
 
 

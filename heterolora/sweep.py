@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,13 +18,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from heterolora import slurm
-from heterolora.errors import ConfigError, UserError, one_line, print_errors
+from heterolora.errors import ConfigError, RecordError, UserError, one_line, print_errors
 from heterolora.experiment import prepare, run
 from heterolora.tracking import source
 from heterolora.tracking.console import PLAIN, headline
 from heterolora.tracking.files import write_atomically
 from heterolora.tracking.lock import holder
 from heterolora.tracking.record import check_writable, read_json, read_run, run_directory
+from heterolora.training.signals import Stopped
 
 Row = dict[str, Any]
 OUTCOMES = "outcomes"
@@ -50,7 +51,10 @@ def job(cfg: DictConfig) -> float:
     metric = float("nan")
     for index in plan["jobs"][cfg.job]:
         planned = plan["runs"][index]
-        metric = _attempt(OmegaConf.create(planned["config"]), folder, index, planned["overrides"])
+        planned_cfg = OmegaConf.create(planned["config"])
+        if planned_cfg.rerun and _begun(folder, index, planned["directory"]):
+            planned_cfg.rerun = False
+        metric = _attempt(planned_cfg, folder, index, planned["overrides"])
     return metric
 
 
@@ -62,6 +66,9 @@ def _attempt(cfg: DictConfig, folder: Path, index: int, overrides: str) -> float
     except UserError as error:
         said = "; ".join(str(error).splitlines())
         row, metric = _row("failed", overrides, said, error.exit_code), float("nan")
+    except Stopped as error:
+        _note(folder, index, _row("failed", overrides, one_line(error), 1))
+        raise
     except Exception as error:
         traceback.print_exc()
         said = f"{type(error).__name__}: {one_line(error)}"
@@ -72,6 +79,17 @@ def _attempt(cfg: DictConfig, folder: Path, index: int, overrides: str) -> float
     _note(folder, index, row)
     console.print(f"{label} {row['status']}: {row['said']}", **PLAIN)
     return metric
+
+
+def _begun(folder: Path, index: int, directory: str | None) -> bool:
+    """Whether this sweep had begun a run before its job queued again: its record is newer."""
+    mark = folder / OUTCOMES / f"{index}.begun"
+    record = Path(directory or "") / "run.json"
+    if mark.exists():
+        return record.is_file() and record.stat().st_mtime_ns > mark.stat().st_mtime_ns
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    return False
 
 
 def _row(status: str, what: str, said: str, exit_code: int = 0) -> Row:
@@ -99,20 +117,34 @@ class Sweep(Callback):
         A job gets `runs_per_job` runs. On a cluster the jobs run the source as it is now: this
         process starts again from a copy.
         """
+        # Hydra makes a warning of what a callback raises, and goes on without it.
         try:
-            check_writable(Path(config.output))
-            if str(config.hydra.launcher._target_).endswith(CLUSTER):
-                _from_a_copy(Path(config.output))
-            Sweep.folder = folder = Path(config.hydra.sweep.dir).absolute()
-            if config.hydra.sweeper._target_ != BASIC_SWEEPER:
-                return
-            runs = [_planned(*run) for run in composed(config)]
+            self._plan(config)
+        except HydraException:
+            return  # the sweeper meets it again, and raises it to the door
         except UserError as error:
             print_errors(error)
             raise SystemExit(error.exit_code) from None
-        except HydraException:
-            return  # the sweeper meets it again, and raises it to the door
-        queued = slurm.submitted(folder.parent)
+        except OSError as error:
+            print_errors(RecordError(f"output={config.output}: {one_line(error)}"))
+            raise SystemExit(RecordError.exit_code) from None
+        except Exception:
+            traceback.print_exc()
+            raise SystemExit(1) from None
+
+    def _plan(self, config: DictConfig) -> None:
+        on_cluster = str(config.hydra.launcher._target_).endswith(CLUSTER)
+        check_writable(Path(config.output))
+        if on_cluster:
+            _from_a_copy(Path(config.output))
+        Sweep.folder = folder = Path(config.hydra.sweep.dir).absolute()
+        if config.hydra.sweeper._target_ != BASIC_SWEEPER:
+            return
+        runs = [_planned(*run) for run in composed(config)]
+        queued = {}
+        if on_cluster:
+            _check_for_cluster(runs)
+            queued = slurm.submitted(folder.parent)
         known = {index: _known(run, queued) for index, run in enumerate(runs)}
         jobs = slurm.cut((i for i, row in known.items() if row is None), config.runs_per_job)
         for index, row in known.items():
@@ -121,8 +153,7 @@ class Sweep(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / slurm.PLAN, json.dumps({"runs": runs, "jobs": jobs}))
         if not jobs:
-            self.on_multirun_end(config)
-            raise SystemExit(0)
+            raise SystemExit(tell(folder))
         with open_dict(config):
             config.hydra.sweeper.params = None
             config.hydra.overrides.task = [f"+job={','.join(map(str, range(len(jobs))))}"]
@@ -168,10 +199,29 @@ def composed(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
         yield " ".join(combination), cfg
 
 
+def _check_for_cluster(runs: Sequence[Row]) -> None:
+    """Settle here what each node would settle for itself.
+
+    Raises:
+        ConfigError: if that is left open.
+    """
+    if any(run["config"]["precision"] == "auto" for run in runs):
+        raise ConfigError(
+            [
+                "precision=auto: would be settled by each node for itself, and what is finished "
+                "not be known here; set precision=bf16 or precision=fp32"
+            ]
+        )
+
+
 def _planned(overrides: str, cfg: DictConfig) -> Row:
     """What the plan has of a run: also where its record will be."""
+    # Where the precision is given, the device has no part in where the record is, and the machine
+    # that plans need not have it.
+    here = cfg if cfg.precision == "auto" else OmegaConf.merge(cfg, {"device": "auto"})
+    assert isinstance(here, DictConfig)
     try:
-        directory = str(run_directory(prepare(cfg)))
+        directory = str(run_directory(prepare(here)))
     except ConfigError:
         directory = None  # the run itself says what is wrong with it
     return {

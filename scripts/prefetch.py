@@ -35,7 +35,8 @@ def main() -> None:
     overrides = parsed(sys.argv[1:])
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    configs = prepared(composed(overrides))
+    swept, runs = composed(overrides)
+    configs = prepared(runs)
     models = {run.model.model_dump_json(): run for run in configs}
     tasks = {run.task.model_dump_json(exclude={"max_length"}): run.task for run in configs}
     for run in models.values():
@@ -43,7 +44,7 @@ def main() -> None:
         say(f"model {run.model.path or run.model.name}", folder)
     for task in tasks.values():
         say(f"task {task.name}", sources.fetch(task))
-    print(f"next: {following(overrides, len(configs))}")
+    print(f"next: {following(overrides, swept)}")
 
 
 def parsed(arguments: Sequence[str]) -> list[str]:
@@ -59,13 +60,14 @@ def parsed(arguments: Sequence[str]) -> list[str]:
     return overrides
 
 
-def composed(overrides: list[str]) -> list[DictConfig]:
-    """Every run of the sweep that the overrides make; of none, the one run."""
+def composed(overrides: list[str]) -> tuple[bool, list[DictConfig]]:
+    """Whether the overrides make a sweep, and its runs; of none, the one run."""
     with initialize_config_dir(str(command.CONF), version_base=command.HYDRA_VERSION):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         whole = hydra.compose_config("config", overrides, RunMode.MULTIRUN)
-        return [cfg for _, cfg in sweep.composed(whole)]
+        runs = [cfg for _, cfg in sweep.composed(whole)]
+        return bool(whole.hydra.sweeper.params) or len(runs) > 1, runs
 
 
 def prepared(runs: Sequence[DictConfig]) -> list[Config]:
@@ -93,10 +95,10 @@ def say(what: str, folder: Path | None) -> None:
     print(f"{what}: {where}", flush=True)
 
 
-def following(overrides: Sequence[str], runs: int) -> str:
+def following(overrides: Sequence[str], swept: bool) -> str:
     """The command that needs no network."""
     caches = [f"{name}={shlex.quote(os.environ[name])}" for name in CACHES if name in os.environ]
-    sweeping = ["-m"] if runs > 1 else []
+    sweeping = ["-m"] if swept else []
     kept = [override for override in overrides if not override.startswith("offline=")]
     train = ["python", "train.py", *sweeping, *kept, "offline=true"]
     return " ".join([*caches, shlex.join(train)])

@@ -59,7 +59,8 @@ def long(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
         f"task.path={write_parquet(tmp_path_factory.mktemp('data'), **columns)}",
         "tracking=local",
         "device=cpu",
-        "training.epochs=25",
+        "training.epochs=40",
+        "precision=fp32",
         "training.batch_size=8",
         "proxy.num_batches=2",
         "checkpoint.every_minutes=0.02",
@@ -77,6 +78,7 @@ def submit(cluster: dict[str, str]) -> Iterator[Submit]:
             [
                 *(sys.executable, str(tree / "train.py"), "-m", "hydra/launcher=slurm"),
                 *(f"hydra.launcher.{setting}" for setting in launcher),
+                "precision=fp32",
                 *overrides,
             ],
             stdout=subprocess.PIPE,
@@ -187,7 +189,19 @@ def test_jobs_run_the_source_that_was_there_when_they_were_submitted(
     assert json.loads(origin.read_text())["code"] == {"commit": None, "dirty": None}
 
 
-def test_out_of_time_preempted_and_killed_runs_end_as_if_nothing_had_been(
+def test_out_of_time_a_run_queues_again_and_goes_on(
+    submit: Submit, long: list[str], uninterrupted: tuple[object, ...], tmp_path: Path
+) -> None:
+    limits = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=25"]
+    code, out, err = ended(submit(*long, *limits, f"output={tmp_path}"))
+    assert code == 0, err
+    assert out[-1] == "1 runs: 1 finished, 0 skipped, 0 failed"
+    assert "timed-out" in logs(tmp_path)
+    assert "resumed at step" in logs(tmp_path)
+    assert record(tmp_path) == uninterrupted
+
+
+def test_preempted_and_killed_runs_end_as_if_nothing_had_been(
     submit: Submit,
     long: list[str],
     uninterrupted: tuple[object, ...],
@@ -195,38 +209,27 @@ def test_out_of_time_preempted_and_killed_runs_end_as_if_nothing_had_been(
     command_line: CommandLine,
     tmp_path: Path,
 ) -> None:
-    """Three sweeps at once, each of one run, and each meets another fate."""
-    places = {fate: tmp_path / fate for fate in ("timeout", "preempted", "killed")}
+    """Two sweeps at once, each of one run, and each meets another fate."""
+    places = {fate: tmp_path / fate for fate in ("preempted", "killed")}
     hour = "hydra.launcher.timeout_min=60"
-    limits = {
-        "timeout": ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=35"],
-        "preempted": [hour],
-        "killed": [hour],
-    }
-    running = {
-        fate: submit(*long, *limits[fate], f"output={output}", f"hydra.launcher.name={fate}")
-        for fate, output in places.items()
-    }
+    running = {fate: submit(*long, hour, f"output={output}") for fate, output in places.items()}
     wait_until(lambda: steps(places["killed"]) > 20)
     again = command_line("-m", *long, f"output={places['killed']}")
     assert again.code == 0
     assert again.out.splitlines()[-1] == "1 runs: 0 finished, 0 skipped, 0 failed, 1 running"
     (lock,) = places["killed"].rglob(".lock")
-    holder = int(lock.read_text().split('"pid": ')[1].rstrip("}"))
-    os.kill(holder, signal.SIGKILL)
+    os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
     wait_until(lambda: steps(places["preempted"]) > 20)
     urgent = ["sbatch", "--partition=high", "--exclusive", "--wrap=sleep 3", "--output=/dev/null"]
     subprocess.run(urgent, env=cluster, check=True, capture_output=True)
     code, out, err = ended(running["killed"])
     assert code == 1, err
     assert "its job left no word" in out[-3]
-    for fate in ("timeout", "preempted"):
-        code, out, err = ended(running[fate])
-        assert code == 0, err
-        assert "resumed at step" in logs(places[fate])
-        assert record(places[fate]) == uninterrupted
-    assert "timed-out" in logs(places["timeout"])
+    code, out, err = ended(running["preempted"])
+    assert code == 0, err
     assert "preempted" in logs(places["preempted"])
+    assert "resumed at step" in logs(places["preempted"])
+    assert record(places["preempted"]) == uninterrupted
     code, out, err = ended(submit(*long, hour, f"output={places['killed']}"))
     assert code == 0, err
     assert out[-1] == "1 runs: 1 finished, 0 skipped, 0 failed"
@@ -235,3 +238,9 @@ def test_out_of_time_preempted_and_killed_runs_end_as_if_nothing_had_been(
     (run,) = (read_run(file.parent) for file in places["killed"].rglob("run.json"))
     assert run is not None
     assert run["status"] == "finished"
+
+
+def test_what_each_node_would_settle_for_itself_is_refused(submit: Submit, tiny: list[str]) -> None:
+    code, _, err = ended(submit(*tiny, "precision=auto"))
+    assert code == 2
+    assert err.startswith("error: precision=auto: would be settled by each node for itself")

@@ -330,7 +330,7 @@ def test_wandb_offline(
     (file,) = folder.glob("*.wandb")
     kept = list(records(file))
     (run,) = (record.run for record in kept if record.HasField("run"))
-    assert (run.run_id, run.display_name) == (directory.name, directory.name)
+    assert (run.run_id, run.display_name) == ((directory / "wandb-id").read_text(), directory.name)
     assert (run.project, run.run_group) == ("p", "main/rte")
     assert re.fullmatch("dynamic-gradnorm-[0-9a-f]{8}", run.job_type)
     assert set(run.tags) == {"main", "rte", "dynamic", "gradnorm", "seed-0", "a"}

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from pathlib import Path
 from heterolora.errors import RecordError, one_line
 
 logger = logging.getLogger(__name__)
+
+PATIENCE = 0.5
+"""Seconds: who only looks whether there is a lock has it for an instant."""
 
 
 def lock_file(directory: Path) -> Path:
@@ -63,6 +67,7 @@ def holder(directory: Path) -> str:
 
 def _acquire(file: Path) -> int:
     """The descriptor of the locked file, which names this process."""
+    deadline = time.monotonic() + PATIENCE
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -73,6 +78,9 @@ def _acquire(file: Path) -> int:
         except (BlockingIOError, PermissionError) as error:
             holder = _holder(descriptor)
             os.close(descriptor)
+            if time.monotonic() < deadline:
+                time.sleep(PATIENCE / 10)
+                continue
             raise RecordError(
                 f"{file.parent}: {holder or 'another process'} is at work on this run; wait for "
                 "it, or end it there"

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 LINES = ("metrics.jsonl", "allocations.jsonl")
+WANDB_ID = "wandb-id"
+"""A file: a record that is resumed goes on in the same W&B run, one that starts over in another."""
 
 
 def run_directory(config: Config) -> Path:
@@ -158,7 +160,7 @@ class Record:
     def _clear(self) -> None:
         # The states to resume from go first: without the lines they count on they are no use.
         shutil.rmtree(self.directory / "checkpoint" / "resume", ignore_errors=True)
-        for stale in ("run.json", "importance.jsonl", "code.diff", *LINES):
+        for stale in ("run.json", "importance.jsonl", "code.diff", WANDB_ID, *LINES):
             (self.directory / stale).unlink(missing_ok=True)
         for weights in self.directory.glob("checkpoint/*.safetensors"):
             weights.unlink()

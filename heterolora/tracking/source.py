@@ -29,8 +29,13 @@ def version() -> dict[str, Any]:
 
 
 def diff() -> str:
-    """What tracked files have that the commit has not, for `git apply`; empty if nothing."""
-    return str(_kept()["diff"]) if is_copy() else _git("diff", "HEAD", "--binary") or ""
+    """What the source has that the commit has not, new files too, for `git apply`."""
+    if is_copy():
+        return str(_kept()["diff"])
+    new = (_git("ls-files", "--others", "--exclude-standard", "-z", *PARTS) or "").split("\0")
+    changes = [_git("diff", "HEAD", "--binary")]
+    changes += [_git("diff", "--no-index", "--binary", "/dev/null", file) for file in new if file]
+    return "".join(filter(None, changes))
 
 
 def is_copy() -> bool:
@@ -39,12 +44,13 @@ def is_copy() -> bool:
 
 
 def keep(folder: Path) -> Path:
-    """Copy the source to a subfolder of `folder` that is named by its content.
+    """Copy the source to a subfolder of `folder` that is named by its content and version.
 
     Equal sources share a copy. A copy is complete from the moment that it has its name.
     """
     files = sorted(file for part in PARTS for file in _files(ROOT / part))
     digest = hashlib.sha256()
+    digest.update(json.dumps(version()).encode())
     for file in files:
         digest.update(f"{file.relative_to(ROOT)}\n".encode() + file.read_bytes())
     copy = folder / digest.hexdigest()[:12]
@@ -78,8 +84,8 @@ def _files(path: Path) -> list[Path]:
 def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
         )
-    except (OSError, subprocess.CalledProcessError):
+    except OSError:
         return None
-    return done.stdout
+    return done.stdout if done.returncode <= 1 else None  # 1: there is a difference

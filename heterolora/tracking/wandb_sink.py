@@ -1,6 +1,7 @@
 """Weights & Biases: configuration, metrics, allocations and summary of a run."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,7 +13,9 @@ from rich.console import Console
 from heterolora.config import Config
 from heterolora.errors import TrackingError, one_line
 from heterolora.sites import Site
+from heterolora.tracking.files import write_atomically
 from heterolora.tracking.heatmap import heatmap
+from heterolora.tracking.record import WANDB_ID
 from heterolora.tracking.sinks import Row
 
 
@@ -102,7 +105,7 @@ def _begin(directory: Path, config: Config, mode: Literal["offline"] | None) -> 
         project=tracking.project,
         entity=tracking.entity,
         dir=str(directory),
-        id=directory.name,
+        id=_identifier(directory),
         name=directory.name,
         resume="allow",
         mode=mode,
@@ -112,6 +115,14 @@ def _begin(directory: Path, config: Config, mode: Literal["offline"] | None) -> 
         config=config.resolved(),
         settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True),
     )
+
+
+def _identifier(directory: Path) -> str:
+    """The id by which W&B knows the run: of this record alone, and the same when it is resumed."""
+    file = directory / WANDB_ID
+    if not file.is_file():
+        write_atomically(file, secrets.token_hex(4))
+    return file.read_text()
 
 
 def _allocation(row: Row) -> Row:

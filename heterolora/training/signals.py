@@ -5,6 +5,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from heterolora.errors import one_line
+
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Ctrl-C; the end of a job or of a machine; what SLURM is asked to send ahead of time."""
 
@@ -18,6 +20,13 @@ class Terminated(SystemExit):
 
     def __str__(self) -> str:
         return f"ended by {signal.Signals(self._number).name}"
+
+
+class Stopped(BaseException):
+    """The handler of a signal says that this is the end, such as one that may not queue again.
+
+    No `Exception`: it is the process that ends, not a run that fails.
+    """
 
 
 class Signals:
@@ -74,4 +83,7 @@ class Signals:
         before = self._before[number]
         if not callable(before):
             raise Terminated(number)
-        before(number, frame)
+        try:
+            before(number, frame)
+        except Exception as error:
+            raise Stopped(one_line(error)) from error
