@@ -52,7 +52,7 @@ def job(cfg: DictConfig) -> float:
     for index in plan["jobs"][cfg.job]:
         planned = plan["runs"][index]
         planned_cfg = OmegaConf.create(planned["config"])
-        if planned_cfg.rerun and _begun(folder, index, planned["directory"]):
+        if planned_cfg.rerun and begun(folder, index, planned["directory"]):
             planned_cfg.rerun = False
         metric = _attempt(planned_cfg, folder, index, planned["overrides"])
     return metric
@@ -81,7 +81,7 @@ def _attempt(cfg: DictConfig, folder: Path, index: int, overrides: str) -> float
     return metric
 
 
-def _begun(folder: Path, index: int, directory: str | None) -> bool:
+def begun(folder: Path, index: int, directory: str | None) -> bool:
     """Whether this sweep had begun a run before its job queued again: its record is newer."""
     mark = folder / OUTCOMES / f"{index}.begun"
     record = Path(directory or "") / "run.json"

@@ -16,6 +16,7 @@ from conftest import ROOT, CommandLine, sentence_pairs, write_parquet
 from hub import COMMIT, serving
 from safetensors.torch import load_file
 
+from heterolora import sweep as sweep_room
 from heterolora.strategies.dynamic import Dynamic
 from heterolora.tracking.record import read_rows, read_run
 
@@ -105,6 +106,21 @@ def test_a_sweep_does_what_is_missing_and_says_what_became_of_each(command_line,
     assert again.out.splitlines()[-1] == "3 runs: 1 finished, 2 skipped, 0 failed"
     alone = command_line(*tiny, "seed=42", "optimizer.learning_rate=1e-3")
     assert "already finished" in alone.out
+
+
+def test_a_job_that_queues_again_does_not_run_its_reruns_again(tmp_path) -> None:
+    """It goes on with what it had begun; what it had not begun, it runs anew."""
+    record = tmp_path / "run" / "run.json"
+    record.parent.mkdir()
+    record.write_text("{}")
+    os.utime(record, (1, 1))
+    sweep = tmp_path / "sweep"
+    assert not sweep_room.begun(sweep, 0, str(record.parent))
+    assert not sweep_room.begun(sweep, 0, str(record.parent))  # killed before its record was new
+    record.write_text("{}")
+    os.utime(record)
+    assert sweep_room.begun(sweep, 0, str(record.parent))
+    assert not sweep_room.begun(sweep, 1, str(record.parent))
 
 
 def test_a_bug_in_one_run_of_a_sweep_does_not_stop_it(command_line, tiny, monkeypatch) -> None:

@@ -1,0 +1,82 @@
+"""The version of the source, what it has beyond its commit, and copies of it."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from heterolora.tracking import source
+
+
+def git(tree: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+    done = subprocess.run(
+        ["git", "-C", str(tree), *identity, *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A committed tree with the three parts of the source, in place of this one."""
+    tree = tmp_path / "tree"
+    for part in ("conf", "heterolora"):
+        (tree / part).mkdir(parents=True)
+        (tree / part / "one.py").write_text("one = 1\n")
+    (tree / "train.py").write_text("print(1)\n")
+    git(tree, "init", "-q")
+    git(tree, "add", "-A")
+    git(tree, "commit", "-qm", "one")
+    monkeypatch.setattr(source, "ROOT", tree)
+    return tree
+
+
+def test_a_clean_tree_is_its_commit(tree: Path) -> None:
+    assert source.version() == {"commit": git(tree, "rev-parse", "HEAD"), "dirty": False}
+    assert source.diff() == ""
+
+
+def test_the_diff_makes_the_tree_of_the_commit(tree: Path, tmp_path: Path) -> None:
+    """New files too: a new proxy is one."""
+    (tree / "heterolora" / "one.py").write_text("one = 2\n")
+    (tree / "heterolora" / "new.py").write_text("new = 1\n")
+    (tree / "notes.txt").write_text("not a part of the source\n")
+    assert source.version()["dirty"] is True
+    (tmp_path / "code.diff").write_text(source.diff())
+    git(tmp_path, "clone", "-q", str(tree), "clone")
+    git(tmp_path / "clone", "apply", str(tmp_path / "code.diff"))
+    for name in ("one.py", "new.py"):
+        file = Path("heterolora") / name
+        assert (tmp_path / "clone" / file).read_text() == (tree / file).read_text()
+    assert not (tmp_path / "clone" / "notes.txt").exists()
+
+
+def test_a_copy_knows_where_it_comes_from(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "heterolora" / "one.py").write_text("one = 2\n")
+    version, diff = source.version(), source.diff()
+    copy = source.keep(tmp_path / "copies")
+    assert source.keep(tmp_path / "copies") == copy
+    (tree / "heterolora" / "one.py").write_text("one = 3\n")
+    assert source.keep(tmp_path / "copies") != copy
+    assert (copy / "heterolora" / "one.py").read_text() == "one = 2\n"
+    assert not source.is_copy()
+    monkeypatch.setattr(source, "ROOT", copy)
+    assert source.is_copy()
+    assert (source.version(), source.diff()) == (version, diff)
+    assert json.loads((copy / source.VERSION).read_text())["commit"] == version["commit"]
+
+
+def test_the_same_content_of_another_commit_is_another_copy(tree: Path, tmp_path: Path) -> None:
+    (tree / "heterolora" / "one.py").write_text("one = 2\n")
+    before = source.keep(tmp_path / "copies")
+    git(tree, "commit", "-qam", "two")
+    assert source.keep(tmp_path / "copies") != before
+
+
+def test_outside_git_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "ROOT", tmp_path)
+    assert source.version() == {"commit": None, "dirty": None}
+    assert source.diff() == ""
