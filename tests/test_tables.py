@@ -284,6 +284,15 @@ def test_mixed_origins_in_a_cell_are_flagged(
     assert bool(dirty) == (key == "dirty")
 
 
+def test_a_run_that_went_on_with_other_code_is_flagged(template: Run) -> None:
+    runs = arm_runs(template, "4", "r2 homogeneous", {0: 80.0, 13: 81.0})
+    other = {"commit": "f" * 40, "dirty": False}
+    resumed = {**PROVENANCE, "resumed": [{"step": 3, "code": other}]}
+    made = report("4", [runs[0], variant(runs[1], {}, 81.0, resumed)])
+    said = f"mixed code commit: {'0' * 12} (seed 0); {'0' * 12} then {'f' * 12} (seed 13)"
+    assert said in note(made, "! r2 homogeneous, mrpc: mixed")
+
+
 def test_rows_that_differ_in_more_than_their_arm_are_named(template: Run) -> None:
     base = arm_runs(template, "4", "r2 homogeneous", {0: 80.0})
     searched = arm_runs(template, "4", "r2 dynamic GRAD-NORM", {0: 81.0})

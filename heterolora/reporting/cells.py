@@ -216,8 +216,15 @@ def _traits(run: Run) -> dict[str, Any]:
     # One GPU of a machine is as good as the next.
     settings["device"] = str(run.setting("device")).split(":")[0]
     for name, (section, key) in ORIGINS.items():
-        settings[name] = run.provenance.get(section, {}).get(key)
+        settings[name] = _origin(run, section, key)
     return settings
+
+
+def _origin(run: Run, section: str, key: str) -> Any:
+    """What `provenance.json` says; of a run that went on with something else, all in turn."""
+    parts = [run.provenance, *run.provenance.get("resumed", [])]
+    values = list(dict.fromkeys(part[section].get(key) for part in parts if section in part))
+    return " then ".join(map(_shown, values)) if len(values) > 1 else next(iter(values), None)
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
