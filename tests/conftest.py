@@ -114,6 +114,11 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file that waits for minutes comes first, so that the others run beside it."""
+    items.sort(key=lambda item: item.path.name != "test_slurm.py")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Tiny matrices are slower on many threads."""

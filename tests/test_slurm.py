@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from conftest import ROOT, CommandLine, sentence_pairs, write_parquet
@@ -33,6 +34,7 @@ pytestmark = [
 ]
 
 Submit = Callable[..., subprocess.Popen[str]]
+EPOCHS = 40
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def long(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
         f"task.path={write_parquet(tmp_path_factory.mktemp('data'), **columns)}",
         "tracking=local",
         "device=cpu",
-        "training.epochs=40",
+        f"training.epochs={EPOCHS}",
         "precision=fp32",
         "training.batch_size=8",
         "proxy.num_batches=2",
@@ -103,7 +105,10 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, list[str], str]:
     return process.returncode, out.splitlines(), err
 
 
-def record(output: Path) -> tuple[object, ...]:
+Numbers = tuple[bytes, list[dict[str, object]], dict[str, bytes]]
+
+
+def record(output: Path) -> Numbers:
     """All that a run's numbers are, of the one run in `output`."""
     (directory,) = (file.parent for file in output.glob("main/*/*/config.yaml"))
     rows = read_rows(directory / "allocations.jsonl")
@@ -115,14 +120,22 @@ def record(output: Path) -> tuple[object, ...]:
     )
 
 
+class Uninterrupted(NamedTuple):
+    """What a run leaves that nothing happens to, and its seconds of training."""
+
+    record: Numbers
+    seconds: float
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(long: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+def uninterrupted(long: list[str], tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
     """What the long run leaves when nothing happens to it, on this machine without SLURM."""
     output = tmp_path_factory.mktemp("local")
     command = [sys.executable, str(ROOT / "train.py"), *long, f"output={output}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True)
-    return record(output)
+    (file,) = output.rglob("run.json")
+    return Uninterrupted(record(output), json.loads(file.read_text())["seconds"]["training"])
 
 
 def steps(output: Path) -> int:
@@ -190,21 +203,29 @@ def test_jobs_run_the_source_that_was_there_when_they_were_submitted(
 
 
 def test_out_of_time_a_run_queues_again_and_goes_on(
-    submit: Submit, long: list[str], uninterrupted: tuple[object, ...], tmp_path: Path
+    submit: Submit, long: list[str], uninterrupted: Uninterrupted, tmp_path: Path
 ) -> None:
+    """Of more epochs than the uninterrupted one, so that it cannot end in time on any machine."""
+    epochs = EPOCHS + int(EPOCHS * 35 / uninterrupted.seconds)
     limits = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=25"]
-    code, out, err = ended(submit(*long, *limits, f"output={tmp_path}"))
+    code, out, err = ended(
+        submit(*long, *limits, f"training.epochs={epochs}", f"output={tmp_path}")
+    )
     assert code == 0, err
     assert out[-1] == "1 runs: 1 finished, 0 skipped, 0 failed"
     assert "timed-out" in logs(tmp_path)
     assert "resumed at step" in logs(tmp_path)
-    assert record(tmp_path) == uninterrupted
+    metrics, searches, _ = record(tmp_path)
+    first_metrics, first_searches, _ = uninterrupted.record
+    assert metrics.startswith(first_metrics)
+    assert searches[: len(first_searches)] == first_searches
+    assert len(searches) * EPOCHS == len(first_searches) * epochs
 
 
 def test_preempted_and_killed_runs_end_as_if_nothing_had_been(
     submit: Submit,
     long: list[str],
-    uninterrupted: tuple[object, ...],
+    uninterrupted: Uninterrupted,
     cluster: dict[str, str],
     command_line: CommandLine,
     tmp_path: Path,
@@ -229,12 +250,12 @@ def test_preempted_and_killed_runs_end_as_if_nothing_had_been(
     assert code == 0, err
     assert "preempted" in logs(places["preempted"])
     assert "resumed at step" in logs(places["preempted"])
-    assert record(places["preempted"]) == uninterrupted
+    assert record(places["preempted"]) == uninterrupted.record
     code, out, err = ended(submit(*long, hour, f"output={places['killed']}"))
     assert code == 0, err
     assert out[-1] == "1 runs: 1 finished, 0 skipped, 0 failed"
     assert "resumed at step" in logs(places["killed"])
-    assert record(places["killed"]) == uninterrupted
+    assert record(places["killed"]) == uninterrupted.record
     (run,) = (read_run(file.parent) for file in places["killed"].rglob("run.json"))
     assert run is not None
     assert run["status"] == "finished"
