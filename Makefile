@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?=
 
-# Of the experiments below. Without a GPU two runs go side by side, each on its share of the cores.
+# For experiments. Without a GPU two runs go side by side, each on its share of the cores.
 MODEL ?=
 TASK ?=
 LAUNCHER ?=
@@ -17,8 +17,10 @@ FORMAT ?= terminal
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9_ -]+:.*## /{printf "  %s\n      %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '  %s\n' '$(EXPERIMENTS)' \
+	    '    Run what is missing of an experiment and report it; MODEL= TASK= LAUNCHER= JOBS= RUN='
 
-$(VENV)/.done: pyproject.toml constraints.txt
+$(VENV)/.done: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
@@ -31,38 +33,36 @@ run: setup ## Run the main job on the embedded model and task; RUN="seed=13 prox
 	$(BIN)/python train.py proxy=gradnorm strategy=dynamic $(RUN)
 
 .PHONY: test
-test: setup ## Run the tests, with coverage
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under=90
+test: setup ## Run the tests but for the slow ones, with coverage
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' --cov --cov-fail-under=90
+
+.PHONY: test-slow
+test-slow: setup ## Run the tests that need SLURM as root (or apt-get it), kill by the dozen or build a wheel
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+
+.PHONY: test-all
+test-all: test test-slow ## Run all tests
 
 .PHONY: lint
-lint: setup ## Check style, formatting and types
+lint: files ## Check style, formatting, types and what is in the repository
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-EXPERIMENTS := table2 table3 table4 table5 table6 table9
-QUESTIONS := frequency importance learning_rate stability
-.PHONY: $(EXPERIMENTS) $(QUESTIONS)
-table2: SWEEPS = table2/baseline table2/proxies
-table3: SWEEPS = table3/lora table3/shortcuts
-table4: SWEEPS = table4/r2 table4/r8 table4/control
-table5: SWEEPS = table5/rank8 table5/rank4 table5/rank2
-table6: SWEEPS = table6/rank8 table6/rank4 table6/rank2
-frequency: SWEEPS = frequency/baseline frequency/searched
-table9 importance learning_rate stability: SWEEPS = $@
+.PHONY: files
+files: setup ## Check that the repository has no built package and no file above 1 MB but the embedded model
+	@! git ls-files '*.whl' | sed 's/$$/: a built package/' | grep .
+	@git ls-files -z ':!heterolora/data/starter/model' \
+	    | xargs -0 $(BIN)/check-added-large-files --enforce-all --maxkb=1000
 
-table2 table3 table4 table5 table6 table9: ## Run what is missing of a table and print it; MODEL= TASK= LAUNCHER= JOBS= RUN=
-frequency importance learning_rate stability: ## The same for a question that the paper leaves open
-
+EXPERIMENTS := $(patsubst conf/experiment/%.yaml,%,$(wildcard conf/experiment/*.yaml))
 LAUNCH = $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER),$(if $(filter-out 1,$(JOBS)),hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS)))
 CHOSEN = $(if $(MODEL),model=$(MODEL)) $(if $(TASK),task=$(TASK)) output=$(OUTPUT) $(LAUNCH) $(RUN)
 
-$(EXPERIMENTS) $(QUESTIONS): setup
-	@status=0; pids=; for sweep in $(SWEEPS); do \
-	    $(BIN)/python train.py -m +experiment=$$sweep $(CHOSEN) $(if $(LAUNCHER),& pids="$$pids $$!",|| status=$$?); \
-	    case $$status in 130|143) exit $$status;; esac; \
-	done; \
-	for pid in $$pids; do wait $$pid || status=$$?; done; \
+.PHONY: $(EXPERIMENTS)
+$(EXPERIMENTS): setup
+	@status=0; $(BIN)/python train.py -m +experiment=$@ $(CHOSEN) || status=$$?; \
+	case $$status in 130|143) exit $$status;; esac; \
 	$(BIN)/python scripts/report.py $(OUTPUT) --table $(patsubst table%,%,$@) --format $(FORMAT) \
 	    --figures $(OUTPUT)/figures/$@ || exit $$?; \
 	exit $$status

@@ -1,3 +1,74 @@
-"""HeteroLoRA: a fixed budget of low-rank parameters, spent where zero-cost proxies point."""
+"""HeteroLoRA: a fixed budget of low-rank parameters, spent where zero-cost proxies say it matters.
+
+The names below are the library. They need torch and transformers alone, and are imported when
+they are first used. The harness around it (configurations, records, reports) is `heterolora.cli`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heterolora import proxies, strategies, tasks
+    from heterolora.adapters import Adapters
+    from heterolora.allocation import Allocation, Pool, select, selection
+    from heterolora.architectures import adapt, load, load_pretrained, save
+    from heterolora.losses import default_loss
+    from heterolora.sites import Site
+    from heterolora.strategies import Search
+    from heterolora.training.engines import LocalEngine
+    from heterolora.training.optimizer import adamw
+    from heterolora.training.trainer import Trainer
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Adapters",
+    "Allocation",
+    "LocalEngine",
+    "Pool",
+    "Search",
+    "Site",
+    "Trainer",
+    "adamw",
+    "adapt",
+    "default_loss",
+    "load",
+    "load_pretrained",
+    "proxies",
+    "save",
+    "select",
+    "selection",
+    "strategies",
+    "tasks",
+]
+
+_HOME = {
+    "Adapters": "adapters",
+    "Allocation": "allocation",
+    "LocalEngine": "training.engines",
+    "Pool": "allocation",
+    "Search": "strategies",
+    "Site": "sites",
+    "Trainer": "training.trainer",
+    "adamw": "training.optimizer",
+    "adapt": "architectures",
+    "default_loss": "losses",
+    "load": "architectures",
+    "load_pretrained": "architectures",
+    "save": "architectures",
+    "select": "allocation",
+    "selection": "allocation",
+}
+"""Where each name is; the others are packages."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'heterolora' has no attribute '{name}'")
+    if name in _HOME:
+        return getattr(importlib.import_module(f"heterolora.{_HOME[name]}"), name)
+    return importlib.import_module(f"heterolora.{name}")
+
+
+def __dir__() -> list[str]:
+    return __all__

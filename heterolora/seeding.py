@@ -1,22 +1,14 @@
-"""Named random streams, all derived from the run's one seed.
+"""Torch's generators for the named random streams of a run (`heterolora.streams`)."""
 
-Each use of randomness (initialisation, data order, dropout, selection, probe) has a stream of its
-own, so that drawing more in one never shifts another, and seed 0 is a seed like any other.
-"""
-
-import hashlib
 import os
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 
+from heterolora.streams import derive
 
-def derive(seed: int, *names: object) -> int:
-    """A 63-bit seed for the stream `names` of the run `seed`; equal on every machine and Python."""
-    text = "/".join(str(part) for part in (seed, *names))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+CPU = torch.device("cpu")
 
 
 def torch_generator(seed: int, *names: object) -> torch.Generator:
@@ -24,17 +16,24 @@ def torch_generator(seed: int, *names: object) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, *names))
 
 
-def python_generator(seed: int, *names: object) -> random.Random:
-    """The stream `names` for code that does without torch, such as selection."""
-    return random.Random(derive(seed, *names))
-
-
 @contextmanager
-def global_stream(seed: int, *names: object) -> Iterator[None]:
-    """Torch's global generators run on the stream `names` inside, and are as before afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(seed, *names))
+def global_stream(seed: int, *names: object, device: torch.device = CPU) -> Iterator[None]:
+    """Torch's global generators run on the stream `names` inside, and are as before afterwards.
+
+    Those are the CPU's and that of `device`; other devices' are neither read nor touched.
+    """
+    before = global_states(device)
+    stream = derive(seed, *names)
+    torch.default_generator.manual_seed(stream)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(stream)
+    elif device.type == "mps":
+        torch.mps.manual_seed(stream)
+    try:
         yield
+    finally:
+        set_global_states(before, device)
 
 
 def global_states(device: torch.device) -> dict[str, torch.Tensor]:

@@ -20,14 +20,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
 
-from heterolora import command
+from heterolora.cli import run as command
+from heterolora.records.record import read_rows, read_run
 from heterolora.strategies import search
-from heterolora.tracking.record import read_rows, read_run
-from heterolora.training import loop
+from heterolora.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 Fate = Callable[[], None]
-"""Called in the child before its run; arranges what befalls it."""
+"""Called in the child before its run; arranges what will happen to it."""
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -66,10 +66,12 @@ def _main(cfg: DictConfig, log: Path, fate: Fate | None) -> None:
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     torch.set_num_threads(1)
+    # As in the foreground, also where the tests run in the background and ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if fate is not None:
         fate()
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
-    sys.exit(command.door(lambda: command._single(cfg)))
+    sys.exit(command.report_errors(lambda: command.single(cfg)))
 
 
 @dataclass
@@ -136,20 +138,26 @@ def send(number: int) -> None:
 
 
 def _at_step(count: int, act: Callable[[], object]) -> None:
-    descend, left = loop.Training._descend, iter(range(count - 1, -1, -1))
+    descend, left = Trainer.training_step, iter(range(count - 1, -1, -1))
 
-    def struck(self: loop.Training, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def struck(self: Trainer, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         loss = descend(self, batch)
         if next(left, None) == 0:
             act()
         return loss
 
-    loop.Training._descend = struck
+    Trainer.training_step = struck
 
 
 def in_step(count: int, number: int = signal.SIGKILL, times: int = 1) -> None:
     """A signal in the `count`th optimizer step that this process makes."""
     _at_step(count, lambda: [send(number) for _ in range(times)])
+
+
+def ignored_in_step(count: int) -> None:
+    """Ctrl-C in a step of a run in the background, where the shell has SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    in_step(count, signal.SIGINT)
 
 
 def requeued_in_step(count: int, code: int | None) -> None:
@@ -194,14 +202,14 @@ def in_search(count: int, number: int = signal.SIGKILL) -> None:
 
 def in_evaluation(count: int, number: int) -> None:
     """A signal in the `count`th evaluation."""
-    validate, left = loop.Training._validate, iter(range(count - 1, -1, -1))
+    validate, left = Trainer._validate, iter(range(count - 1, -1, -1))
 
-    def struck(self: loop.Training, epoch: int) -> None:
+    def struck(self: Trainer, epoch: int) -> None:
         if next(left, None) == 0:
             send(number)
         validate(self, epoch)
 
-    loop.Training._validate = struck
+    Trainer._validate = struck
 
 
 WRITING = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}

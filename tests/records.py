@@ -1,14 +1,14 @@
 """Records as a run leaves them, with numbers that a test chooses."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from conftest import composed
 
-from heterolora import experiment
-from heterolora.tracking.record import Record, run_directory
+from heterolora import run as experiment
+from heterolora.config import identity
+from heterolora.records.record import Record
 
 PROVENANCE: dict[str, Any] = {
     "code": {"commit": "0" * 40, "dirty": False},
@@ -44,8 +44,8 @@ def write_run(
     config = experiment.prepare(
         composed(*overrides, f"output={output}", f"training.epochs={len(accuracies)}")
     )
-    directory = run_directory(config)
-    record = Record(directory, config, dict(provenance))
+    directory = experiment.directory_of(config)
+    record = Record.open(directory, config.resolved(), provenance)
     rows = [
         {
             "step": 100 * epoch,
@@ -59,10 +59,10 @@ def write_run(
     ]
     for row in rows:
         for step in range(row["step"] - 90, row["step"] + 1, 10):
-            record.step({"step": step, "epoch": row["epoch"], "loss": 1 / row["epoch"]})
-        record.epoch(row)
+            record.log_step({"step": step, "epoch": row["epoch"], "loss": 1 / row["epoch"]})
+        record.log_epoch(row)
     for index, (by_site, on) in enumerate(zip(scores, enabled, strict=True)):
-        record.search(
+        record.log_search(
             {
                 "step": 100 * len(rows) * index // len(scores),
                 "epoch": len(rows) * index // len(scores) + 1,
@@ -76,8 +76,10 @@ def write_run(
             }
         )
     if importance:
-        lines = "".join(json.dumps(row) + "\n" for row in importance)
-        (directory / "importance.jsonl").write_text(lines)
+        record.log_importance(importance)
+    (directory / "checkpoint").mkdir(exist_ok=True)
+    for name in ("best", "last"):
+        (directory / "checkpoint" / f"{name}.safetensors").write_bytes(b"weights")
     finished = {
         "best": max(rows, key=lambda row: row["accuracy"]),
         "last": rows[-1],
@@ -88,7 +90,7 @@ def write_run(
             "status": status,
             "error": None if status == "finished" else "it broke",
             "seed": config.seed,
-            "identity": config.identity(),
+            "identity": identity(config),
             "primary_metric": "accuracy",
             **finished,
             "parameters": {

@@ -1,38 +1,46 @@
 """Objects that several test files build: tasks, loaded checkpoints, subjects, proxies."""
 
-import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from conftest import composed
 
-from heterolora import architectures, proxies
-from heterolora.adapters import Inventory
-from heterolora.architectures import Loaded, Shortcuts
-from heterolora.config import ModelConfig, TaskConfig
+from heterolora import architectures
+from heterolora.adapters import Adapters, Space
+from heterolora.architectures import Loaded
+from heterolora.config import ModelConfig, TaskConfig, checkpoints, plugins
 from heterolora.data import sources
-from heterolora.data.batching import encode
-from heterolora.data.tasks import summed_loss
-from heterolora.proxies import Proxy, Subject
+from heterolora.losses import Loss
+from heterolora.proxies import Proxy
+from heterolora.sites import Site
+from heterolora.tasks import Encoded
 
 RANK, ALPHA = 2, 16
 
 
-def task(num_labels: int = 2) -> TaskConfig:
-    return TaskConfig(
-        name="toy",
-        source="-",
-        subset=None,
-        path=None,
-        revision=None,
-        train_split="train",
-        validation_split="validation",
-        sentences=("sentence",),
-        label="label",
-        num_labels=num_labels,
-        metrics=("accuracy",),
-        max_length=16,
-    )
+def task(**changes: object) -> TaskConfig:
+    """A classification of single sentences."""
+    section = plugins.find("task", "classification")
+    assert section is not None
+    settings = {
+        "name": "toy",
+        "source": "-",
+        "subset": None,
+        "path": None,
+        "revision": None,
+        "train_split": "train",
+        "validation_split": "validation",
+        "sentences": ("sentence",),
+        "label": "label",
+        "num_labels": 2,
+        "metrics": ("accuracy",),
+        "max_length": 16,
+    }
+    made = section(**(settings | changes))
+    assert isinstance(made, TaskConfig)
+    return made
 
 
 def checkpoint(path: Path) -> ModelConfig:
@@ -40,7 +48,7 @@ def checkpoint(path: Path) -> ModelConfig:
 
 
 def load(path: Path, seed: int = 0) -> Loaded:
-    return architectures.load(checkpoint(path), task(), seed)
+    return checkpoints.load(checkpoint(path), task().build(), seed)
 
 
 def configured(name: str, **changes: object) -> Proxy:
@@ -48,32 +56,55 @@ def configured(name: str, **changes: object) -> Proxy:
     settings = dict(composed(f"proxy={name}").proxy) | changes
     if "num_batches" in settings:
         settings |= {"num_batches": 3, "batch_size": 4}
-    kind = proxies.find(name)
-    assert kind is not None
-    proxy = kind(**settings)
+    section = plugins.find("proxy", name)
+    assert section is not None
+    proxy = section(**settings).build()
     assert isinstance(proxy, Proxy)
     return proxy
 
 
-def subject(path: Path, pairs: Path, seed: int = 0, shortcuts: Shortcuts | None = None) -> Subject:
+@dataclass(frozen=True)
+class Subject:
+    """What is scored: adapters on a model, training examples and a loss."""
+
+    adapters: Adapters
+    examples: Encoded
+    loss: Loss
+
+    def scores(self, proxy: Proxy) -> dict[Site, float]:
+        return proxy.scores(self.adapters, proxy.sample(self.examples), self.loss)
+
+
+def space(**changes: object) -> Space:
+    """Q and v at rank 2, scaled as in the paper."""
+    settings = {"lora": {"q": RANK, "v": RANK}, "lora_alpha": ALPHA, "scaling": "alpha_over_rank"}
+    return Space(**(settings | changes))
+
+
+def subject(path: Path, pairs: Path, seed: int = 0, searched: Space | None = None) -> Subject:
     loaded = load(path)
-    pair_task = task().model_copy(
-        update={"path": str(pairs), "sentences": ("sentence1", "sentence2")}
+    of_pairs = task(path=str(pairs), sentences=("sentence1", "sentence2"))
+    made = of_pairs.build()
+    examples = made.encode(
+        sources.load(of_pairs, "train"), loaded.tokenizer, loaded.positions, torch.device("cpu")
     )
-    examples = encode(
-        pair_task,
-        sources.load(pair_task, "train"),
-        loaded.tokenizer,
-        loaded.positions,
-        torch.device("cpu"),
+    adapters = architectures.wire(
+        loaded.model, loaded.family, searched or space(), loaded.head, seed
     )
-    inventory = architectures.wire(
-        loaded.model, loaded.family, {"q": RANK, "v": RANK}, ALPHA, 0, loaded.head, shortcuts
-    )
-    return Subject(inventory, examples, summed_loss(task()), seed, contextlib.nullcontext)
+    return Subject(adapters, examples, made.loss)
 
 
-def randomise(inventory: Inventory) -> None:
+def matrices(adapters: Adapters) -> list[torch.nn.Parameter]:
+    """A and B of every site."""
+    return [matrix for adapter in adapters.values() for matrix in (adapter.A, adapter.B)]
+
+
+def switch_on(adapters: Adapters, sites: Iterable[Site]) -> None:
+    """All ranks of exactly these sites."""
+    adapters.apply({site: adapters[site].capacity for site in sites})
+
+
+def randomise(adapters: Adapters) -> None:
     generator = torch.Generator().manual_seed(3)
-    for adapter in inventory.adapters.values():
+    for adapter in adapters.values():
         adapter.B.data.normal_(std=0.1, generator=generator)

@@ -1,5 +1,7 @@
 """Arms, and the agreement of their searches, against numbers worked out by hand."""
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -7,9 +9,10 @@ from pathlib import Path
 import pytest
 from records import write_run
 
+from heterolora.records.read import Run, load
 from heterolora.reporting import agreement
-from heterolora.reporting.arms import arms
-from heterolora.reporting.load import Run, load
+from heterolora.reporting.arms import Arm, arms
+from heterolora.reporting.frame import frame
 
 SITES = [f"layers.{layer}.{role}" for layer in range(2) for role in "qv"]
 FLAT = dict.fromkeys(SITES, 1.0)
@@ -29,8 +32,18 @@ def written(
     write_run(output, *overrides, accuracies=[0.5], scores=scores, enabled=on)
 
 
+def runs(output: Path) -> list[Run]:
+    found, problems = load(output)
+    assert problems == []
+    return found
+
+
+def arms_of(output: Path) -> list[Arm]:
+    return arms(frame(runs(output)))
+
+
 def only(output: Path) -> Run:
-    (run,) = load(output)
+    (run,) = runs(output)
     return run
 
 
@@ -40,7 +53,7 @@ def test_an_arm_is_a_configuration_over_seeds(tmp_path: Path) -> None:
     written(tmp_path, "name=again", "seed=0")
     written(tmp_path, "rank_budget=r8", "seed=0")
     write_run(tmp_path, "seed=42", accuracies=[0.5], status="failed")
-    small, large = arms(load(tmp_path))
+    small, large = arms_of(tmp_path)
     assert (small.label, large.label) == ("dynamic gradnorm, r2", "dynamic gradnorm, r8")
     assert [run.seed for run in small.runs] == [0, 13]
     assert [run.seed for run in large.searched] == [0]
@@ -67,8 +80,8 @@ def test_an_arm_is_a_configuration_over_seeds(tmp_path: Path) -> None:
         (
             ["search_space=lora_shortcuts", "strategy.enable_rate=0.5"],
             [
-                "dynamic gradnorm, res1+res2+in+cut, 25 % on",
-                "dynamic gradnorm, no shortcuts, 50 % on",
+                "dynamic gradnorm, res1+res2+in+cut, 25% on",
+                "dynamic gradnorm, no shortcuts, 50% on",
             ],
         ),
         (
@@ -82,7 +95,23 @@ def test_a_label_says_where_arms_differ(
 ) -> None:
     for arm in overrides:
         written(tmp_path, *arm.split())
-    assert {arm.label for arm in arms(load(tmp_path))} == set(expected)
+    assert {arm.label for arm in arms_of(tmp_path)} == set(expected)
+
+
+def test_other_data_of_the_same_name_is_another_arm(tmp_path: Path) -> None:
+    for digest in ("a" * 64, "b" * 64):
+        written(tmp_path / digest)
+        (directory,) = (file.parent for file in (tmp_path / digest).rglob("run.json"))
+        for name, changed in (
+            ("provenance.json", {"data": {"train": {"fingerprint": digest}}}),
+            ("run.json", {"identity": digest[:8]}),
+        ):
+            file = directory / name
+            file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    assert [arm.label for arm in arms_of(tmp_path)] == [
+        "dynamic gradnorm, training data aaaaaaaaaaaa",
+        "dynamic gradnorm, training data bbbbbbbbbbbb",
+    ]
 
 
 def test_jaccard_by_hand() -> None:
@@ -102,15 +131,15 @@ def test_seeds_are_compared_after_the_last_search(tmp_path: Path) -> None:
     enabled = {0: [[0, 1], [2, 3]], 13: [[0, 1], [2, 0]], 42: [[0, 1], [3, 2]]}
     for seed, on in enabled.items():
         written(tmp_path, f"seed={seed}", scores=[FLAT] * 2, enabled=on)
-    found = agreement.jaccard_between(load(tmp_path))
+    found = agreement.jaccard_between(runs(tmp_path))
     assert found == {(0, 13): 1 / 3, (0, 42): 1.0, (13, 42): 1 / 3}
 
 
 def test_runs_that_never_searched_are_passed_over(tmp_path: Path) -> None:
     written(tmp_path, "strategy=homogeneous", scores=[], enabled=[])
     written(tmp_path, "strategy=homogeneous", "seed=1", scores=[], enabled=[])
-    assert agreement.jaccard_between(load(tmp_path)) == {}
-    assert agreement.by_proxy(arms(load(tmp_path))) == {}
+    assert agreement.jaccard_between(runs(tmp_path)) == {}
+    assert agreement.by_proxy(arms_of(tmp_path)) == {}
 
 
 def test_churn_by_hand(tmp_path: Path) -> None:
@@ -125,7 +154,7 @@ def test_spearman_by_hand() -> None:
     assert agreement.spearman(first, second) == pytest.approx(0.8)
     backwards = dict(reversed(second.items()))
     assert agreement.spearman(first, backwards) == pytest.approx(0.8)
-    assert agreement.spearman(first, FLAT) is None
+    assert math.isnan(agreement.spearman(first, FLAT))
 
 
 def test_proxies_are_compared_on_the_first_search_of_common_seeds(tmp_path: Path) -> None:
@@ -138,7 +167,7 @@ def test_proxies_are_compared_on_the_first_search_of_common_seeds(tmp_path: Path
     written(tmp_path, "seed=7", "proxy=snip", scores=[late], enabled=[[0]])
     written(tmp_path, "seed=0", "proxy=constant")
     written(tmp_path, "seed=0", "proxy=synflow", "rank_budget=r8")
-    groups = agreement.by_proxy(arms(load(tmp_path)))
+    groups = agreement.by_proxy(arms_of(tmp_path))
     assert list(groups) == ["dynamic, r2"]
     (pair,) = agreement.spearman_between(groups["dynamic, r2"]).items()
     assert pair[0] == ("dynamic gradnorm, r2", "dynamic snip, r2")

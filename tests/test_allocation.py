@@ -6,17 +6,21 @@ import random
 from fractions import Fraction
 
 import pytest
+from conftest import CONF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heterolora.allocation import (
     Allocation,
+    Candidates,
     Pool,
+    Proportional,
+    Selection,
+    Top,
     homogeneous_budget,
     make_pools,
-    select,
-    select_pools,
 )
+from heterolora.allocation import pools as pools_module
 from heterolora.allocation.budget import nearest_prefix
 from heterolora.errors import AllocationError
 from heterolora.sites import ROLES, Site
@@ -33,6 +37,20 @@ def sites(count: int) -> list[Site]:
 def equal(scores: list[float], cost: int = 1) -> tuple[dict[Site, float], dict[Site, int]]:
     where = sites(len(scores))
     return dict(zip(where, scores, strict=True)), dict.fromkeys(where, cost)
+
+
+def select(
+    scores: dict[Site, float], costs: dict[Site, int], budget: int, rng: random.Random
+) -> Allocation:
+    """The paper's selection of sites that are on, at these costs, or off."""
+    return Top().select(Candidates(scores, costs, dict.fromkeys(costs, 1)), budget, rng)
+
+
+def select_pools(
+    scores: dict[Site, float], costs: dict[Site, int], pools: list[Pool], rng: random.Random
+) -> Allocation:
+    candidates = Candidates(scores, costs, dict.fromkeys(costs, 1))
+    return pools_module.select_pools(Top(), candidates, pools, rng)
 
 
 @st.composite
@@ -164,7 +182,7 @@ def test_the_budget_counts_parameters_and_not_sites() -> None:
     q, up = Site(0, "q"), Site(0, "up")
     assert homogeneous_budget({q: 2048, up: 5120}, {q: 2, up: 3}) == 2 * 2048 + 3 * 5120
     scores, costs = {q: 1.0, up: 2.0}, {q: 10, up: 100}
-    assert select(scores, costs, 100, random.Random(0)) == Allocation(frozenset({up}), 100)
+    assert select(scores, costs, 100, random.Random(0)) == Allocation({q: 0, up: 1}, 100)
 
 
 def test_over_budget_where_that_is_nearer_and_under_where_both_are_as_near() -> None:
@@ -291,3 +309,174 @@ def test_pools_by_hand() -> None:
     assert Site(0, "q") in made.enabled
     assert len(made.enabled & {Site(0, "in"), Site(1, "cut")}) == 1
     assert (made.tied, made.degenerate, made.parameters) == (2, True, 40)
+
+
+SELECTIONS = [Top(), Proportional(), Proportional(floor=1)]
+every_selection = pytest.mark.parametrize("selection", SELECTIONS, ids=repr)
+
+
+def test_every_selection_is_tested() -> None:
+    names = {file.stem for file in (CONF / "selection").glob("*.yaml")}
+    assert names == {selection.name for selection in SELECTIONS}
+
+
+@st.composite
+def sized(draw: st.DrawFn) -> tuple[Candidates, int]:
+    """Sites of unequal size and capacity, and a budget that every selection can spend."""
+    where = draw(st.permutations(sites(draw(st.integers(1, 12)))))
+    values = st.one_of(st.sampled_from([0.0, 1.0, 2.0]), st.floats(0, 1e6))
+    candidates = Candidates(
+        scores={site: draw(values) for site in where},
+        unit_costs={site: draw(st.integers(1, 20)) for site in where},
+        capacities={site: draw(st.integers(1, 8)) for site in where},
+    )
+    whole = candidates.parameters(candidates.capacities)
+    largest = max(candidates.unit_costs[s] * candidates.capacities[s] for s in where)
+    floors = sum(candidates.unit_costs.values())
+    return candidates, draw(st.integers(max(floors, largest), whole + 50))
+
+
+@every_selection
+@patiently
+@given(problem=sized(), seed=st.integers(0, 2**32))
+def test_ranks_are_within_capacity_and_counted(selection, problem, seed: int) -> None:
+    candidates, budget = problem
+    made = selection.select(candidates, budget, random.Random(seed))
+    assert list(made.ranks) == list(candidates.scores)
+    floor = getattr(selection, "floor", 0)
+    for site, rank in made.ranks.items():
+        assert isinstance(rank, int)
+        assert floor <= rank <= candidates.capacities[site]
+    counted = sum(rank * candidates.unit_costs[site] for site, rank in made.ranks.items())
+    assert made.parameters == counted
+    assert made.enabled == {site for site, rank in made.ranks.items() if rank > 0}
+
+
+@every_selection
+@patiently
+@given(problem=sized(), seed=st.integers(0, 2**32))
+def test_a_selection_is_its_generators_alone(selection, problem, seed: int) -> None:
+    """The order of the scores does not matter, and one draw is made whatever the scores are."""
+    candidates, budget = problem
+    backwards = Candidates(
+        dict(reversed(candidates.scores.items())), candidates.unit_costs, candidates.capacities
+    )
+    flat = Candidates(
+        dict.fromkeys(candidates.scores, 1.0), candidates.unit_costs, candidates.capacities
+    )
+    generators = [random.Random(seed) for _ in range(3)]
+    made, again, _ = (
+        selection.select(one, budget, rng)
+        for one, rng in zip((candidates, backwards, flat), generators, strict=True)
+    )
+    assert made.ranks == again.ranks
+    assert len({rng.getstate() for rng in generators}) == 1
+
+
+@every_selection
+@patiently
+@given(problem=sized(), seed=st.integers(0, 2**32))
+def test_ranks_rise_with_scores_among_sites_of_one_size(selection, problem, seed: int) -> None:
+    candidates, budget = problem
+    made = selection.select(candidates, budget, random.Random(seed))
+    size = {s: (candidates.unit_costs[s], candidates.capacities[s]) for s in made.ranks}
+    for high, low in itertools.permutations(made.ranks, 2):
+        if size[high] == size[low] and candidates.scores[high] > candidates.scores[low]:
+            assert made.ranks[high] >= made.ranks[low]
+
+
+@every_selection
+@patiently
+@given(problem=sized(), seed=st.integers(0, 2**32))
+def test_no_neighbouring_count_is_nearer_to_the_budget(selection, problem, seed: int) -> None:
+    """Switching off what was granted last or on what comes next is no nearer to the budget."""
+    candidates, budget = problem
+    made = selection.select(candidates, budget, random.Random(seed))
+    distance = abs(budget - made.parameters)
+    whole = isinstance(selection, Top)
+    floor = getattr(selection, "floor", 0)
+
+    def step(site: Site) -> int:
+        return candidates.unit_costs[site] * (candidates.capacities[site] if whole else 1)
+
+    off = [s for s, rank in made.ranks.items() if rank < candidates.capacities[s]]
+    on = [s for s, rank in made.ranks.items() if rank > floor]
+    if made.parameters < budget and off:
+        assert distance <= max(map(step, off))
+    if made.parameters > budget and on:
+        assert distance <= max(map(step, on))
+    if len({*map(step, made.ranks)}) == 1 and on and off:
+        assert distance * 2 <= step(on[0])  # the nearest multiple that there is
+
+
+@every_selection
+def test_every_selection_refuses_scores_that_are_not_finite(selection: Selection) -> None:
+    with pytest.raises(AllocationError, match=r"layers\.0\.v = nan"):
+        Candidates({Site(0, "q"): 1.0, Site(0, "v"): math.nan}, {}, {})
+
+
+def test_proportional_by_hand() -> None:
+    """Scores 6 : 3 : 1 and ten ranks of equal cost: 6, 3 and 1."""
+    q, v, o = Site(0, "q"), Site(0, "v"), Site(0, "o")
+    scores, unit = {q: 6.0, v: 3.0, o: 1.0}, dict.fromkeys((q, v, o), 10)
+    wide = Candidates(scores, unit, dict.fromkeys(scores, 10))
+    made = Proportional().select(wide, 100, random.Random(0))
+    assert made.ranks == {q: 6, v: 3, o: 1}
+    assert (made.parameters, made.tied, made.degenerate) == (100, 0, False)
+    # At most four ranks a site: what q cannot hold goes to the next.
+    narrow = Candidates(scores, unit, dict.fromkeys(scores, 4))
+    assert Proportional().select(narrow, 100, random.Random(0)).ranks == {q: 4, v: 4, o: 2}
+    floored = Proportional(floor=2).select(wide, 100, random.Random(0))
+    assert floored.ranks == {q: 5, v: 3, o: 2}
+
+
+@patiently
+@given(
+    scores=st.lists(st.floats(0.1, 100), min_size=2, max_size=8),
+    seats=st.integers(1, 40),
+)
+def test_proportional_is_sainte_lagues_method(scores: list[float], seats: int) -> None:
+    """Written out: each seat in turn to the highest score / (2 seats + 1)."""
+    where = sites(len(scores))
+    ranks = dict.fromkeys(where, 0)
+    clear = True
+    for _ in range(seats):
+        claims = [score / (2 * ranks[s] + 1) for s, score in zip(where, scores, strict=True)]
+        best = max(claims)
+        clear = clear and sum(math.isclose(claim, best) for claim in claims) == 1
+        ranks[where[claims.index(best)]] += 1
+    candidates = Candidates(
+        dict(zip(where, scores, strict=True)),
+        dict.fromkeys(where, 7),
+        dict.fromkeys(where, 40),
+    )
+    made = Proportional().select(candidates, 7 * seats, random.Random(0))
+    assert sum(made.ranks.values()) == seats
+    if clear:
+        assert made.ranks == ranks
+
+
+def test_proportional_with_equal_scores_is_nearly_homogeneous_and_says_so() -> None:
+    scores, unit = equal([1.0] * 4, cost=10)
+    candidates = Candidates(scores, unit, dict.fromkeys(scores, 8))
+    made = Proportional().select(candidates, 90, random.Random(0))
+    assert sorted(made.ranks.values()) == [2, 2, 2, 3]
+    assert (made.tied, made.degenerate) == (4, True)
+    chosen = {
+        max(ranks, key=ranks.__getitem__)
+        for ranks in (
+            Proportional().select(candidates, 90, random.Random(seed)).ranks for seed in range(50)
+        )
+    }
+    assert chosen == set(scores)
+
+
+def test_a_floor_that_the_budget_cannot_pay_is_an_error() -> None:
+    scores, unit = equal([1.0, 2.0], cost=10)
+    candidates = Candidates(scores, unit, dict.fromkeys(scores, 8))
+    with pytest.raises(AllocationError, match=r"^selection\.floor=3: costs 60 .* lower"):
+        Proportional(floor=3).select(candidates, 50, random.Random(0))
+    with pytest.raises(AllocationError, match=r"the smallest site holds 8 ranks"):
+        Proportional(floor=9).select(candidates, 500, random.Random(0))
+    with pytest.raises(ValueError, match="floor=-1: must be at least 0"):
+        Proportional(floor=-1)

@@ -1,5 +1,6 @@
 """The command line as a person meets it: what it prints, and how it says no."""
 
+import functools
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,11 @@ from conftest import ROOT, CommandLine, sentence_pairs, write_parquet
 from hub import COMMIT, serving
 from safetensors.torch import load_file
 
-from heterolora import sweep as sweep_room
+from heterolora.cli import sweep as sweep_room
+from heterolora.errors import TrainingError
+from heterolora.records.record import read_rows, read_run
 from heterolora.strategies.dynamic import Dynamic
-from heterolora.tracking.record import read_rows, read_run
+from heterolora.training.trainer import Trainer
 
 
 def run_directories(tiny: list[str]) -> list[Path]:
@@ -51,8 +55,8 @@ def test_the_main_job(command_line: CommandLine, tiny: list[str]) -> None:
         "epoch  2/2",
         f"accuracy {run['best']['accuracy']:.4f} (epoch {run['best']['epoch']}",
         f"accuracy {run['last']['accuracy']:.4f} (epoch 2",
-        "256 adapter parameters on, of a budget of 384; 16 in the head",
-        "dynamic by gradnorm, 8 searches, 1 of 6 sites on",
+        "adapters 256 on (budget 384), head 16",
+        "dynamic, proxy gradnorm, 8 searches, 1 of 6 sites on",
         "training",
         "searching",
         "evaluating",
@@ -68,7 +72,7 @@ def test_a_second_time_says_that_it_is_finished(command_line, tiny) -> None:
     first = command_line(*tiny)
     second = command_line(*tiny)
     assert second.code == 0
-    assert "already finished, not run again (rerun=true does)" in second.out
+    assert "already finished; use rerun=true to run it again" in second.out
     assert "epoch  1/2" not in second.out
     assert first.out.splitlines()[-3:] == second.out.splitlines()[-3:]
 
@@ -95,7 +99,7 @@ def test_a_sweep_does_what_is_missing_and_says_what_became_of_each(command_line,
     done = command_line(*sweep)
     assert done.code == 2
     *_, first, second, third, fourth, remark, total = done.out.splitlines()
-    assert remark == "the same command again does what is missing"
+    assert remark == "the same command again runs what is missing"
     assert re.match(r"finished .*-s0  accuracy 0\.\d{4} in \d+ s$", first)
     assert re.match(r"failed .*seed=0 .*learning_rate=1e\+?30 .*the training loss is nan", second)
     assert third.startswith("skipped")
@@ -141,6 +145,47 @@ def test_a_bug_in_one_run_of_a_sweep_does_not_stop_it(command_line, tiny, monkey
     assert failed.endswith("RuntimeError: it broke")
     assert finished.startswith("finished")
     assert total == "2 runs: 1 finished, 0 skipped, 1 failed"
+
+
+@pytest.fixture
+def requeues() -> Iterator[list[int]]:
+    """A handler like submitit's: it has the job queued again, and ends the process."""
+    came: list[int] = []
+
+    def handler(number: int, frame: object) -> None:
+        came.append(number)
+        sys.exit(75)
+
+    before = signal.signal(signal.SIGUSR2, handler)
+    yield came
+    signal.signal(signal.SIGUSR2, before)
+
+
+@pytest.mark.parametrize("problem", [TrainingError("the loss is nan"), RuntimeError("it broke")])
+def test_a_signal_in_a_step_that_fails_stops_the_job(
+    command_line, tiny, monkeypatch, requeues, problem
+) -> None:
+    """The next run does not start; when the job is back, it takes the first up again."""
+    whole = Trainer.training_step
+
+    def breaks(self: Trainer, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        if self.seed == 0 and self.progress.step == 3:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            raise problem
+        return whole(self, batch)
+
+    monkeypatch.setattr(Trainer, "training_step", breaks)
+    sweep = ["-m", *tiny, "seed=0,13", "runs_per_job=2", "training.epochs=1"]
+    assert command_line(*sweep).code == 75
+    assert requeues == [signal.SIGUSR2]
+    (directory,) = run_directories(tiny)
+    run = read_run(directory)
+    assert run is not None
+    assert (run["seed"], run["status"]) == (0, "interrupted")
+    monkeypatch.setattr(Trainer, "training_step", whole)
+    again = command_line(*sweep)
+    assert again.code == 0, again.err
+    assert again.out.splitlines()[-1] == "2 runs: 2 finished, 0 skipped, 0 failed"
 
 
 def test_runs_of_one_process_equal_runs_alone(command_line, tiny, tmp_path) -> None:
@@ -210,7 +255,10 @@ GOOD = sentence_pairs(8, seed=5)
     ("broken", "said"),
     [
         ({"sentence1": GOOD["sentence1"]}, "column 'sentence2' is not in"),
-        ({**GOOD, "label": [0, 1, 2, 0, 0, 0, 0, 0]}, "row 2 has label 2, but task rte takes"),
+        (
+            {**GOOD, "label": [0, 1, 2, 0, 0, 0, 0, 0]},
+            "row 2 has label 2, but the task takes whole numbers 0 to 1",
+        ),
         ({**GOOD, "label": [0, 1, -1, 0, 0, 0, 0, 0]}, "row 2 has label -1"),
         ({"sentence1": [], "sentence2": [], "label": []}, "has no rows"),
         ({**GOOD, "sentence2": [None, *GOOD["sentence2"][1:]]}, "row 0 of column 'sentence2'"),
@@ -231,12 +279,15 @@ def test_an_output_that_cannot_be_written_is_one_line(command_line, tiny, tmp_pa
 
 
 def test_long_sequences_are_cut_with_one_warning(command_line, tiny, tmp_path, caplog) -> None:
-    long = {**GOOD, "sentence1": ["cat " * 100] * 8}
-    directory = write_parquet(tmp_path / "data", train=long, validation=long)
-    done = command_line(*tiny, f"task.path={directory}")
+    long, longer = ({**GOOD, "sentence1": ["cat " * length] * 8} for length in (100, 101))
+    directory = write_parquet(tmp_path / "data", train=long, validation=longer)
+    done = command_line(*tiny, f"task.path={directory}", "strategy=static")
     assert done.code == 0
     (message,) = caplog.messages
-    assert "16 of 16 examples are longer than the model's 40 positions" in message
+    assert message == (
+        "16 of 16 examples are longer than 40 tokens and were truncated; the model has no more "
+        "positions"
+    )
 
 
 def test_a_nan_loss_is_one_line_and_a_failed_record(command_line, tiny) -> None:
@@ -251,7 +302,10 @@ def test_a_nan_loss_is_one_line_and_a_failed_record(command_line, tiny) -> None:
 
 
 def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """The real thing: an interpreter of its own, away from any network but what is given it."""
+    """The real thing: an interpreter of its own, away from any network but what is given it.
+
+    And in the foreground, where SIGINT is not ignored, even if the tests are not.
+    """
     return subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *arguments],
         stdout=subprocess.PIPE,
@@ -259,6 +313,7 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
         cwd=ROOT,
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -276,7 +331,7 @@ def test_two_processes_share_a_sweep(tiny, command_line) -> None:
 
 
 def test_ctrl_c_leaves_an_interrupted_record(tiny) -> None:
-    process = start(*tiny, "training.epochs=100000")
+    process = start(*tiny, "training.epochs=100000", "strategy.searches_per_epoch=4")
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         rows = [r for d in run_directories(tiny) for r in read_rows(d / "metrics.jsonl")]
@@ -309,7 +364,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tiny, tmp_path, monkeypatch) -
 def test_model_and_task_come_from_a_hub(tiny, checkpoints, tmp_path) -> None:
     root, glue = tmp_path / "hub", tmp_path / "hub" / "datasets" / "nyu-mll" / "glue"
     shutil.copytree(checkpoints["opt-post-norm"], root / "facebook" / "opt-350m")
-    write_parquet(glue / "rte", train=GOOD, validation=GOOD)
+    write_parquet(glue / "rte", train=GOOD, validation=sentence_pairs(8, seed=6))
     splits = [{"split": name, "path": f"rte/{name}.parquet"} for name in ("train", "validation")]
     card = {"configs": [{"config_name": "rte", "data_files": splits}]}
     (glue / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")

@@ -12,7 +12,7 @@ from heterolora.errors import TrackingError
 
 pytest.importorskip("wandb_workspaces", reason="needs the optional extra: pip install .[dashboard]")
 
-from heterolora.tracking import dashboard
+from heterolora.loggers import dashboard
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,10 +28,10 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_it_shows_accuracy_allocations_and_cost_by_arm() -> None:
     spec = dashboard.workspace("team", "heterolora", "accuracy")._spec
     text = json.dumps(spec, default=str)
-    sink = (ROOT / "heterolora" / "tracking" / "wandb_sink.py").read_text()
+    logger = (ROOT / "heterolora" / "loggers" / "wandb.py").read_text()
     for key in ("train/loss", "search/heatmap", "search/seconds", "search/tied"):
         assert key in text
-        assert f'"{key}"' in sink
+        assert f'"{key}"' in logger
     assert "validation/accuracy" in text
     for number in ("best.accuracy", "seconds.searching", "peak_memory_bytes"):
         assert f"summary_metrics.{number}" in text

@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -13,15 +14,15 @@ from conftest import ROOT, WORDS, composed, sentence_pairs, tiny_tokenizer, writ
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from support import task as any_task
 from torch import Tensor
 
-from heterolora import experiment
-from heterolora.config import TaskConfig
+from heterolora import run as experiment
+from heterolora.config import TaskConfig, rules
 from heterolora.data import sources
-from heterolora.data.batching import Encoded, encode
-from heterolora.data.metrics import metrics
-from heterolora.data.tasks import Examples, summed_loss
 from heterolora.errors import DataError
+from heterolora.tasks import CausalLM, Classification, Encoded, Examples, Task
+from heterolora.tasks.encoded import LABELS
 
 patiently = settings(deadline=None)
 GLUE = ROOT.parent / "shared" / "glue"
@@ -31,28 +32,21 @@ CPU = torch.device("cpu")
 
 def task(**changes: Any) -> TaskConfig:
     """A paraphrase task; changed as asked."""
-    values = {
-        "name": "pairs",
-        "source": "nowhere",
-        "subset": None,
-        "path": None,
-        "revision": None,
-        "train_split": "train",
-        "validation_split": "validation",
-        "sentences": ("sentence1", "sentence2"),
-        "label": "label",
-        "num_labels": 2,
-        "metrics": ("accuracy",),
-        "max_length": 64,
-    }
-    return TaskConfig(**{**values, **changes})
+    pairs = {"sentences": ("sentence1", "sentence2"), "max_length": 64}
+    return any_task(**{**pairs, **changes})
+
+
+def classification(**changes: Any) -> Classification:
+    made = task(**changes).build()
+    assert isinstance(made, Classification)
+    return made
 
 
 def encoded(*columns: list[str], positions: int = 64, max_length: int = 64) -> Encoded:
     names = ("sentence1", "sentence2")[: len(columns)]
-    examples = Examples(columns, [0] * len(columns[0]))
-    asked = task(sentences=names, max_length=max_length)
-    return encode(asked, examples, tiny_tokenizer(), positions, CPU)
+    examples = Examples({**dict(zip(names, columns, strict=True)), "label": [0] * len(columns[0])})
+    asked = classification(sentences=names, max_length=max_length)
+    return asked.encode(examples, tiny_tokenizer(), positions, CPU)
 
 
 def words(count: int) -> str:
@@ -66,15 +60,15 @@ def test_a_split_is_one_file_or_shards(tmp_path: Path) -> None:
         parquet.write_table(pa.table(rows), tmp_path / f"validation-0000{shard}-of-00002.parquet")
     write_parquet(tmp_path, train=PAIR)
     local = task(path=str(tmp_path))
-    assert list(sources.path_exists(local)) == []
+    assert list(rules.data_is_there(local)) == []
     loaded = sources.load(local, "validation")
-    assert loaded == Examples((columns["sentence1"], columns["sentence2"]), columns["label"])
-    assert sources.load(local, "train").labels == [0, 1]
+    assert loaded == Examples({name: columns[name] for name in PAIR})
+    assert sources.load(local, "train").columns["label"] == [0, 1]
 
 
 def test_a_split_that_is_not_there_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
     write_parquet(tmp_path, train=PAIR, validation_matched=PAIR)
-    (line,) = sources.path_exists(task(path=str(tmp_path)))
+    (line,) = rules.data_is_there(task(path=str(tmp_path)))
     assert "neither validation.parquet nor validation-*.parquet" in line
     assert "task.validation_split=" in line
 
@@ -125,26 +119,37 @@ def test_the_shard_that_is_broken_is_named(tmp_path: Path) -> None:
 
 def test_scores_of_a_regression_are_floats_and_classes_integers(tmp_path: Path) -> None:
     write_parquet(tmp_path, train={**PAIR, "label": [0.5, 5.0]}, validation=PAIR)
-    scores = sources.load(task(path=str(tmp_path), num_labels=1), "train").labels
-    classes = sources.load(task(path=str(tmp_path)), "validation").labels
-    whole = sources.load(task(path=str(tmp_path), num_labels=1), "validation").labels
+    scores = sources.load(task(path=str(tmp_path), num_labels=1), "train").columns["label"]
+    classes = sources.load(task(path=str(tmp_path)), "validation").columns["label"]
+    whole = sources.load(task(path=str(tmp_path), num_labels=1), "validation").columns["label"]
     assert (scores, classes, whole) == ([0.5, 5.0], [0, 1], [0.0, 1.0])
     assert [type(labels[0]) for labels in (scores, classes, whole)] == [float, int, float]
 
 
 def test_the_fingerprint_is_that_of_the_content() -> None:
+    def of(*columns: list[Any]) -> str:
+        return Examples(dict(zip("abc", columns, strict=False))).fingerprint()
+
     first, second = ["a", "b"], ["c", "d"]
-    same = Examples((first, second), [0, 1]).fingerprint()
-    assert Examples((list(first), list(second)), [0, 1]).fingerprint() == same
+    same = of(first, second, [0, 1])
+    assert of(list(first), list(second), [0, 1]) == same
     others = [
-        Examples((["a", "x"], second), [0, 1]),
-        Examples((second, first), [0, 1]),
-        Examples((first, second), [1, 1]),
-        Examples((first,), [0, 1]),
-        Examples((["b", "a"], ["d", "c"]), [1, 0]),
-        Examples((first[:1], second[:1]), [0]),
+        of(["a", "x"], second, [0, 1]),
+        of(second, first, [0, 1]),
+        of(first, second, [1, 1]),
+        of(first, [0, 1]),
+        of(["b", "a"], ["d", "c"], [1, 0]),
+        of(first[:1], second[:1], [0]),
     ]
-    assert len({same, *(examples.fingerprint() for examples in others)}) == 7
+    assert len({same, *others}) == 7
+
+
+def test_two_splits_of_the_same_rows_are_an_error(tmp_path: Path) -> None:
+    write_parquet(tmp_path, train=PAIR, validation=PAIR, other={**PAIR, "label": [1, 1]})
+    with pytest.raises(DataError, match=r"^task.validation_split=validation: has the same rows"):
+        sources.load_splits(task(path=str(tmp_path)))
+    splits = sources.load_splits(task(path=str(tmp_path), validation_split="other"))
+    assert [split.columns["label"] for split in splits.values()] == [[0, 1], [1, 1]]
 
 
 @pytest.mark.parametrize(
@@ -170,8 +175,6 @@ def test_batches_are_padded_to_their_own_longest() -> None:
     pad = tiny_tokenizer().pad_token_id
     assert batches[0]["input_ids"][0, 5:].tolist() == [pad] * 4
     assert batches[0]["attention_mask"][0].tolist() == [1] * 5 + [0] * 4
-    assert split.longest(1) == 5
-    assert split.longest(4) == 13
 
 
 @patiently
@@ -205,7 +208,7 @@ def test_the_order_is_the_seed_s_and_the_epoch_s() -> None:
 def numbered(count: int) -> Encoded:
     """`count` examples of one token, each with its own number for a label."""
     tokens = {"input_ids": [torch.tensor([7])] * count}
-    return Encoded(tokens, {"input_ids": 1}, torch.arange(count), CPU, 0)
+    return Encoded(tokens, {"input_ids": 1}, CPU).with_labels(torch.arange(count).unbind())
 
 
 def numbers(batches: Iterable[dict[str, Tensor]]) -> list[int]:
@@ -225,14 +228,14 @@ def test_halves_are_disjoint_and_the_same_in_every_run(count: int) -> None:
     ]
 
 
-def test_truncation_is_counted_where_the_model_is_the_limit() -> None:
+@pytest.mark.parametrize("limits", [(8, 40), (40, 8)])
+def test_truncation_is_counted_whichever_is_the_limit(limits: tuple[int, int]) -> None:
+    positions, max_length = limits
     texts = [words(n) for n in (3, 6, 7, 30)]  # 5, 8, 9 and 32 tokens
-    cut = encoded(texts, positions=8)
+    cut = encoded(texts, positions=positions, max_length=max_length)
     assert [len(row) for row in cut.features["input_ids"]] == [5, 8, 8, 8]
-    assert cut.truncated == 2
-    by_choice = encoded(texts, positions=40, max_length=8)
-    assert [len(row) for row in by_choice.features["input_ids"]] == [5, 8, 8, 8]
-    assert by_choice.truncated == 0
+    assert (cut.truncated, cut.limit) == (2, 8)
+    assert encoded(texts, positions=32, max_length=40).truncated == 0
 
 
 def confusion(truth: Sequence[int], guess: Sequence[int]) -> tuple[int, int, int, int]:
@@ -241,14 +244,28 @@ def confusion(truth: Sequence[int], guess: Sequence[int]) -> tuple[int, int, int
     return cells.count((1, 1)), cells.count((0, 1)), cells.count((1, 0)), cells.count((0, 0))
 
 
+def measured(
+    of: Task, outputs: Tensor, truth: Sequence[float], size: int = 1000
+) -> dict[str, float]:
+    """The loss and metrics of these outputs, taken in `size` at a time."""
+    labels = torch.tensor(truth, dtype=None if isinstance(truth[0], float) else torch.int64)
+    metric = of.metric()
+    for start in range(0, len(labels), size):
+        rows = slice(start, start + size)
+        metric.update(SimpleNamespace(logits=outputs[rows]), {LABELS: labels[rows]})
+    return metric.compute()
+
+
 @pytest.mark.filterwarnings("ignore:A single label was found")
 @patiently
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40))
 def test_metrics_of_a_classification(rows: list[tuple[int, int]]) -> None:
     truth, guess = [list(column) for column in zip(*rows, strict=True)]
     logits = torch.nn.functional.one_hot(torch.tensor(guess), 2).float() - 0.3
-    got = metrics(task(metrics=("f1", "matthews", "accuracy")), logits, truth)
-    assert list(got) == ["f1", "matthews", "accuracy"]
+    named = classification(metrics=("f1", "matthews", "accuracy"))
+    got = measured(named, logits, truth)
+    assert list(got) == ["loss", "f1", "matthews", "accuracy"]
+    assert measured(named, logits, truth, size=7) == got
     tp, fp, fn, tn = confusion(truth, guess)
     under = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     assert got["accuracy"] == pytest.approx((tp + tn) / len(rows))
@@ -271,12 +288,15 @@ def test_correlations_of_a_regression() -> None:
     rng = random.Random(5)
     truth = [round(rng.uniform(0, 5), 1) for _ in range(60)]  # with ties
     guess = [round(value + rng.gauss(0, 1), 1) for value in truth]
-    both = task(num_labels=1, metrics=("pearson", "spearman"))
-    got = metrics(both, torch.tensor(guess, dtype=torch.float64)[:, None], truth)
+    both = classification(num_labels=1, metrics=("pearson", "spearman"))
+    got = measured(both, torch.tensor(guess, dtype=torch.float64)[:, None], truth)
     assert got["pearson"] == pytest.approx(pearson(guess, truth))
     assert got["spearman"] == pytest.approx(pearson(ranks(guess), ranks(truth)))
-    assert metrics(both, torch.full((60, 1), 0.1), truth) == {"pearson": 0, "spearman": 0}
-    assert metrics(both, torch.randn(60, 1), [1.0] * 60) == {"pearson": 0, "spearman": 0}
+    squares = [(a - b) ** 2 for a, b in zip(guess, truth, strict=True)]
+    assert got["loss"] == pytest.approx(sum(squares) / 60)
+    for outputs, labels in ((torch.full((60, 1), 0.1), truth), (torch.randn(60, 1), [1.0] * 60)):
+        undefined = measured(both, outputs, labels)
+        assert (undefined["pearson"], undefined["spearman"]) == (0, 0)
 
 
 @pytest.mark.parametrize("labels", [1, 3])
@@ -285,8 +305,14 @@ def test_losses_are_sums_over_examples(labels: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(7, labels, generator=generator, dtype=torch.float64).to(dtype)
     truth = [index % max(labels, 2) for index in range(7)]
-    loss = summed_loss(task(num_labels=labels))
     target = torch.tensor(truth, dtype=torch.float32 if labels == 1 else torch.int64)
+
+    def loss(outputs: Tensor, of: Tensor) -> Tensor:
+        made = classification(num_labels=labels)
+        summed, count = made.loss(SimpleNamespace(logits=outputs), {LABELS: of})
+        assert count == len(of)
+        return summed
+
     total = loss(logits, target)
     assert total.shape == ()
     assert total.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
@@ -299,3 +325,62 @@ def test_losses_are_sums_over_examples(labels: int, dtype: torch.dtype) -> None:
     close = 1e-12 if dtype == torch.float64 else 1e-5
     assert total.item() == pytest.approx(expected, rel=close)
     assert singles == pytest.approx(expected, rel=close)
+
+
+LM = CausalLM(text="sentence1", max_length=9)
+
+
+def test_a_language_model_learns_every_next_token_and_no_padding() -> None:
+    columns = LM.check({"sentence1": ["a cat", "the dog sees a bird"], "other": [1, 2]}, "here")
+    assert list(columns.columns) == ["sentence1"]
+    split = LM.encode(columns, tiny_tokenizer(), 64, CPU)
+    (batch,) = split.in_order(2)
+    mask = batch["attention_mask"].bool()
+    assert torch.equal(batch[LABELS][mask], batch["input_ids"][mask])
+    assert set(batch[LABELS][~mask].tolist()) == {-100}
+    vocabulary = tiny_tokenizer().vocab_size
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(*mask.shape, vocabulary, generator=generator, dtype=torch.float64)
+    total, count = LM.loss(SimpleNamespace(logits=logits), batch)
+    expected = []
+    for row, ids in enumerate(batch["input_ids"].tolist()):
+        for place in range(int(mask[row].sum()) - 1):
+            scores = logits[row, place].tolist()
+            expected.append(math.log(sum(map(math.exp, scores))) - scores[ids[place + 1]])
+    assert int(count) == len(expected)
+    assert total.item() == pytest.approx(sum(expected))
+    metric = LM.metric()
+    for row in range(2):  # one at a time, each as long as it is
+        length = int(mask[row].sum())
+        alone = {name: tensor[row : row + 1, :length] for name, tensor in batch.items()}
+        metric.update(SimpleNamespace(logits=logits[row : row + 1, :length]), alone)
+    measure = metric.compute()
+    assert measure["loss"] == pytest.approx(sum(expected) / len(expected))
+    assert measure["perplexity"] == pytest.approx(math.exp(sum(expected) / len(expected)))
+
+
+def test_metrics_have_a_direction() -> None:
+    assert classification().higher_is_better("accuracy")
+    assert classification().higher_is_better("report_f1")
+    assert not LM.higher_is_better("perplexity")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"label": None}, "label=null: fine-tuning needs labels"),
+        ({"sentences": ()}, "must name one column or two"),
+        ({"sentences": ("a", "b", "c")}, "must name one column or two"),
+        ({"sentences": ("a", "a")}, "must differ"),
+        ({"sentences": ("label",)}, "must differ"),
+        ({"metrics": ()}, "metrics=[]: must name at least one"),
+        ({"metrics": ("pearson",)}, "pearson does not fit a task with num_labels=2"),
+        ({"metrics": ("f1",), "num_labels": 3}, "f1 does not fit a task with num_labels=3"),
+        ({"metrics": ("accuracy",), "num_labels": 1}, "accuracy does not fit"),
+    ],
+)
+def test_settings_of_a_classification_that_do_not_fit(changes: dict[str, Any], said: str) -> None:
+    (line,) = classification(**changes).problems()
+    assert said in line
+    assert "\n" not in line
+    assert list(classification().problems()) == list(LM.problems()) == []

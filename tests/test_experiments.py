@@ -1,48 +1,41 @@
 """Every file of conf/experiment, run as its first lines say, shortened."""
 
+import math
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import CONF, CommandLine, composed
 
-from heterolora.experiment import prepare
-from heterolora.reporting.load import load
+from heterolora.records.read import load
+from heterolora.reporting.cells import cells_of, runs_of
+from heterolora.reporting.frame import frame
+from heterolora.reporting.layout import experiments, read
+from heterolora.reporting.tables import report
+from heterolora.run import prepare
 from heterolora.sites import SHORTCUT_ROLES
 
-FOLDER = CONF / "experiment"
-EXPERIMENTS = sorted(
-    str(file.relative_to(FOLDER).with_suffix("")) for file in FOLDER.rglob("*.yaml")
-)
-RUNS = {
-    "table2/baseline": 1,
-    "table2/proxies": 8,
-    "table2/as_printed": 4,
-    "table3/lora": 2,
-    "table3/shortcuts": 4,
-    "table4/r2": 2,
-    "table4/r8": 2,
-    "table4/control": 2,
-    "table5/rank8": 4,
-    "table5/rank4": 2,
-    "table5/rank2": 1,
-    "table6/rank8": 2,
-    "table6/rank4": 1,
-    "table6/rank2": 1,
-    "table9": 8,
-    "frequency/baseline": 1,
-    "frequency/searched": 12,
-    "importance": 1,
-    "learning_rate": 10,
-    "stability": 2,
-}
-"""Arms: the runs of one task and one seed."""
+pytestmark = pytest.mark.filterwarnings("error:The 'exclude' attribute")
+
+EXPERIMENTS = experiments(CONF / "experiment")
+
+
+def arms(name: str) -> int:
+    """The runs of one task and one seed that its grids ask for, counted from the file's text."""
+    count = 0
+    for grid in yaml.safe_load(EXPERIMENTS[name].read_text())["hydra"]["sweeper"]["grids"]:
+        swept = [str(values) for key, values in grid.items() if key not in ("task", "seed")]
+        # A comma inside brackets belongs to a value.
+        count += math.prod(len(re.sub(r"\[[^]]*\]", "", v).split(",")) for v in swept)
+    return count
 
 
 @pytest.fixture
-def short(checkpoints: dict[str, Path], pairs: Path, tmp_path: Path) -> list[str]:
+def short(wide: Path, pairs: Path, tmp_path: Path) -> list[str]:
     """What makes any experiment a matter of seconds."""
     return [
-        f"model.path={checkpoints['opt-post-norm']}",
+        f"model.path={wide}",
         "task=rte",
         f"task.path={pairs}",
         "seed=0",
@@ -54,31 +47,58 @@ def short(checkpoints: dict[str, Path], pairs: Path, tmp_path: Path) -> list[str
     ]
 
 
-def test_every_experiment_is_known() -> None:
-    assert sorted(RUNS) == EXPERIMENTS
+def test_every_experiment_is_one_file() -> None:
+    files = (CONF / "experiment").rglob("*")
+    assert sorted(files) == [*EXPERIMENTS.values()]
+
+
+def test_runs_are_counted_from_the_grids() -> None:
+    """By hand: all on; four proxies, twice; random drawn once; two as printed, twice."""
+    assert arms("table2") == 1 + 4 * 2 + 1 + 2 * 2
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_it_runs(name: str, command_line: CommandLine, short: list[str], tmp_path: Path) -> None:
-    header, command, *_ = (FOLDER / f"{name}.yaml").read_text().splitlines()
+def test_it_runs_and_its_table_shows_every_run(
+    name: str, command_line: CommandLine, short: list[str], tmp_path: Path
+) -> None:
+    header, command, *_ = EXPERIMENTS[name].read_text().splitlines()
     assert header == "# @package _global_"
     assert command == f"# python train.py -m +experiment={name}"
     done = command_line(*command.split()[3:], *short)
     assert done.code == 0, done.err
-    runs = load(tmp_path)
-    assert len(runs) == RUNS[name]
-    assert all(run.finished for run in runs)
-    assert {run.setting("name") for run in runs} == {name.partition("/")[0]}
-    assert f"{len(runs)} runs: {len(runs)} finished, 0 skipped, 0 failed" in done.out
+    records, problems = load(tmp_path)
+    assert problems == []
+    assert len(records) == arms(name)
+    assert all(run.finished for run in records)
+    assert {run.setting("name") for run in records} == {name}
+    assert f"{len(records)} runs: {len(records)} finished, 0 skipped, 0 failed" in done.out
+    table, runs = read(EXPERIMENTS[name]), frame(records)
+    made = report(table, runs_of(table, runs))
+    assert not [text for text in made.notes if "belong to no row" in text]
+    if table.report == "rows":
+        shown = cells_of(table, runs)
+        assert {run.directory for cell in shown for run in cell.runs} == {
+            run.directory for run in records
+        }
+        required = {entry.label for entry in table.entries.values() if not entry.optional}
+        assert required <= {cell.label for cell in shown if cell.runs}
+
+
+TABLES = [name for name in EXPERIMENTS if name.startswith("table")]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_papers_tables_have_its_scaling(name: str) -> None:
+    assert composed(f"+experiment={name}").search_space.scaling == "alpha_over_rank"
 
 
 RATES = [
-    ("table2/proxies", "mrpc", 3e-4),
-    ("table4/r2", "mrpc", 2e-4),
-    ("table4/r8", "rte", 2e-4),
-    ("table3/lora", "rte", 3e-4),
+    ("table2", "mrpc", 3e-4),
+    ("table4", "mrpc", 2e-4),
+    ("table4", "rte", 2e-4),
+    ("table3", "rte", 3e-4),
     ("table9", "rte", 2e-4),
-    ("table4/r2", "sst2", 1e-4),
+    ("table4", "sst2", 1e-4),
 ]
 
 
@@ -92,7 +112,7 @@ def test_the_paper_has_these_learning_rates(name: str, task: str, rate: float) -
 
 def test_table_4_is_about_shortcuts_at_one_budget(checkpoints: dict[str, Path]) -> None:
     path = f"model.path={checkpoints['opt-post-norm']}"
-    config = prepare(composed("+experiment=table4/r8", path, "strategy=dynamic", "device=cpu"))
+    config = prepare(composed("+experiment=table4", path, "rank_budget=r8", "device=cpu"))
     assert config.search_space.projections == ("q", "v")
     assert config.search_space.shortcuts == SHORTCUT_ROLES
     assert config.rank_budget.ranks() == {"lora": 8, "shortcut": 8}

@@ -7,15 +7,15 @@ import pytest
 import torch
 from conftest import MODELS, tiny_tokenizer
 from safetensors.torch import load_file, save_file
-from support import checkpoint, load, task
+from support import load, space, switch_on, task
 from tokenizers import processors
 from torch.func import functional_call
 from transformers import OPTConfig, OPTForSequenceClassification, PreTrainedModel
 
 from heterolora import architectures
-from heterolora.adapters import Inventory
-from heterolora.architectures import FAMILIES
-from heterolora.architectures.llama import LlamaParts
+from heterolora.adapters import Adapters
+from heterolora.architectures import FAMILIES, layers_of
+from heterolora.architectures.families.llama import LlamaParts
 from heterolora.errors import ModelError
 
 ROLES = ("q", "k", "v", "o", "up", "down")
@@ -25,14 +25,13 @@ every_family = pytest.mark.parametrize("family", MODELS)
 
 def wired(
     path: Path, roles: tuple[str, ...] = ROLES, seed: int = 0, rank: int = 2
-) -> tuple[PreTrainedModel, Inventory]:
+) -> tuple[PreTrainedModel, Adapters]:
     """The untouched model, and the same one wired."""
     loaded = load(path, seed)
     plain = copy.deepcopy(loaded.model)
-    inventory = architectures.wire(
-        loaded.model, loaded.family, dict.fromkeys(roles, rank), 16, seed, loaded.head
-    )
-    return plain, inventory
+    searched = space(lora=dict.fromkeys(roles, rank))
+    adapters = architectures.wire(loaded.model, loaded.family, searched, loaded.head, seed)
+    return plain, adapters
 
 
 def batch() -> dict[str, torch.Tensor]:
@@ -41,20 +40,20 @@ def batch() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": (ids != 1).long()}
 
 
-def randomise(inventory: Inventory) -> None:
+def randomise(adapters: Adapters) -> None:
     generator = torch.Generator().manual_seed(3)
-    for adapter in inventory.adapters.values():
+    for adapter in adapters.values():
         adapter.B.data.normal_(generator=generator)
 
 
 @every_family
 @pytest.mark.parametrize("training", [False, True])
 def test_zero_adapters_give_the_base_logits_exactly(family, training, checkpoints) -> None:
-    plain, inventory = wired(checkpoints[family])
-    for model in (plain, inventory.model):
+    plain, adapters = wired(checkpoints[family])
+    for model in (plain, adapters.model):
         model.train(training)
     logits = []
-    for model in (plain, inventory.model):
+    for model in (plain, adapters.model):
         torch.manual_seed(0)  # dropout
         logits.append(model(**batch()).logits)
     assert torch.equal(*logits)
@@ -62,57 +61,57 @@ def test_zero_adapters_give_the_base_logits_exactly(family, training, checkpoint
 
 @every_family
 def test_off_equals_absent_and_on_does_not(family, checkpoints) -> None:
-    plain, inventory = wired(checkpoints[family])
-    randomise(inventory)
+    plain, adapters = wired(checkpoints[family])
+    randomise(adapters)
     base = plain(**batch()).logits
-    assert not torch.allclose(inventory.model(**batch()).logits, base)
-    inventory.enable_only([])
-    assert torch.equal(inventory.model(**batch()).logits, base)
+    assert not torch.allclose(adapters.model(**batch()).logits, base)
+    adapters.apply({})
+    assert torch.equal(adapters.model(**batch()).logits, base)
 
 
 @every_family
 def test_every_site_reaches_the_logits(family, checkpoints) -> None:
-    plain, inventory = wired(checkpoints[family])
-    randomise(inventory)
+    plain, adapters = wired(checkpoints[family])
+    randomise(adapters)
     base = plain(**batch()).logits
-    assert len(inventory.sites) == 3 * len(ROLES)
-    for site in inventory.sites:
-        inventory.enable_only([site])
-        assert not torch.equal(inventory.model(**batch()).logits, base), site
+    assert len(adapters.sites) == 3 * len(ROLES)
+    for site in adapters.sites:
+        switch_on(adapters, [site])
+        assert not torch.equal(adapters.model(**batch()).logits, base), site
 
 
 @every_family
 def test_a_wired_model_equals_its_merged_weights(family, checkpoints) -> None:
     """W0 + (alpha / r) B A in place of W0, put there by hand through the family's own layers."""
-    plain, inventory = wired(checkpoints[family])
-    randomise(inventory)
+    plain, adapters = wired(checkpoints[family])
+    randomise(adapters)
     where = FAMILIES[plain.config.model_type]
-    layers = plain.get_submodule(where.layers)
-    for site, adapter in inventory.adapters.items():
+    layers = layers_of(plain, where)
+    for site, adapter in adapters.items():
         linear = layers[site.layer].get_submodule(where.projections[site.role])
         linear.weight.data += 16 / 2 * adapter.B.data @ adapter.A.data
     torch.testing.assert_close(
-        inventory.model(**batch()).logits, plain(**batch()).logits, rtol=1e-4, atol=1e-5
+        adapters.model(**batch()).logits, plain(**batch()).logits, rtol=1e-4, atol=1e-5
     )
 
 
 @every_family
 def test_frozen_is_all_but_adapters_and_head(family, checkpoints) -> None:
-    plain, inventory = wired(checkpoints[family])
-    frozen = {name for name, p in inventory.model.named_parameters() if not p.requires_grad}
+    plain, adapters = wired(checkpoints[family])
+    frozen = {name for name, p in adapters.model.named_parameters() if not p.requires_grad}
     renamed = {name.replace(".base.", ".") for name in frozen}
     head = {name for name, _ in plain.named_parameters()} - renamed
     assert head == {
         name for name, _ in plain.named_parameters() if name.startswith(("score.", "classifier."))
     }
-    assert inventory.head_count() == sum(dict(plain.named_parameters())[n].numel() for n in head)
+    assert adapters.head_count == sum(dict(plain.named_parameters())[n].numel() for n in head)
 
 
 @every_family
 def test_stays_an_ordinary_module(family, checkpoints) -> None:
-    _, inventory = wired(checkpoints[family])
-    randomise(inventory)
-    model = inventory.model
+    _, adapters = wired(checkpoints[family])
+    randomise(adapters)
+    model = adapters.model
     logits = model(**batch()).logits
     assert torch.equal(copy.deepcopy(model)(**batch()).logits, logits)
     called = functional_call(model, dict(model.state_dict()), kwargs=batch()).logits
@@ -123,8 +122,8 @@ def test_stays_an_ordinary_module(family, checkpoints) -> None:
 
 
 def test_compiles_once_for_all_allocations(checkpoints) -> None:
-    _, inventory = wired(checkpoints["opt-post-norm"])
-    randomise(inventory)
+    _, adapters = wired(checkpoints["opt-post-norm"])
+    randomise(adapters)
     compilations = []
 
     def count(graph: torch.fx.GraphModule, _: object) -> object:
@@ -132,11 +131,11 @@ def test_compiles_once_for_all_allocations(checkpoints) -> None:
         return graph.forward
 
     torch._dynamo.reset()
-    compiled = torch.compile(inventory.model, backend=count)
+    compiled = torch.compile(adapters.model, backend=count)
     counts = []
-    for enabled in (inventory.sites, inventory.sites[:3], []):
-        inventory.enable_only(enabled)
-        torch.testing.assert_close(compiled(**batch()).logits, inventory.model(**batch()).logits)
+    for enabled in (adapters.sites, adapters.sites[:3], []):
+        switch_on(adapters, enabled)
+        torch.testing.assert_close(compiled(**batch()).logits, adapters.model(**batch()).logits)
         counts.append(len(compilations))
     assert counts[0] > 0
     assert counts[1:] == counts[:1] * 2
@@ -144,17 +143,19 @@ def test_compiles_once_for_all_allocations(checkpoints) -> None:
 
 @every_family
 def test_padding_changes_nothing(family, checkpoints) -> None:
-    _, inventory = wired(checkpoints[family])
-    randomise(inventory)
-    inventory.model.eval()
-    both = inventory.model(**batch()).logits[1]
-    alone = inventory.model(**{k: v[1:, :4] for k, v in batch().items()}).logits[0]
+    _, adapters = wired(checkpoints[family])
+    randomise(adapters)
+    adapters.model.eval()
+    both = adapters.model(**batch()).logits[1]
+    alone = adapters.model(**{k: v[1:, :4] for k, v in batch().items()}).logits[0]
     torch.testing.assert_close(both, alone)
 
 
 @every_family
 def test_the_seed_decides_head_and_adapters(family, checkpoints) -> None:
-    first, again, other = (wired(checkpoints[family], seed=seed)[1].state() for seed in (0, 0, 13))
+    first, again, other = (
+        wired(checkpoints[family], seed=seed)[1].named_tensors() for seed in (0, 0, 13)
+    )
     assert all(torch.equal(first[name], again[name]) for name in first)
     drawn = [name for name in first if first[name].any()]
     assert len(drawn) > 3 * len(ROLES)
@@ -164,8 +165,8 @@ def test_the_seed_decides_head_and_adapters(family, checkpoints) -> None:
 def test_a_sites_weights_do_not_depend_on_the_others(checkpoints) -> None:
     _, few = wired(checkpoints["bert"], roles=("v",))
     _, many = wired(checkpoints["bert"], roles=("q", "v", "up"))
-    for site, adapter in few.adapters.items():
-        assert torch.equal(adapter.A, many.adapters[site].A)
+    for site, adapter in few.items():
+        assert torch.equal(adapter.A, many[site].A)
 
 
 def test_loading_leaves_the_global_generator_alone(checkpoints) -> None:
@@ -191,13 +192,14 @@ def test_opt_350m_counts(budget_rank: int, rank: int, on: int, parameters: int) 
     )
     with torch.device("meta"):
         model = OPTForSequenceClassification(config)
-        inventory = architectures.wire(
-            model, FAMILIES["opt"], {"q": rank, "v": rank}, 16, 0, model.score.parameters()
+        searched = space(lora={"q": rank, "v": rank})
+        adapters = architectures.wire(
+            model, FAMILIES["opt"], searched, model.score.parameters(), seed=0
         )
-    assert len(inventory.sites) == 48
-    inventory.enable_only(inventory.sites[:on])
-    assert inventory.enabled_count() == parameters
-    assert sum(inventory.unit_costs().values()) * budget_rank == parameters
+    assert len(adapters.sites) == 48
+    switch_on(adapters, adapters.sites[:on])
+    assert adapters.count == parameters
+    assert sum(adapters.unit_costs.values()) * budget_rank == parameters
 
 
 def test_an_incomplete_checkpoint_is_refused(checkpoints, tmp_path) -> None:
@@ -254,9 +256,9 @@ def test_a_head_of_another_size_is_refused_in_one_line(checkpoints, tmp_path) ->
     loaded.model.save_pretrained(tmp_path)
     loaded.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ModelError) as refused:
-        architectures.load(checkpoint(tmp_path), task(num_labels=3), 0)
+        architectures.load_pretrained(tmp_path, task(num_labels=3).build())
     assert "\n" not in str(refused.value)
-    assert "3 labels" in str(refused.value)
+    assert "num_labels=3" in str(refused.value)
 
 
 @every_family

@@ -19,8 +19,8 @@ import wandb
 from children import Command
 from conftest import CommandLine, composed, sentence_pairs, write_parquet
 
-from heterolora.tracking.record import read_rows, read_run
-from heterolora.training import loop
+from heterolora.records.record import read_rows, read_run
+from heterolora.training.trainer import Trainer
 
 EVERY_STEP = "checkpoint.every_minutes=1e-9"
 
@@ -120,7 +120,7 @@ def truncate(folder: Path) -> None:
 
 
 def flip(folder: Path) -> None:
-    file = folder / "best.safetensors"
+    file = folder / "state.safetensors"
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
@@ -189,16 +189,23 @@ def test_a_checkpoint_of_another_kind_is_refused(facts, command: Command) -> Non
     assert command.outcome() == command.reference
 
 
-def test_data_that_changed_is_refused(command: Command, pairs: Path, tmp_path: Path) -> None:
+def test_other_data_is_another_run(command: Command, pairs: Path, tmp_path: Path) -> None:
+    """What was interrupted stays as it is, and goes on when its data is back."""
     copy = shutil.copytree(pairs, tmp_path / "data")
     command.cfg = command.cfg.copy()
     command.cfg.task.path = str(copy)
-    killed(command, 13)
+    _, newer = killed(command, 13)
+    first = command.directory
+    kept = {file: file.read_bytes() for file in first.rglob("*") if file.is_file()}
     rows = sentence_pairs(60, seed=1)
     rows["sentence1"][59] = "the cat"
     write_parquet(copy, train=rows)
-    assert command.run() == 2
-    assert re.search(r"training data \w{16} and this run of \w{16}.*rerun=true", one_error(command))
+    assert command.run() == 0
+    assert "resumed" not in command.log.read_text()
+    assert {file: file.read_bytes() for file in first.rglob("*") if file.is_file()} == kept
+    shutil.copy(pairs / "train.parquet", copy)
+    assert command.run() == 0
+    assert f"resumed at step {int(newer.name[5:])} " in command.log.read_text()
 
 
 def test_other_code_goes_on_with_a_warning(command: Command) -> None:
@@ -207,7 +214,7 @@ def test_other_code_goes_on_with_a_warning(command: Command) -> None:
     origin = json.loads(file.read_text())
     file.write_text(json.dumps(origin | {"code": {"commit": "0" * 40, "dirty": False}}))
     assert command.run() == 0
-    assert "other code than the run began with" in command.log.read_text()
+    assert "code changed since the run began" in command.log.read_text()
     (entry,) = json.loads(file.read_text())["resumed"]
     assert entry["code"] == origin["code"]
 
@@ -227,7 +234,7 @@ def test_a_device_without_memory_left(
             "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ..."
         )
 
-    monkeypatch.setattr(loop.Training, "_descend", descend)
+    monkeypatch.setattr(Trainer, "training_step", descend)
     done = command_line(*tiny)
     assert done.code == 2
     (line,) = done.err.splitlines()
@@ -282,7 +289,7 @@ def test_wandb_that_cannot_be_reached(
     done = command_line(*tiny, "tracking=wandb", "training.log_every=3")
     assert done.code == 0, done.err
     assert done.out.count("warning: W&B") == 1
-    assert "W&B cannot be reached and is kept offline" in done.out
+    assert "W&B cannot be reached, so this run is logged offline" in done.out
     directory, run = run_of(tmp_path)
     assert_whole(directory, run, reference)
     assert f"wandb sync {directory}" in done.out
@@ -300,17 +307,17 @@ def test_wandb_that_dies(
 ) -> None:
     """SIGKILL to its service process in the middle of the run."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    descend = loop.Training._descend
+    descend = Trainer.training_step
 
-    def murderous(self: loop.Training, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def murderous(self: Trainer, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         if self.progress.step == 5:
             find = ["pgrep", "-P", str(os.getpid()), "wandb-core"]
             (service,) = subprocess.check_output(find, text=True).split()
             os.kill(int(service), signal.SIGKILL)
         return descend(self, batch)
 
-    monkeypatch.setattr(loop.Training, "_descend", murderous)
+    monkeypatch.setattr(Trainer, "training_step", murderous)
     done = command_line(*tiny, "tracking=wandb", "training.log_every=3")
     assert done.code == 0, done.err
-    assert done.out.count("warning: W&B failed and is left out") == 1
+    assert done.out.count("warning: W&B failed and is switched off") == 1
     assert_whole(*run_of(tmp_path), reference)

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from conftest import CONF
 from matplotlib.collections import PolyCollection
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from records import write_run
 
+from heterolora.records.read import Run, load
 from heterolora.reporting.agreement import by_proxy
 from heterolora.reporting.arms import Arm, arms
 from heterolora.reporting.figures import draw
@@ -19,8 +22,8 @@ from heterolora.reporting.figures.curves import score_trajectories, validation_c
 from heterolora.reporting.figures.frequency import frequency_map, paper_frequency, role_bars
 from heterolora.reporting.figures.matrices import proxy_matrix, seed_matrix
 from heterolora.reporting.figures.style import ROLE_COLOURS, WIDTH, slug
-from heterolora.reporting.load import load
-from heterolora.reporting.published import FIGURE4
+from heterolora.reporting.frame import frame
+from heterolora.reporting.layout import frequencies
 from heterolora.sites import ROLES
 
 SPACE = "search_space=lora_shortcuts"
@@ -33,6 +36,14 @@ SITES = [
 ]
 SHORTCUTS = [site for site in SITES if site[-1] not in "qv"]
 SEARCHES = 4
+PAPER = frequencies(CONF / "experiment")
+FIGURE4 = {
+    (8, "combined"): PAPER[0].roles,
+    (32, "combined"): PAPER[1].roles,
+    (8, "separated"): PAPER[2].roles,
+    (32, "separated"): PAPER[3].roles,
+}
+"""By the rank of a site that is on and the pool."""
 
 
 def searched(
@@ -50,9 +61,20 @@ def searched(
     return [frozenset(sites) for sites in on]
 
 
+def runs_in(output: Path) -> pd.DataFrame:
+    found, problems = load(output)
+    assert problems == []
+    return frame(found)
+
+
 def only(output: Path) -> Arm:
-    (arm,) = arms(load(output))
+    (arm,) = arms(runs_in(output))
     return arm
+
+
+def only_run(output: Path) -> Run:
+    (run,) = runs_in(output)["run"]
+    return run
 
 
 def expected_percent(runs: Sequence[Sequence[frozenset[str]]]) -> NDArray[np.float64]:
@@ -119,7 +141,7 @@ def test_one_seed_has_no_spread(tmp_path: Path) -> None:
         (["rank_budget=r2"], (8, "combined")),
         (["rank_budget=r8"], (32, "combined")),
         (["rank_budget=r2", "search_space.pool=separated"], (8, "separated")),
-        (["rank_budget=r32"], None),
+        (["rank_budget=l2_s11"], None),
         (["proxy=snip"], None),
         (["strategy=static"], None),
         (["search_space.projections=[q,v,o]"], None),
@@ -131,7 +153,7 @@ def test_the_paper_stands_beside_its_own_settings(
 ) -> None:
     searched(tmp_path, 0, *tiny, "task=mrpc", SPACE, *overrides, searches=1)
     expected = None if key is None else FIGURE4[key]
-    assert paper_frequency(only(tmp_path)) == expected
+    assert paper_frequency(only(tmp_path), PAPER) == expected
 
 
 def test_curves_are_means_amid_their_range(tmp_path: Path) -> None:
@@ -152,7 +174,7 @@ def test_many_arms_share_scales_and_not_axes(tmp_path: Path) -> None:
     for rate in (1, 2, 3, 4, 5):
         override = f"optimizer.learning_rate={rate}e-3"
         write_run(tmp_path, "strategy=homogeneous", override, accuracies=[rate / 10, 0.5])
-    figure = validation_curves(arms(load(tmp_path)), "some")
+    figure = validation_curves(arms(runs_in(tmp_path)), "some")
     assert [len(axes.lines) for axes in figure.axes] == [4, 1]
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
     colours = {line.get_color() for line in figure.axes[0].lines}
@@ -161,12 +183,12 @@ def test_many_arms_share_scales_and_not_axes(tmp_path: Path) -> None:
 
 def test_trajectories_are_each_sites_scores_and_a_roles_median(tmp_path: Path) -> None:
     searched(tmp_path, 0, SPACE)
-    (run,) = load(tmp_path)
+    run = only_run(tmp_path)
     figure = score_trajectories(run, "some")
     lines = figure.axes[0].lines
     named = {str(line.get_label()): line for line in lines if line.get_label() in COLUMNS}
     assert len(lines) == len(SITES) + len(COLUMNS)
-    scores = [search["scores"] for search in run.searches]
+    scores = [search.scores for search in run.searches]
     for role, line in named.items():
         sites = [site for site in SITES if site.endswith(f".{role}")]
         expected = [np.median([row[site] for site in sites]) for row in scores]
@@ -179,7 +201,7 @@ def test_trajectories_are_each_sites_scores_and_a_roles_median(tmp_path: Path) -
 def test_scores_that_vanish_are_on_a_linear_scale(tmp_path: Path) -> None:
     rows: list[Mapping[str, float]] = [{"layers.0.q": 0.0, "layers.0.v": 1.0}] * 2
     write_run(tmp_path, accuracies=[0.5], scores=rows, enabled=[["layers.0.v"]] * 2)
-    (run,) = load(tmp_path)
+    run = only_run(tmp_path)
     assert score_trajectories(run, "some").axes[0].get_yscale() == "linear"
 
 
@@ -207,7 +229,7 @@ def test_the_proxy_matrix_has_no_number_for_scores_that_rank_nothing(tmp_path: P
                 scores=named,
                 enabled=[["layers.0.q"]],
             )
-    (group,) = by_proxy(arms(load(tmp_path))).values()
+    (group,) = by_proxy(arms(runs_in(tmp_path))).values()
     figure = proxy_matrix(group, "some")
     nan = np.nan
     np.testing.assert_allclose(image(figure), [[1, -1, nan], [-1, 1, nan], [nan, nan, 1]])
@@ -222,7 +244,7 @@ def test_everything_is_drawn_as_png_and_svg_and_always_the_same(tmp_path: Path) 
     searched(runs, 0, SPACE, "proxy=snip")
     write_run(runs, "strategy=homogeneous", SPACE, accuracies=[0.5] * 3)
     write_run(runs, "seed=99", SPACE, accuracies=[0.5] * 3, status="failed")
-    paths = draw(load(runs), tmp_path / "figures")
+    paths = draw(runs_in(runs), tmp_path / "figures")
     names = sorted(path.stem for path in paths if path.suffix == ".png")
     assert names == [
         "agreement-of-proxies-dynamic",
@@ -245,30 +267,34 @@ def test_everything_is_drawn_as_png_and_svg_and_always_the_same(tmp_path: Path) 
             with Image.open(path) as picture:
                 assert picture.width == round(300 * WIDTH)
                 assert len(picture.convert("RGB").getcolors(2**20) or []) > 10
-    again = draw(load(runs), tmp_path / "again")
+    again = draw(runs_in(runs), tmp_path / "again")
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
 
 
 def test_without_searches_only_curves_are_drawn(tmp_path: Path) -> None:
     write_run(tmp_path, "strategy=homogeneous", accuracies=[0.5])
-    paths = draw(load(tmp_path), tmp_path / "figures")
+    paths = draw(runs_in(tmp_path), tmp_path / "figures")
     assert {path.stem.split("-")[0] for path in paths} == {"validation"}
-    assert draw([], tmp_path / "none") == []
+    assert draw(frame([]), tmp_path / "none") == []
 
 
 def test_a_search_space_of_shortcuts_only(tmp_path: Path) -> None:
     searched(tmp_path, 0, "search_space=shortcuts", sites=SHORTCUTS)
     figure = frequency_map(only(tmp_path).searched, "some")
     assert tick_labels(figure)[0] == ["res1", "res2", "in", "cut"]
-    assert len(draw(load(tmp_path), tmp_path / "figures")) == 8
+    assert len(draw(runs_in(tmp_path), tmp_path / "figures")) == 8
 
 
-def test_the_control_has_no_trajectories(tmp_path: Path) -> None:
-    rows = [dict.fromkeys(SITES, 1.0)] * 2
+@pytest.mark.parametrize("redraw", [True, False])
+def test_the_control_has_no_trajectories(redraw: bool, tmp_path: Path) -> None:
+    rows = [{site: 1.0 if redraw else rank for rank, site in enumerate(SITES)}] * 2
     write_run(
-        tmp_path, "proxy=constant", SPACE, accuracies=[0.5], scores=rows, enabled=[SITES[:3]] * 2
+        *(tmp_path, "proxy=constant", f"proxy.redraw={redraw}", SPACE),
+        accuracies=[0.5],
+        scores=rows,
+        enabled=[SITES[:3]] * 2,
     )
-    stems = {path.stem.split("-")[0] for path in draw(load(tmp_path), tmp_path / "figures")}
+    stems = {path.stem.split("-")[0] for path in draw(runs_in(tmp_path), tmp_path / "figures")}
     assert stems == {"validation", "frequency", "roles"}
 
 

@@ -1,51 +1,182 @@
-"""Reading the records of runs back."""
+"""Reading the records of runs back: whole ones, and damaged ones, which are left out and named."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from records import write_run
 
 from heterolora.errors import RecordError
-from heterolora.reporting.load import load
+from heterolora.records.read import load, read
+
+SCORES = {"layers.0.q": 1.0, "layers.0.v": 2.0}
+IMPORTANCE = {
+    "site": "layers.0.q",
+    "loss_difference": 0.5,
+    "metric_difference": 0.25,
+    "scores": {"snip": 1.0},
+}
+
+
+def searched(output: Path, status: str = "finished") -> Path:
+    return write_run(
+        output,
+        "seed=13",
+        accuracies=[0.5, 0.75, 0.625],
+        scores=[SCORES, SCORES],
+        enabled=[["layers.0.v"], ["layers.0.q"]],
+        importance=[IMPORTANCE],
+        status=status,
+    )
 
 
 def test_a_record_comes_back(tmp_path: Path) -> None:
-    scores = {"layers.0.q": 1.0, "layers.0.v": 2.0}
-    write_run(
-        tmp_path,
-        "seed=13",
-        accuracies=[0.5, 0.75, 0.625],
-        scores=[scores, scores],
-        enabled=[["layers.0.v"], ["layers.0.q"]],
-    )
+    searched(tmp_path)
     write_run(tmp_path, "strategy=homogeneous", accuracies=[0.5], status="failed")
-    searched, failed = load(tmp_path)
+    (run, failed), problems = load(tmp_path)
+    assert problems == []
     assert not failed.finished
-    assert searched.finished
-    assert (searched.seed, searched.best, searched.last) == (13, 75.0, 62.5)
-    assert searched.setting("strategy.enable_rate") == 0.25
-    assert searched.setting("strategy.nonsense") is None
+    assert failed.result.error == "it broke"
+    assert run.finished
+    assert (run.seed, run.best, run.last) == (13, 75.0, 62.5)
+    assert run.setting("strategy.enable_rate") == 0.25
+    assert run.setting("strategy.nonsense") is None
     assert failed.setting("proxy.name") is None
-    assert [row["step"] for row in searched.epochs] == [100, 200, 300]
-    assert len(searched.steps) == 30
-    assert [row["ranks"]["layers.0.q"] for row in searched.searches] == [0, 8]
-    assert searched.provenance["packages"] == {"torch": "2.13.0"}
-    assert list(searched.importance) == []
+    assert [row.step for row in run.epochs] == [100, 200, 300]
+    assert [row.metrics for row in run.epochs] == [
+        {"accuracy": value, "f1": value} for value in (0.5, 0.75, 0.625)
+    ]
+    assert len(run.steps) == 30
+    assert [row.ranks["layers.0.q"] for row in run.searches] == [0, 8]
+    assert run.provenance.packages == {"torch": "2.13.0"}
+    assert [row.row() for row in run.importance] == [IMPORTANCE]
+    assert list(failed.importance) == list(failed.searches) == []
 
 
-def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+def test_runs_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    for name in ("b/c", "a", "b/a"):
+        write_run(tmp_path, f"name={name}", accuracies=[0.5])
+    runs, _ = load(tmp_path)
+    assert [run.config["name"] for run in runs] == ["a", "b/a", "b/c"]
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="there is no such folder"):
         load(tmp_path / "nowhere")
 
 
-def test_another_schema_is_said(tmp_path: Path) -> None:
-    file = write_run(tmp_path, accuracies=[0.5]) / "run.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": 99}))
-    with pytest.raises(RecordError, match="schema_version=99, but this version reads 1"):
-        load(tmp_path)
+def test_a_record_of_another_schema_is_left_out_and_named(tmp_path: Path) -> None:
+    for content in ({}, json.loads((searched(tmp_path) / "run.json").read_text())):
+        file = searched(tmp_path) / "run.json"
+        file.write_text(json.dumps(content | {"schema_version": 99}))
+        runs, (problem,) = load(tmp_path)
+        assert runs == []
+        assert f"{file}: schema_version=99, but this version reads 1" in problem
 
 
-def test_a_run_without_a_whole_result_is_passed_over(tmp_path: Path) -> None:
-    (write_run(tmp_path, accuracies=[0.5]) / "run.json").write_text('{"status": "fin')
-    assert load(tmp_path) == []
+def cut(name: str, by: int = 20) -> Callable[[Path], None]:
+    def damage(run: Path) -> None:
+        os.truncate(run / name, (run / name).stat().st_size - by)
+
+    return damage
+
+
+def write(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda run: (run / name).write_bytes(content) and None
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda run: (run / name).unlink()
+
+
+def folder(name: str) -> Callable[[Path], None]:
+    def damage(run: Path) -> None:
+        (run / name).unlink()
+        (run / name).mkdir()
+
+    return damage
+
+
+def change(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def damage(run: Path) -> None:
+        text = (run / name).read_text()
+        assert old in text
+        (run / name).write_text(text.replace(old, new, 1))
+
+    return damage
+
+
+DAMAGES = {
+    "config.yaml": [
+        *(remove("config.yaml"), folder("config.yaml"), write("config.yaml", b"")),
+        *(write("config.yaml", b"\xff\xfe\x00"), write("config.yaml", b"a: [1,")),
+        *(write("config.yaml", b"[1, 2]"), write("config.yaml", b"just words")),
+        *(write("config.yaml", b"name: '${'"), change("config.yaml", "seed: 13", "seed: x")),
+        change("config.yaml", "metrics:", "metric:"),
+    ],
+    "run.json": [
+        *(cut("run.json"), write("run.json", b""), write("run.json", b"{}"), folder("run.json")),
+        *(write("run.json", b"[]"), write("run.json", b"null"), write("run.json", b"\xff\x00")),
+        change("run.json", '"status": "finished"', '"status": 3'),
+        change("run.json", '"status": "finished"', '"status": "done"'),
+        change("run.json", '"accuracy": 0.75', '"accuracy": "high"'),
+        change("run.json", '"accuracy": 0.75', '"accuracy": NaN'),
+        change("run.json", '"best"', '"bets"'),
+        change("run.json", '"accuracy": 0.625', '"else": 0.625'),
+        change("run.json", '"training": 50.0', '"training": null'),
+    ],
+    "metrics.jsonl": [
+        *(cut("metrics.jsonl"), remove("metrics.jsonl"), folder("metrics.jsonl")),
+        *(change("metrics.jsonl", '"loss"', '"lost"'), write("metrics.jsonl", b"[]\n")),
+        change("metrics.jsonl", '"event": "epoch"', '"event": "end"'),
+    ],
+    "allocations.jsonl": [
+        *(cut("allocations.jsonl"), remove("allocations.jsonl"), write("allocations.jsonl", b"3")),
+        change("allocations.jsonl", '"layers.0.q": 1.0', '"layers.0.k": 1.0'),
+        change("allocations.jsonl", '"layers.0.q": 0', '"layers.0.q": 0.5'),
+    ],
+    "importance.jsonl": [cut("importance.jsonl"), folder("importance.jsonl")],
+    "provenance.json": [
+        *(cut("provenance.json"), write("provenance.json", b"[]"), folder("provenance.json")),
+        change("provenance.json", '"dirty": false', '"dirty": "no"'),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"), [(name, damage) for name, all_ in DAMAGES.items() for damage in all_]
+)
+def test_a_damaged_record_is_left_out_and_named(
+    name: str, damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    damaged = searched(tmp_path)
+    write_run(tmp_path, "strategy=homogeneous", accuracies=[0.5])
+    assert len(load(tmp_path)[0]) == 2
+    damage(damaged)
+    (run,), (problem,) = load(tmp_path)
+    assert run.setting("strategy.name") == "homogeneous"
+    assert str(damaged / name) in problem
+    assert "\n" not in problem
+    with pytest.raises(RecordError):
+        read(damaged)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "allocations.jsonl"])
+def test_a_line_on_its_way_is_no_damage_of_an_unfinished_run(name: str, tmp_path: Path) -> None:
+    directory = searched(tmp_path, status="running")
+    cut(name)(directory)
+    (run,), problems = load(tmp_path)
+    assert problems == []
+    assert (len(run.steps), len(run.epochs), len(run.searches)) in [(30, 2, 2), (30, 3, 1)]
+    remove(name)(directory)
+    assert load(tmp_path)[1] == []
+
+
+def test_what_is_damaged_after_loading_is_one_line_too(tmp_path: Path) -> None:
+    directory = searched(tmp_path)
+    (run,), _ = load(tmp_path)
+    cut("allocations.jsonl")(directory)
+    with pytest.raises(RecordError, match=r"allocations\.jsonl: line 2 is damaged"):
+        _ = run.searches

@@ -11,12 +11,13 @@ import pytest
 from conftest import ROOT, CommandLine
 
 from heterolora.errors import RecordError
-from heterolora.tracking.lock import lock_file, locked
+from heterolora.records import lock
+from heterolora.records.lock import lock_file, locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from heterolora.tracking.lock import locked
+from heterolora.records.lock import locked
 with locked(Path(sys.argv[1])):
     print("has it", flush=True)
     time.sleep(600)
@@ -25,7 +26,7 @@ RACE = """
 import os, sys, time
 from pathlib import Path
 from heterolora.errors import RecordError
-from heterolora.tracking.lock import locked
+from heterolora.records.lock import locked
 directory, inside = Path(sys.argv[1]), Path(sys.argv[1]) / "inside"
 for _ in range(200):
     try:
@@ -80,6 +81,23 @@ def test_a_file_that_nobody_holds_is_taken_over(content: bytes, tmp_path: Path) 
     lock_file(tmp_path).write_bytes(content)
     with locked(tmp_path):
         pass
+
+
+def test_looking_who_has_it_takes_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    assert lock.holder(tmp_path) == ""
+    process = holder(tmp_path)
+    who = f"process {process.pid} on {socket.gethostname()}"
+    try:
+        assert lock.holder(tmp_path) == lock.holder(tmp_path) == who
+    finally:
+        process.kill()
+        process.communicate()
+    left = lock_file(tmp_path).read_bytes()
+    assert lock.holder(tmp_path) == ""
+    assert lock_file(tmp_path).read_bytes() == left
+    lock_file(tmp_path).write_bytes(b"")
+    assert lock.holder(tmp_path) == ""
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_is_given_back_after_an_error_and_never_shared(tmp_path: Path) -> None:

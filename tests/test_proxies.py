@@ -3,19 +3,18 @@
 import contextlib
 import copy
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 from conftest import CONF, MODELS, WIRINGS, composed, tiny_tokenizer, write_parquet
-from support import RANK, checkpoint, configured, randomise, subject, task
+from support import RANK, Subject, configured, randomise, space, subject, switch_on, task
 from torch.nn import functional as F
 
 from heterolora import architectures
-from heterolora.config import TaskConfig
 from heterolora.data import sources
-from heterolora.data.batching import Encoded, encode
-from heterolora.data.tasks import summed_loss
-from heterolora.proxies import Subject
+from heterolora.errors import ModelError
+from heterolora.proxies.synflow import check_float64
 from heterolora.seeding import torch_generator
 
 ALL = sorted(file.stem for file in (CONF / "proxy").glob("*.yaml"))
@@ -26,8 +25,8 @@ every_proxy = pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("family", MODELS)
 def test_a_finite_score_for_each_site(name, family, checkpoints, pairs) -> None:
     here = subject(checkpoints[family], pairs)
-    scores = configured(name).scores(here)
-    assert list(scores) == list(here.inventory.sites)
+    scores = here.scores(configured(name))
+    assert list(scores) == list(here.adapters.sites)
     assert all(math.isfinite(score) and score >= 0 for score in scores.values())
     assert name == "constant" or len(set(scores.values())) == len(scores)
 
@@ -36,11 +35,11 @@ def test_a_finite_score_for_each_site(name, family, checkpoints, pairs) -> None:
 @pytest.mark.parametrize("training", [False, True])
 def test_leaves_no_trace(name, training, checkpoints, pairs) -> None:
     here = subject(checkpoints["bert"], pairs)
-    randomise(here.inventory)
-    model = here.inventory.model
+    randomise(here.adapters)
+    model = here.adapters.model
     model.train(training)
     model.get_submodule("bert.encoder.layer.1").train(not training)
-    here.inventory.enable_only(here.inventory.sites[:2])
+    switch_on(here.adapters, here.adapters.sites[:2])
     parameters = dict(model.named_parameters())
     some = next(name for name, p in parameters.items() if p.requires_grad)
     parameters[some].grad = torch.ones_like(parameters[some])
@@ -51,7 +50,7 @@ def test_leaves_no_trace(name, training, checkpoints, pairs) -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
 
-    configured(name).scores(here)
+    here.scores(configured(name))
 
     assert torch.equal(torch.get_rng_state(), state)
     after = model.state_dict()
@@ -63,18 +62,18 @@ def test_leaves_no_trace(name, training, checkpoints, pairs) -> None:
     assert torch.equal(now[some].grad, torch.ones_like(now[some]))
     assert [module.training for module in model.modules()] == modes
     assert [len(module._forward_hooks) for module in model.modules()] == hooks
-    assert here.inventory.enabled == frozenset(here.inventory.sites[:2])
+    assert here.adapters.enabled == frozenset(here.adapters.sites[:2])
 
 
 @every_proxy
 def test_leaves_no_trace_when_it_fails(name, checkpoints, pairs) -> None:
     here = subject(checkpoints["bert"], pairs)
-    model = here.inventory.model.train()
+    model = here.adapters.model.train()
     model.bert.encoder.layer[2].register_forward_pre_hook(lambda *_: 1 / 0)
     before = copy.deepcopy(model.state_dict())
     expected = contextlib.nullcontext() if name == "constant" else pytest.raises(ZeroDivisionError)
     with expected:
-        configured(name).scores(here)
+        here.scores(configured(name))
     after = model.state_dict()
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert all(module.training for module in model.modules())
@@ -83,10 +82,10 @@ def test_leaves_no_trace_when_it_fails(name, checkpoints, pairs) -> None:
 @every_proxy
 def test_the_allocation_at_the_time_does_not_matter(name, checkpoints, pairs) -> None:
     here = subject(checkpoints["opt-post-norm"], pairs)
-    randomise(here.inventory)
-    everything = configured(name).scores(here)
-    here.inventory.enable_only([])
-    assert configured(name).scores(here) == everything
+    randomise(here.adapters)
+    everything = here.scores(configured(name))
+    here.adapters.apply({})
+    assert here.scores(configured(name)) == everything
 
 
 @pytest.mark.parametrize(
@@ -95,16 +94,16 @@ def test_the_allocation_at_the_time_does_not_matter(name, checkpoints, pairs) ->
 @pytest.mark.parametrize("family", WIRINGS)
 def test_micro_batches_do_not_matter(name, family, checkpoints, pairs) -> None:
     here = subject(checkpoints[family], pairs)
-    randomise(here.inventory)
-    reference = configured(name, micro_batch_size=4).scores(here)
+    randomise(here.adapters)
+    reference = here.scores(configured(name, micro_batch_size=4))
     for size in (1, 5, 12, 64):
-        scores = configured(name, micro_batch_size=size).scores(here)
+        scores = here.scores(configured(name, micro_batch_size=size))
         assert scores == pytest.approx(reference, rel=1e-4)
 
 
 def plain_gradients(here: Subject) -> None:
     """Ordinary backward passes: the mean loss of each of the first 3 batches of 4, summed."""
-    model = here.inventory.model.eval()
+    model = here.adapters.model.eval()
     for start in (0, 4, 8):
         batch = here.examples.batch(range(start, start + 4))
         labels = batch.pop("labels")
@@ -113,10 +112,10 @@ def plain_gradients(here: Subject) -> None:
 
 def test_gradnorm_by_its_formula(checkpoints, pairs) -> None:
     here = subject(checkpoints["opt-post-norm"], pairs)
-    randomise(here.inventory)
-    scores = configured("gradnorm").scores(here)
+    randomise(here.adapters)
+    scores = here.scores(configured("gradnorm"))
     plain_gradients(here)
-    for site, adapter in here.inventory.adapters.items():
+    for site, adapter in here.adapters.items():
         expected = sum(
             sum(g.item() ** 2 for g in m.grad.flatten()) ** 0.5 for m in (adapter.A, adapter.B)
         )
@@ -125,9 +124,9 @@ def test_gradnorm_by_its_formula(checkpoints, pairs) -> None:
 
 def test_gradnorm_at_initialisation_is_the_gradient_of_b(checkpoints, pairs) -> None:
     here = subject(checkpoints["opt-post-norm"], pairs)
-    scores = configured("gradnorm").scores(here)
+    scores = here.scores(configured("gradnorm"))
     plain_gradients(here)
-    for site, adapter in here.inventory.adapters.items():
+    for site, adapter in here.adapters.items():
         assert not adapter.A.grad.any()
         assert scores[site] == pytest.approx(adapter.B.grad.norm().item(), rel=1e-4)
 
@@ -135,9 +134,9 @@ def test_gradnorm_at_initialisation_is_the_gradient_of_b(checkpoints, pairs) -> 
 def test_snip_is_the_gradient_of_a_mask(checkpoints, pairs) -> None:
     """The gradient by c at c = 1, with c multiplied onto A and B, by numerical differentiation."""
     here = subject(checkpoints["opt-post-norm"], pairs)
-    randomise(here.inventory)
-    scores = configured("snip", weights="current").scores(here)
-    model = here.inventory.model.double().eval()
+    randomise(here.adapters)
+    scores = here.scores(configured("snip", weights="current"))
+    model = here.adapters.model.double().eval()
 
     def loss() -> float:
         total = 0.0
@@ -148,8 +147,8 @@ def test_snip_is_the_gradient_of_a_mask(checkpoints, pairs) -> None:
                 total += F.cross_entropy(model(**batch).logits, labels).item()
         return total
 
-    site = here.inventory.sites[1]
-    adapter = here.inventory.adapters[site]
+    site = here.adapters.sites[1]
+    adapter = here.adapters[site]
     expected, step = 0.0, 1e-5
     for matrix in (adapter.A.data.view(-1), adapter.B.data.view(-1)):
         for index in range(len(matrix)):
@@ -166,9 +165,9 @@ def test_snip_is_the_gradient_of_a_mask(checkpoints, pairs) -> None:
 @pytest.mark.parametrize("family", MODELS)
 def test_synflow_by_its_formula(objective, family, checkpoints, pairs) -> None:
     here = subject(checkpoints[family], pairs)
-    randomise(here.inventory)
-    scores = configured("synflow", weights="current", objective=objective).scores(here)
-    model = copy.deepcopy(here.inventory.model).double().eval()
+    randomise(here.adapters)
+    scores = here.scores(configured("synflow", weights="current", objective=objective))
+    model = copy.deepcopy(here.adapters.model).double().eval()
     for parameter in model.parameters():
         parameter.data.abs_()
         parameter.requires_grad_(True)
@@ -181,8 +180,10 @@ def test_synflow_by_its_formula(objective, family, checkpoints, pairs) -> None:
         total = total + (loss if objective == "loss" else logits.sum() / 12)
     total.backward()
     modules = dict(model.named_modules())
-    for site, (a, b, _) in here.names().items():
-        matrices = [modules[name.rpartition(".")[0]].get_parameter(name[-1]) for name in (a, b)]
+    prefixes = {id(module): name for name, module in here.adapters.model.named_modules()}
+    for site, adapter in here.adapters.items():
+        copied = modules[prefixes[id(adapter)]]
+        matrices = [copied.A, copied.B]
         expected = sum((m * m.grad).abs().sum().item() for m in matrices)
         # The library's root-mean-square norms compute in float32 whatever they are given.
         precision = 1e-6 if hasattr(model.config, "rms_norm_eps") else 1e-9
@@ -194,56 +195,98 @@ def test_current_weights_score_zero_at_initialisation_and_probe_does_not(
     name, checkpoints, pairs
 ) -> None:
     here = subject(checkpoints["opt-post-norm"], pairs)
-    assert set(configured(name, weights="current").scores(here).values()) == {0.0}
-    assert min(configured(name, weights="probe").scores(here).values()) > 0
+    assert set(here.scores(configured(name, weights="current")).values()) == {0.0}
+    assert min(here.scores(configured(name, weights="probe")).values()) > 0
 
 
 def test_the_probe_is_fixed_drawn_like_a_and_of_the_runs_seed(checkpoints, pairs) -> None:
     here = subject(checkpoints["opt-post-norm"], pairs)
-    scores = configured("snip", weights="probe").scores(here)
-    assert configured("snip", weights="probe").scores(here) == scores
+    scores = here.scores(configured("snip", weights="probe"))
+    assert here.scores(configured("snip", weights="probe")) == scores
     other = subject(checkpoints["opt-post-norm"], pairs, seed=13)
-    assert configured("snip", weights="probe").scores(other) != scores
-    for site, adapter in here.inventory.adapters.items():
+    assert other.scores(configured("snip", weights="probe")) != scores
+    for site, adapter in here.adapters.items():
         bound = 1 / math.sqrt(RANK)
         generator = torch_generator(0, "probe", site)
         adapter.B.data.uniform_(-bound, bound, generator=generator)
-    by_hand = configured("snip", weights="current").scores(here)
+    by_hand = here.scores(configured("snip", weights="current"))
     assert by_hand == pytest.approx(scores, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gradnorm", "snip", "synflow"])
+def test_the_probe_is_for_adapters_that_are_not_trained_yet(name, checkpoints, pairs) -> None:
+    """Once any B is trained, what stands is scored, and not another model with random ones."""
+    here = subject(checkpoints["opt-post-norm"], pairs)
+    probe, current = (configured(name, weights=weights) for weights in ("probe", "current"))
+    assert probe.weights_scored(here.adapters) == "probe"
+    assert current.weights_scored(here.adapters) == "current"
+    assert here.scores(probe) != here.scores(current)
+    here.adapters[here.adapters.sites[2]].B.data[0, 0] = 0.1
+    assert probe.weights_scored(here.adapters) == "current"
+    assert here.scores(probe) == here.scores(current)
+
+
+def test_sites_that_are_drawn_once_stay(checkpoints, pairs) -> None:
+    here = subject(checkpoints["opt-post-norm"], pairs)
+    once, anew = configured("constant", redraw=False), configured("constant")
+    assert set(here.scores(anew).values()) == {1.0}
+    scores = here.scores(once)
+    assert len(set(scores.values())) == len(here.adapters)
+    randomise(here.adapters)
+    assert here.scores(once) == scores
+    other = subject(checkpoints["opt-post-norm"], pairs, seed=13)
+    assert other.scores(once) != scores
+
+
+def test_synflow_needs_float64() -> None:
+    check_float64(torch.device("cpu"))
+    with pytest.raises(ModelError, match=r"^proxy=synflow: computes in float64, .*device=cpu"):
+        check_float64(torch.device("mps"))
 
 
 def test_the_sample_is_the_first_examples_in_order(checkpoints, pairs) -> None:
     here = subject(checkpoints["opt-post-norm"], pairs)
-    scores = configured("gradnorm").scores(here)
-    first = Encoded(
-        {name: rows[:12] for name, rows in here.examples.features.items()},
-        here.examples.padding,
-        here.examples.labels[:12],
-        here.examples.device,
-        0,
-    )
-    only = Subject(here.inventory, first, here.loss, 0, contextlib.nullcontext)
-    assert configured("gradnorm").scores(only) == scores
+    scores = here.scores(configured("gradnorm"))
+    only = Subject(here.adapters, here.examples.subset(range(12)), here.loss)
+    assert only.scores(configured("gradnorm")) == scores
+
+
+def test_any_iterable_of_batches_gives_the_same_scores(checkpoints, pairs) -> None:
+    """Of the 12 examples of the sample; whatever more there is is not read."""
+    here = subject(checkpoints["bert"], pairs)
+    scores = here.scores(configured("gradnorm"))
+
+    def batches(size: int) -> Iterator[dict[str, torch.Tensor]]:
+        for start in range(0, 12, size):
+            yield here.examples.batch(range(start, min(start + size, 16)))
+        pytest.fail("read on")
+
+    for size in (3, 5, 12):
+        proxy = configured("gradnorm", micro_batch_size=2)
+        found = proxy.scores(here.adapters, batches(size), here.loss)
+        assert found == pytest.approx(scores, rel=1e-4)
+        assert proxy.scores(here.adapters, batches(size)) == found  # the default loss
 
 
 def test_a_regression_is_scored_too(checkpoints, tmp_path) -> None:
-    regression = TaskConfig(**{**task().model_dump(), "num_labels": 1, "metrics": ("pearson",)})
     write_parquet(
         tmp_path, train={"sentence": ["the cat", "a dog", "no bird"], "label": [0.5, 3.0, 4.5]}
     )
-    regression = regression.model_copy(update={"path": str(tmp_path)})
-    loaded = architectures.load(checkpoint(checkpoints["bert"]), regression, 0)
-    examples = encode(
-        regression, sources.load(regression, "train"), tiny_tokenizer(), 40, torch.device("cpu")
+    config = task(num_labels=1, metrics=("pearson",), path=str(tmp_path))
+    regression = config.build()
+    loaded = architectures.load_pretrained(checkpoints["bert"], regression)
+    rows = sources.load(config, "train")
+    examples = regression.encode(rows, tiny_tokenizer(), 40, torch.device("cpu"))
+    adapters = architectures.wire(
+        loaded.model, loaded.family, space(lora={"v": 1}), loaded.head, seed=0
     )
-    inventory = architectures.wire(loaded.model, loaded.family, {"v": 1}, 16, 0, loaded.head)
-    here = Subject(inventory, examples, summed_loss(regression), 0, contextlib.nullcontext)
-    scores = configured("gradnorm").scores(here)
-    inventory.model.eval()
+    here = Subject(adapters, examples, regression.loss)
+    scores = here.scores(configured("gradnorm"))
+    adapters.model.eval()
     for start, end in ((0, 3),):
         batch = examples.batch(range(start, end))
         labels = batch.pop("labels")
-        outputs = inventory.model(**batch).logits[:, 0]
+        outputs = adapters.model(**batch).logits[:, 0]
         (sum((o - y) ** 2 for o, y in zip(outputs, labels, strict=True)) / 4).backward()
-    for site, adapter in inventory.adapters.items():
+    for site, adapter in adapters.items():
         assert scores[site] == pytest.approx(adapter.B.grad.norm().item(), rel=1e-4)

@@ -13,7 +13,7 @@ from children import Command
 from conftest import composed
 from transformers import AutoConfig
 
-from heterolora.tracking.record import read_run
+from heterolora.records.record import read_run
 
 KILLS = 32
 EVERY_STEP = "checkpoint.every_minutes=1e-9"
@@ -81,6 +81,7 @@ def killed(command: Command, kind: str, rng: random.Random) -> int:
     return children.finish(process)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_it_is_the_same_run(commands, tmp_path) -> None:
     rng = random.Random(20240614)
     kinds = ["in a step", "in a search", "at a file", "at a file", "at any time"]
@@ -156,6 +157,13 @@ def test_a_second_ctrl_c_does_not_wait(commands, tmp_path) -> None:
     assert list(command.output.rglob("step-*")) == []
     assert command.run() == 0
     assert "left no checkpoint to go on from; it starts over" in command.log.read_text()
+    assert command.outcome() == command.reference
+
+
+def test_in_the_background_ctrl_c_is_ignored(commands, tmp_path) -> None:
+    """As the shell that started it there has it."""
+    command = commands["constant"].at(tmp_path / "outputs")
+    assert command.run(fate=functools.partial(children.ignored_in_step, 7)) == 0
     assert command.outcome() == command.reference
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from appendix_d import Adapters, Model
+from appendix_d import Adapters as Given
+from appendix_d import Model
 from conftest import MODELS, WIRINGS, composed
-from support import configured, load, randomise, subject
+from support import configured, load, matrices, randomise, subject, switch_on
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -25,9 +26,9 @@ from transformers import (
 )
 
 from heterolora import architectures
-from heterolora.adapters import Inventory
-from heterolora.allocation import make_pools, select_pools
-from heterolora.architectures import FAMILIES, Shortcuts
+from heterolora.adapters import Adapters, Space
+from heterolora.allocation import Candidates, Top, make_pools, select_pools
+from heterolora.architectures import FAMILIES, family_of, layers_of
 from heterolora.errors import ModelError
 from heterolora.sites import SHORTCUT_ROLES, Site
 
@@ -40,15 +41,25 @@ every_family = pytest.mark.parametrize("family", MODELS)
 each_wiring = pytest.mark.parametrize("family", WIRINGS)
 
 
-def shortcuts(
-    renormalize: str, roles: tuple[str, ...] = SHORTCUT_ROLES, rank: int = RANK
-) -> Shortcuts:
-    return Shortcuts(dict.fromkeys(roles, rank), ALPHA["shortcut"], renormalize)
+def space(
+    renormalize: str = "always",
+    roles: tuple[str, ...] = SHORTCUT_ROLES,
+    rank: int = RANK,
+    lora: dict[str, int] | None = None,
+) -> Space:
+    return Space(
+        lora=LORA if lora is None else lora,
+        shortcuts=dict.fromkeys(roles, rank),
+        lora_alpha=ALPHA["lora"],
+        shortcut_alpha=ALPHA["shortcut"],
+        scaling="alpha_over_rank",
+        renormalize=renormalize,
+    )
 
 
 def wired(
     path: Path, renormalize: str, roles: tuple[str, ...] = SHORTCUT_ROLES
-) -> tuple[PreTrainedModel, Inventory]:
+) -> tuple[PreTrainedModel, Adapters]:
     """The untouched model in evaluation mode, and the same one with q, v and `roles`.
 
     Its norms have weights of their own: those of a fresh model change nothing when repeated.
@@ -59,16 +70,10 @@ def wired(
         if "norm" in name.lower():
             parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
     plain = copy.deepcopy(loaded.model)
-    inventory = architectures.wire(
-        loaded.model,
-        loaded.family,
-        LORA,
-        ALPHA["lora"],
-        0,
-        loaded.head,
-        shortcuts(renormalize, roles),
+    adapters = architectures.wire(
+        loaded.model, loaded.family, space(renormalize, roles), loaded.head, seed=0
     )
-    return plain, inventory
+    return plain, adapters
 
 
 def batch() -> dict[str, Tensor]:
@@ -78,18 +83,18 @@ def batch() -> dict[str, Tensor]:
 
 
 def layers(model: PreTrainedModel) -> nn.Module:
-    return model.get_submodule(FAMILIES[model.config.model_type].layers)
+    return layers_of(model, family_of(model))
 
 
 @every_family
 def test_sites_and_their_order(family, checkpoints) -> None:
-    _, inventory = wired(checkpoints[family], "always")
+    _, adapters = wired(checkpoints[family], "always")
     roles = ("q", "v", *SHORTCUT_ROLES)
     expected = [Site(i, r) for i in range(3) for r in roles if (i, r) != (0, "cut")]
-    assert list(inventory.sites) == expected
+    assert list(adapters.sites) == expected
     assert {site.kind for site in expected if site.role in "qv"} == {"lora"}
-    costs = inventory.unit_costs()
-    grouped = "num_key_value_heads" in inventory.model.config.to_dict()
+    costs = adapters.unit_costs
+    grouped = "num_key_value_heads" in adapters.model.config.to_dict()
     assert costs[Site(0, "q")] == 16 + 16
     assert costs[Site(0, "v")] == 16 + (8 if grouped else 16)
     assert all(costs[site] == 32 for site in expected if site.kind == "shortcut")
@@ -97,12 +102,12 @@ def test_sites_and_their_order(family, checkpoints) -> None:
 
 @every_family
 def test_state_has_the_same_names_in_every_family(family, checkpoints) -> None:
-    _, inventory = wired(checkpoints[family], "always")
-    names = [name for name in inventory.state() if not name.startswith("head.")]
-    assert names == [f"{site}.{matrix}" for site in inventory.sites for matrix in "AB"]
+    _, adapters = wired(checkpoints[family], "always")
+    names = [name for name in adapters.named_tensors() if not name.startswith("head.")]
+    assert names == [f"{site}.{matrix}" for site in adapters.sites for matrix in "AB"]
     assert "layers.2.res1.A" in names
-    trained = {n for n, p in inventory.model.named_parameters() if p.requires_grad}
-    assert len(trained) == len(names) + len(inventory.head)
+    trained = {n for n, p in adapters.model.named_parameters() if p.requires_grad}
+    assert len(trained) == len(names) + len(adapters.head)
 
 
 @every_family
@@ -112,11 +117,11 @@ def test_zero_adapters_give_the_plain_logits_exactly(
     family, training, roles, off, checkpoints
 ) -> None:
     """A cross-layer shortcut that is on is followed by its norm, so these are off if post-norm."""
-    plain, inventory = wired(checkpoints[family], "enabled", roles)
+    plain, adapters = wired(checkpoints[family], "enabled", roles)
     if family in POST_NORM:
-        inventory.enable_only(site for site in inventory.sites if site.role not in off)
+        switch_on(adapters, [site for site in adapters.sites if site.role not in off])
     logits = []
-    for model in (plain, inventory.model):
+    for model in (plain, adapters.model):
         model.train(training)
         torch.manual_seed(0)  # dropout
         logits.append(model(**batch()).logits)
@@ -125,24 +130,24 @@ def test_zero_adapters_give_the_plain_logits_exactly(
 
 @every_family
 def test_all_off_equals_absent_and_every_site_reaches_the_logits(family, checkpoints) -> None:
-    plain, inventory = wired(checkpoints[family], "enabled")
-    randomise(inventory)
+    plain, adapters = wired(checkpoints[family], "enabled")
+    randomise(adapters)
     base = plain(**batch()).logits
-    inventory.enable_only([])
-    assert torch.equal(inventory.model(**batch()).logits, base)
-    for site in inventory.sites:
-        inventory.enable_only([site])
-        assert not torch.equal(inventory.model(**batch()).logits, base), site
+    adapters.apply({})
+    assert torch.equal(adapters.model(**batch()).logits, base)
+    for site in adapters.sites:
+        switch_on(adapters, [site])
+        assert not torch.equal(adapters.model(**batch()).logits, base), site
 
 
 @every_family
 @pytest.mark.parametrize("roles", [SHORTCUT_ROLES, ("res1", "in"), ("cut",)])
 def test_always_differs_by_the_repeated_norm_and_nothing_else(family, roles, checkpoints) -> None:
     """All off under `always` is the plain model whose norms are applied to their own outputs."""
-    plain, inventory = wired(checkpoints[family], "always", roles)
-    randomise(inventory)
-    inventory.enable_only([])
-    found = inventory.model(**batch()).logits
+    plain, adapters = wired(checkpoints[family], "always", roles)
+    randomise(adapters)
+    adapters.apply({})
+    found = adapters.model(**batch()).logits
     if family in POST_NORM:
         assert not torch.allclose(found, plain(**batch()).logits)
         repeat_norms(plain, roles)
@@ -164,7 +169,7 @@ def repeat_norms(plain: PreTrainedModel, roles: tuple[str, ...]) -> None:
 
 
 def run_by_hand(
-    plain: PreTrainedModel, inventory: Inventory, renormalize: str
+    plain: PreTrainedModel, adapters: Adapters, renormalize: str
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """What comes out of the last layer by the equations, and leaves for the gradients."""
     entered: list[Tensor] = []
@@ -173,17 +178,17 @@ def run_by_hand(
     plain(**batch())
     leaves = {
         name: tensor.clone().requires_grad_()
-        for name, tensor in inventory.state().items()
+        for name, tensor in adapters.named_tensors().items()
         if not name.startswith("head.")
     }
-    adapters = Adapters(
-        {site: leaves[f"{site}.A"] for site in inventory.sites},
-        {site: leaves[f"{site}.B"] for site in inventory.sites},
-        inventory.enabled,
+    given = Given(
+        {site: leaves[f"{site}.A"] for site in adapters.sites},
+        {site: leaves[f"{site}.B"] for site in adapters.sites},
+        adapters.enabled,
         ALPHA,
     )
     weights = [layer.state_dict() for layer in layers(plain).children()]
-    model = Model(plain.config, weights, adapters, renormalize)
+    model = Model(plain.config, weights, given, renormalize)
     return model.layers(entered[0], batch()["attention_mask"]), leaves
 
 
@@ -197,20 +202,20 @@ def run_by_hand(
 )
 def test_appendix_d_by_hand(family, renormalize, dtype, checkpoints) -> None:
     """Streams and the gradients of every A and B, at random weights and random allocations."""
-    plain, inventory = wired(checkpoints[family], renormalize)
-    randomise(inventory)
-    for model in (plain, inventory.model):
+    plain, adapters = wired(checkpoints[family], renormalize)
+    randomise(adapters)
+    for model in (plain, adapters.model):
         model.to(dtype).eval()
     left: list[Tensor] = []
-    (stack,) = layers(inventory.model).children()
+    (stack,) = layers(adapters.model).children()
     stack.register_forward_hook(lambda _, __, output: left.append(output))
     # The library's root-mean-square norms and rotary angles are in float32.
     close = 1e-12 if dtype == torch.float64 and family != "llama" else 1e-5
     for draw in range(3):
-        chosen = random.Random(draw).sample(inventory.sites, [17, 9, 4][draw])
-        inventory.enable_only(chosen)
-        expected, leaves = run_by_hand(plain, inventory, renormalize)
-        inventory.model(**batch())
+        chosen = random.Random(draw).sample(adapters.sites, [17, 9, 4][draw])
+        switch_on(adapters, chosen)
+        expected, leaves = run_by_hand(plain, adapters, renormalize)
+        adapters.model(**batch())
         kept = batch()["attention_mask"].bool()
         direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
         torch.testing.assert_close(left[-1][kept], expected[kept], rtol=close, atol=close)
@@ -219,7 +224,7 @@ def test_appendix_d_by_hand(family, renormalize, dtype, checkpoints) -> None:
                 (stream * direction)[kept].sum(), list(parameters), materialize_grads=True
             )
             for stream, parameters in (
-                (left[-1], inventory.adapter_parameters()),
+                (left[-1], matrices(adapters)),
                 (expected, leaves.values()),
             )
         ]
@@ -233,9 +238,9 @@ def test_appendix_d_by_hand(family, renormalize, dtype, checkpoints) -> None:
 def test_every_proxy_scores_shortcuts_and_lora_in_one_pass(
     name, family, checkpoints, pairs
 ) -> None:
-    here = subject(checkpoints[family], pairs, shortcuts=shortcuts("always"))
-    scores = configured(name).scores(here)
-    assert list(scores) == list(here.inventory.sites)
+    here = subject(checkpoints[family], pairs, searched=space("always"))
+    scores = here.scores(configured(name))
+    assert list(scores) == list(here.adapters.sites)
     assert len(scores) == 17
     assert name == "constant" or len(set(scores.values())) == 17
     assert min(scores.values()) > 0
@@ -245,25 +250,25 @@ def test_every_proxy_scores_shortcuts_and_lora_in_one_pass(
 def test_gradnorm_on_shortcuts_is_the_gradient_of_plain_backward_passes(
     family, checkpoints, pairs
 ) -> None:
-    here = subject(checkpoints[family], pairs, shortcuts=shortcuts("enabled"))
-    randomise(here.inventory)
-    here.inventory.enable_only([])
-    scores = configured("gradnorm").scores(here)
-    here.inventory.enable_only(here.inventory.sites)
+    here = subject(checkpoints[family], pairs, searched=space("enabled"))
+    randomise(here.adapters)
+    here.adapters.apply({})
+    scores = here.scores(configured("gradnorm"))
+    switch_on(here.adapters, here.adapters.sites)
     for start in (0, 4, 8):
         rows = here.examples.batch(range(start, start + 4))
         labels = rows.pop("labels")
-        F.cross_entropy(here.inventory.model(**rows).logits, labels).backward()
-    for site, adapter in here.inventory.adapters.items():
+        F.cross_entropy(here.adapters.model(**rows).logits, labels).backward()
+    for site, adapter in here.adapters.items():
         expected = adapter.A.grad.norm().item() + adapter.B.grad.norm().item()
         assert scores[site] == pytest.approx(expected, rel=1e-4)
 
 
 @every_family
 def test_a_wired_model_holds_what_the_plain_one_holds_and_its_adapters(family, checkpoints) -> None:
-    plain, inventory = wired(checkpoints[family], "always")
-    own = sum(a.A.nbytes + a.B.nbytes + a.gate.nbytes for a in inventory.adapters.values())
-    assert held(inventory.model) - own == held(plain)
+    plain, adapters = wired(checkpoints[family], "always")
+    own = sum(a.A.nbytes + a.B.nbytes + a.mask.nbytes + a.scaling.nbytes for a in adapters.values())
+    assert held(adapters.model) - own == held(plain)
 
 
 def held(model: nn.Module) -> int:
@@ -274,9 +279,9 @@ def held(model: nn.Module) -> int:
 
 @each_wiring
 def test_stays_an_ordinary_module(family, checkpoints) -> None:
-    _, inventory = wired(checkpoints[family], "enabled")
-    randomise(inventory)
-    model = inventory.model
+    _, adapters = wired(checkpoints[family], "enabled")
+    randomise(adapters)
+    model = adapters.model
     logits = model(**batch()).logits
     assert torch.equal(copy.deepcopy(model)(**batch()).logits, logits)
     called = functional_call(model, dict(model.state_dict()), kwargs=batch()).logits
@@ -288,8 +293,8 @@ def test_stays_an_ordinary_module(family, checkpoints) -> None:
 
 @pytest.mark.parametrize("family", ["opt-post-norm", "llama"])
 def test_compiles_once_for_all_allocations(family, checkpoints) -> None:
-    _, inventory = wired(checkpoints[family], "enabled")
-    randomise(inventory)
+    _, adapters = wired(checkpoints[family], "enabled")
+    randomise(adapters)
     graphs = []
 
     def count(graph: torch.fx.GraphModule, _: object) -> object:
@@ -297,11 +302,11 @@ def test_compiles_once_for_all_allocations(family, checkpoints) -> None:
         return graph.forward
 
     torch._dynamo.reset()
-    compiled = torch.compile(inventory.model, backend=count)
+    compiled = torch.compile(adapters.model, backend=count)
     counts = []
-    for enabled in (inventory.sites, inventory.sites[:3], []):
-        inventory.enable_only(enabled)
-        torch.testing.assert_close(compiled(**batch()).logits, inventory.model(**batch()).logits)
+    for enabled in (adapters.sites, adapters.sites[:3], []):
+        switch_on(adapters, enabled)
+        torch.testing.assert_close(compiled(**batch()).logits, adapters.model(**batch()).logits)
         counts.append(len(graphs))
     assert counts[0] > 0
     assert counts[1:] == counts[:1] * 2
@@ -312,23 +317,23 @@ def test_compiles_once_for_all_allocations(family, checkpoints) -> None:
 def test_gradient_checkpointing_changes_no_bit(family, reentrant, checkpoints) -> None:
     found = []
     for checkpointing in (False, True):
-        _, inventory = wired(checkpoints[family], "always")
-        randomise(inventory)
-        model = inventory.model.train()
+        _, adapters = wired(checkpoints[family], "always")
+        randomise(adapters)
+        model = adapters.model.train()
         model.enable_input_require_grads()
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": reentrant})
         torch.manual_seed(0)
         logits = model(**batch(), use_cache=False).logits
         logits.square().sum().backward()
-        found.append([logits, *(p.grad for p in inventory.adapter_parameters())])
+        found.append([logits, *(p.grad for p in matrices(adapters))])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @each_wiring
 def test_checkpointing_recomputes_every_block(family, checkpoints) -> None:
-    _, inventory = wired(checkpoints[family], "always")
-    model = inventory.model.train()
+    _, adapters = wired(checkpoints[family], "always")
+    model = adapters.model.train()
     calls = []
     (stack,) = layers(model).children()
     path = FAMILIES[model.config.model_type].projections["q"]
@@ -342,9 +347,9 @@ def test_checkpointing_recomputes_every_block(family, checkpoints) -> None:
 
 @each_wiring
 def test_attention_implementations_agree(family, checkpoints) -> None:
-    _, inventory = wired(checkpoints[family], "always")
-    randomise(inventory)
-    model = inventory.model
+    _, adapters = wired(checkpoints[family], "always")
+    randomise(adapters)
+    model = adapters.model
     logits = {}
     for name in ("sdpa", "eager"):
         model.set_attn_implementation(name)
@@ -357,15 +362,15 @@ def test_attention_implementations_agree(family, checkpoints) -> None:
 
 @each_wiring
 def test_bf16_as_autocast_and_as_weights(family, checkpoints) -> None:
-    _, inventory = wired(checkpoints[family], "enabled")
-    randomise(inventory)
-    model = inventory.model
+    _, adapters = wired(checkpoints[family], "enabled")
+    randomise(adapters)
+    model = adapters.model
     exact = model(**batch()).logits
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(**batch()).logits
     torch.testing.assert_close(logits.float(), exact, rtol=0.1, atol=0.1)
     logits.float().sum().backward()
-    for parameter in inventory.adapter_parameters():
+    for parameter in matrices(adapters):
         assert parameter.grad is not None
         assert parameter.grad.isfinite().all()
     logits = model.to(torch.bfloat16)(**batch()).logits
@@ -392,8 +397,8 @@ def test_generation_with_a_cache_gives_what_it_gives_without(name) -> None:
     for parameter in model.parameters():
         parameter.data.mul_(5)  # else the same token wins everywhere
     family = FAMILIES[model.config.model_type]
-    inventory = architectures.wire(model, family, LORA, 16, 0, (), shortcuts("always"))
-    randomise(inventory)
+    adapters = architectures.wire(model, family, space(), (), seed=0)
+    randomise(adapters)
     rows = {name: rows[:, :3] for name, rows in batch().items()}
     made = [
         model.eval().generate(**rows, max_new_tokens=12, do_sample=False, use_cache=use_cache)
@@ -411,30 +416,31 @@ BUDGETS |= {"l24": 2_359_296, "l96": 9_437_184, "l2_s11": 2_336_768, "l2_s47": 9
 def test_opt_350m_budgets(name: str) -> None:
     """The counts of the paper, on a model of its shape without weights."""
     lora_only = name.startswith("l") and "_s" not in name
-    space = composed(f"search_space={'lora' if lora_only else 'lora_shortcuts'}").search_space
+    searched = composed(f"search_space={'lora' if lora_only else 'lora_shortcuts'}").search_space
     budget = composed(f"rank_budget={name}").rank_budget
-    inventory = opt_350m(budget.lora_rank, budget.shortcut_rank, tuple(space.shortcuts))
-    assert len(inventory.sites) == (48 if lora_only else 143)
-    assert inventory.enabled_count() == BUDGETS[name]
+    adapters = opt_350m(budget.lora_rank, budget.shortcut_rank, tuple(searched.shortcuts))
+    assert len(adapters.sites) == (48 if lora_only else 143)
+    assert adapters.count == BUDGETS[name]
 
 
 @pytest.mark.parametrize(("pool", "shares"), [("combined", None), ("separated", (12, 24))])
 def test_opt_350m_at_enable_rate_a_quarter(pool: str, shares: tuple[int, int] | None) -> None:
-    inventory = opt_350m(8, 8, SHORTCUT_ROLES)
-    pools = make_pools(pool, inventory.unit_costs(), dict.fromkeys(inventory.sites, 2))
+    adapters = opt_350m(8, 8, SHORTCUT_ROLES)
+    pools = make_pools(pool, adapters.unit_costs, dict.fromkeys(adapters.sites, 2))
     assert sum(pool.budget for pool in pools) == 585_728
     rng = random.Random(0)
-    scores = {site: rng.random() for site in inventory.sites}
-    made = select_pools(scores, inventory.costs(), pools, rng)
-    inventory.enable_only(made.enabled)
+    scores = {site: rng.random() for site in adapters.sites}
+    candidates = Candidates(scores, adapters.unit_costs, adapters.capacities)
+    made = select_pools(Top(), candidates, pools, rng)
+    adapters.apply(made)
     assert len(made.enabled) == 36
-    assert inventory.enabled_count() == made.parameters == 589_824
+    assert adapters.count == made.parameters == 589_824
     if shares is not None:
         kinds = [site.kind for site in made.enabled]
         assert (kinds.count("lora"), kinds.count("shortcut")) == shares
 
 
-def opt_350m(lora: int, shortcut: int, roles: tuple[str, ...]) -> Inventory:
+def opt_350m(lora: int, shortcut: int, roles: tuple[str, ...]) -> Adapters:
     config = OPTConfig(
         hidden_size=1024,
         num_hidden_layers=24,
@@ -448,11 +454,9 @@ def opt_350m(lora: int, shortcut: int, roles: tuple[str, ...]) -> Inventory:
         return architectures.wire(
             model,
             FAMILIES["opt"],
-            {"q": lora, "v": lora},
-            16,
-            0,
+            space("always", roles, shortcut, {"q": lora, "v": lora}),
             model.score.parameters(),
-            shortcuts("always", roles, shortcut),
+            seed=0,
         )
 
 
@@ -477,6 +481,6 @@ def test_a_model_whose_layers_are_not_alike_is_refused(build, said) -> None:
     model = build()
     family = FAMILIES[model.config.model_type]
     with pytest.raises(ModelError, match=said) as refused:
-        architectures.wire(model, family, LORA, 16, 0, (), shortcuts("always"))
+        architectures.wire(model, family, space(), (), seed=0)
     assert "\n" not in str(refused.value)
-    assert len(architectures.wire(build(), family, LORA, 16, 0, ()).sites) == 6
+    assert len(architectures.wire(build(), family, space(roles=()), (), seed=0).sites) == 6

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from heterolora.tracking import source
+from heterolora.records import source
 
 
 def git(tree: Path, *arguments: str) -> str:
@@ -19,12 +19,13 @@ def git(tree: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A committed tree with the three parts of the source, in place of this one."""
+    """A committed tree with the parts of the source, in place of this one."""
     tree = tmp_path / "tree"
-    for part in ("conf", "heterolora"):
+    for part in ("conf", "heterolora", "hydra_plugins"):
         (tree / part).mkdir(parents=True)
         (tree / part / "one.py").write_text("one = 1\n")
     (tree / "train.py").write_text("print(1)\n")
+    (tree / "README").write_text("read\n")
     git(tree, "init", "-q")
     git(tree, "add", "-A")
     git(tree, "commit", "-qm", "one")
@@ -42,6 +43,7 @@ def test_the_diff_makes_the_tree_of_the_commit(tree: Path, tmp_path: Path) -> No
     (tree / "heterolora" / "one.py").write_text("one = 2\n")
     (tree / "heterolora" / "new.py").write_text("new = 1\n")
     (tree / "notes.txt").write_text("not a part of the source\n")
+    (tree / "README").write_text("nor is this, though git knows it\n")
     assert source.version()["dirty"] is True
     (tmp_path / "code.diff").write_text(source.diff())
     git(tmp_path, "clone", "-q", str(tree), "clone")
@@ -50,6 +52,7 @@ def test_the_diff_makes_the_tree_of_the_commit(tree: Path, tmp_path: Path) -> No
         file = Path("heterolora") / name
         assert (tmp_path / "clone" / file).read_text() == (tree / file).read_text()
     assert not (tmp_path / "clone" / "notes.txt").exists()
+    assert (tmp_path / "clone" / "README").read_text() == "read\n"
 
 
 def test_a_copy_knows_where_it_comes_from(
@@ -78,5 +81,44 @@ def test_the_same_content_of_another_commit_is_another_copy(tree: Path, tmp_path
 
 def test_outside_git_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "ROOT", tmp_path)
+    assert source.version() == {"commit": None, "dirty": None}
+    assert source.diff() == ""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package beside others in an environment, which lies in a repository of something else."""
+    place = tmp_path / "project" / ".venv" / "site-packages"
+    for part in ("heterolora/conf", "conf", "other"):
+        (place / part).mkdir(parents=True)
+        (place / part / "one.yaml").write_text("one: 1\n")
+    (place.parents[1] / ".gitignore").write_text(".venv\n")
+    (place.parents[1] / "work.py").write_text("")
+    git(place.parents[1], "init", "-q")
+    git(place.parents[1], "add", "-A")
+    git(place.parents[1], "commit", "-qm", "not ours")
+    (place.parents[1] / "work.py").write_text("changed = 1")
+    monkeypatch.setattr(source, "ROOT", place)
+    return place
+
+
+def test_an_installed_package_has_no_commit(installed: Path) -> None:
+    assert source.version() == {"commit": None, "dirty": None}
+    assert source.diff() == ""
+
+
+def test_a_copy_of_an_installed_package_is_the_package_alone(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = source.keep(tmp_path / "copies")
+    files = {str(file.relative_to(copy)) for file in copy.rglob("*") if file.is_file()}
+    assert files == {"heterolora/conf/one.yaml", source.VERSION}
+    monkeypatch.setattr(source, "ROOT", copy)
+    assert source.is_copy()
+    assert source.version() == {"commit": None, "dirty": None}
+
+
+def test_without_git_nothing_is_known(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
     assert source.version() == {"commit": None, "dirty": None}
     assert source.diff() == ""

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from heterolora.reporting.statistics import (
+    EXACT,
+    RESAMPLES,
     fewest_pairs,
     holm,
     paired,
@@ -137,3 +139,20 @@ def test_seeds_needed_where_nothing_is_known() -> None:
     assert seeds_needed(0.6, None) is None
     assert seeds_needed(0.0, 1.0) is None
     assert seeds_needed(1000.0, 0.001) == 2
+
+
+def test_many_pairs_are_drawn_and_not_enumerated() -> None:
+    """40 pairs have 2^40 sign vectors; the normal approximation says what the p value is about."""
+    rng = np.random.default_rng(1)
+    differences = rng.normal(0.3, 1.0, 40).round(2).tolist()
+    p = sign_flip(differences)
+    z = abs(sum(differences)) / math.sqrt(sum(d * d for d in differences))
+    assert p == pytest.approx(2 * stats.norm.sf(z), abs=0.01)
+    assert sign_flip(differences) == p
+    assert sign_flip([1.0] * 40) == pytest.approx(2 / (RESAMPLES + 1))
+
+
+def test_the_enumeration_ends_at_sixteen_pairs() -> None:
+    assert EXACT == 16
+    assert sign_flip([1.0] * EXACT) == smallest_p(EXACT)
+    assert sign_flip([1.0] * (EXACT + 1)) > smallest_p(EXACT + 1)

@@ -1,6 +1,9 @@
 """When each strategy searches, and what a search does."""
 
+import dataclasses
+import json
 import math
+from dataclasses import dataclass, field
 
 import pytest
 from conftest import CONF, composed
@@ -8,20 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import configured, randomise, subject
 
-from heterolora import strategies
+from heterolora.adapters import Adapters
 from heterolora.allocation import Pool, homogeneous_budget
-from heterolora.seeding import python_generator
+from heterolora.config import plugins
+from heterolora.proxies import Constant
 from heterolora.strategies import Strategy
 from heterolora.strategies.dynamic import Dynamic
 from heterolora.strategies.search import Search
+from heterolora.streams import python_generator
 
 ALL = sorted(file.stem for file in (CONF / "strategy").glob("*.yaml"))
 
 
 def configured_strategy(name: str, **changes: object) -> Strategy:
-    kind = strategies.find(name)
-    assert kind is not None
-    strategy = kind(**(dict(composed(f"strategy={name}").strategy) | changes))
+    section = plugins.find("strategy", name)
+    assert section is not None
+    strategy = section(**(dict(composed(f"strategy={name}").strategy) | changes)).build()
     assert isinstance(strategy, Strategy)
     return strategy
 
@@ -65,29 +70,44 @@ def test_dynamic_never_searches_more_often_than_asked(steps: int, searches: int)
     assert made.step == math.ceil(steps / searches)
 
 
+def test_an_epoch_too_short_for_the_searches_asked_for_says_so() -> None:
+    strategy = Dynamic(searches_per_epoch=5)
+    assert strategy.shortfall(10) is None
+    said = strategy.shortfall(7)
+    assert said == (
+        "strategy.searches_per_epoch=5: evenly spaced over the steps of an epoch (7), there are "
+        "only 4"
+    )
+    assert all(configured_strategy(name).shortfall(1) is None for name in ("homogeneous", "static"))
+
+
 @pytest.fixture
 def here(checkpoints, pairs):
     """Six sites of equal cost."""
     subject_here = subject(checkpoints["opt-post-norm"], pairs)
-    randomise(subject_here.inventory)
+    randomise(subject_here.adapters)
     return subject_here
 
 
 def search(here, proxy, seed: int = 0, rate: float = 0.5) -> Search:
-    costs = here.inventory.unit_costs()
+    costs = here.adapters.unit_costs
     pool = Pool(frozenset(costs), round(rate * 2 * sum(costs.values())))
-    return Search(proxy, here, [pool], python_generator(seed, "selection"))
+    made = Search(here.adapters, proxy, here.examples, [pool], loss=here.loss)
+    made.rng = python_generator(seed, "selection")
+    return made
 
 
 def test_a_search_switches_the_best_on_and_records_it(here) -> None:
     proxy = configured("gradnorm")
     row = search(here, proxy)()
     best = sorted(row["scores"], key=row["scores"].get, reverse=True)[:3]
-    assert {str(site) for site in here.inventory.enabled} == set(best)
+    assert {str(site) for site in here.adapters.enabled} == set(best)
     assert {site for site, rank in row["ranks"].items() if rank == 2} == set(best)
     assert set(row["ranks"].values()) == {0, 2}
-    assert row["parameters"] == here.inventory.enabled_count()
-    assert row["proxy"] == proxy.model_dump()
+    assert row["parameters"] == here.adapters.count
+    assert row["proxy"] == {"name": "gradnorm", **dataclasses.asdict(proxy)}
+    assert row["selection"] == {"name": "top"}
+    assert row["weights"] == "current"
     assert (row["degenerate"], row["tied"]) == (False, 0)
 
 
@@ -100,7 +120,7 @@ def test_degenerate_searches_are_random_and_recorded(name, checkpoints, pairs) -
     for seed in range(8):
         row = search(blank, configured(name, **changes), seed)()
         assert (row["degenerate"], row["tied"]) == (True, 6)
-        drawn.add(blank.inventory.enabled)
+        drawn.add(blank.adapters.enabled)
     assert len(drawn) > 3
 
 
@@ -112,5 +132,40 @@ def test_equal_seeds_make_equal_searches_one_after_another(here) -> None:
 
 
 def test_the_homogeneous_budget_is_the_sum_over_sites(here) -> None:
-    costs = here.inventory.unit_costs()
+    costs = here.adapters.unit_costs
     assert homogeneous_budget(costs, dict.fromkeys(costs, 2)) == 6 * 2 * (16 + 16)
+
+
+def test_a_search_goes_on_from_its_state(here) -> None:
+    first, second = (search(here, configured("constant"), seed=seed) for seed in (4, 5))
+    first()
+    state = json.loads(json.dumps(first.state_dict()))
+    sequence = [first()["ranks"] for _ in range(3)]
+    second.load_state_dict(state)
+    assert [second()["ranks"] for _ in range(3)] == sequence
+
+
+@dataclass(frozen=True)
+class Counting(Constant):
+    """A proxy whose scores are what it has observed."""
+
+    seen: list[int] = field(default_factory=list)
+
+    def observe(self, adapters: Adapters) -> None:
+        self.seen.append(len(adapters))
+
+    def state_dict(self) -> dict[str, list[int]]:
+        return {"seen": list(self.seen)}
+
+    def load_state_dict(self, state: dict[str, list[int]]) -> None:
+        self.seen[:] = state["seen"]
+
+
+def test_the_state_of_a_proxy_is_kept_without_knowing_it(here) -> None:
+    proxy, other = Counting(), Counting()
+    proxy.observe(here.adapters)
+    kept = search(here, proxy).state_dict()
+    assert kept["proxy"] == {"seen": [6]}
+    search(here, other).load_state_dict(kept)
+    assert other.seen == [6]
+    assert "proxy" not in search(here, configured("constant")).state_dict()

@@ -15,24 +15,26 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import CONF, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from records import PROVENANCE, write_run
 
 from heterolora.errors import RecordError
-from heterolora.reporting import published
+from heterolora.records.read import Run, load
+from heterolora.records.schema import ImportanceRow, Provenance, RunRecord, SearchRow
+from heterolora.reporting import cells, layout, tables
 from heterolora.reporting.cells import Cell, cells_of
-from heterolora.reporting.layouts import LAYOUTS
-from heterolora.reporting.load import Run, load
-from heterolora.reporting.published import MODEL, SEEDS, Number
+from heterolora.reporting.frame import frame
+from heterolora.reporting.layout import Number
 from heterolora.reporting.render import FORMATS
 from heterolora.reporting.report import Report
 from heterolora.reporting.statistics import spread
-from heterolora.reporting.studies import rank_correlation
-from heterolora.reporting.tables import NAMES, report, runs_for
-from heterolora.reporting.tuning import chosen
+from heterolora.reporting.studies import chosen, rank_correlation
 
+MODEL, SEEDS = "facebook/opt-350m", (0, 13, 42)
+TABLES = {name: layout.read(file) for name, file in layout.experiments(CONF / "experiment").items()}
+OF_ROWS = {name: table for name, table in TABLES.items() if table.report == "rows"}
 EMBEDDED = ROOT / "heterolora" / "data" / "starter" / "model"
 SCORES = {"layers.0.q": 1.0, "layers.0.v": 2.0, "layers.1.q": 3.0, "layers.1.v": 4.0}
 
@@ -42,7 +44,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run; the others are this one with other settings and results."""
     output = tmp_path_factory.mktemp("template")
     write_run(output, f"model.path={EMBEDDED}", f"model.name={MODEL}", accuracies=[0.8, 0.7])
-    return load(output)[0]
+    return load(output)[0][0]
 
 
 def variant(
@@ -57,31 +59,51 @@ def variant(
             node[name] = node.get(name) or {}
             node = node[name]
         node[leaf] = list(value) if isinstance(value, tuple) else value
+    row = run.result.row()
     rows = {
-        "best": run.result["best"] | {"accuracy": best / 100},
-        "last": run.result["last"] | {"accuracy": best / 100 - 0.01},
+        "best": row["best"] | {"accuracy": best / 100},
+        "last": row["last"] | {"accuracy": best / 100 - 0.01},
     }
-    made = replace(run, config=config, result=run.result | rows | result)
-    vars(made).update(provenance=provenance, searches=[])
+    made = replace(
+        run,
+        config=config,
+        result=RunRecord.model_validate(row | rows | result),
+        provenance=Provenance.model_validate(provenance),
+    )
+    vars(made).update(searches=[])
     return made
+
+
+def search(**row: Any) -> SearchRow:
+    """A decisive search, but for what `row` says."""
+    made: dict[str, Any] = {"step": 0, "epoch": 1, "proxy": None, "parameters": 1, "seconds": 0.0}
+    made |= {"degenerate": False, "tied": 0, "scores": SCORES, "ranks": dict.fromkeys(SCORES, 8)}
+    return SearchRow.model_validate(made | row)
+
+
+def report(name: str, runs: Sequence[Run], left_out: Sequence[str] = ()) -> Report:
+    return tables.report(TABLES[name], frame(runs), left_out)
+
+
+def runs_for(name: str, runs: Sequence[Run]) -> list[Run]:
+    return list(cells.runs_of(TABLES[name], frame(runs))["run"])
 
 
 def published_runs(template: Run, name: str) -> Iterator[Run]:
     """A run for every number that the authors logged of a table."""
-    for arm in LAYOUTS[name]().arms:
-        if arm.published is None:
-            continue
-        table, row = arm.published
-        for task, number in published.TABLES[table].numbers[row].items():
+    table = TABLES[name]
+    assert table.paper is not None
+    for label, tasks in table.paper.numbers.items():
+        for task, number in tasks.items():
             for seed, value in zip(SEEDS, number.logged, strict=False):
                 if value is not None:
-                    settings = {**arm.settings, "task.name": task, "seed": seed, "name": table}
-                    yield variant(template, settings, value)
+                    where = {**table.entries[label].where, "task.name": task, "seed": seed}
+                    yield variant(template, {**where, "name": name}, value)
 
 
 def arm_runs(template: Run, name: str, label: str, values: Mapping[int, float]) -> list[Run]:
     """Runs of one arm on MRPC: the best epoch by seed."""
-    settings = {**LAYOUTS[name]().arm(label).settings, "task.name": "mrpc"}
+    settings = {**TABLES[name].entries[label].where, "task.name": "mrpc"}
     return [variant(template, settings | {"seed": seed}, best) for seed, best in values.items()]
 
 
@@ -103,9 +125,9 @@ def note(made: Report, start: str) -> str:
 def numbers() -> dict[tuple[str, str, str], Number]:
     """Every cell with a printed number and all the logs behind it."""
     return {
-        (table, row, task): number
-        for table, entry in published.TABLES.items()
-        for row, tasks in entry.numbers.items()
+        (name, row, task): number
+        for name, table in TABLES.items()
+        for row, tasks in (table.paper.numbers if table.paper else {}).items()
         for task, number in tasks.items()
         if number.printed is not None and number.logged and None not in number.logged
     }
@@ -117,7 +139,7 @@ def differing(prepare: Any) -> set[tuple[str, str, str]]:
     for key, number in numbers().items():
         logs = spread([prepare(value) for value in number.logged])
         assert logs is not None
-        same_std = number.printed_std is None or f"{logs.std:.1f}" == f"{number.printed_std:.1f}"
+        same_std = number.std is None or f"{logs.std:.1f}" == f"{number.std:.1f}"
         if f"{logs.mean:.1f}" != f"{number.printed:.1f}" or not same_std:
             found.add(key)
     return found
@@ -131,25 +153,25 @@ def test_the_papers_statistic_gives_most_of_its_cells() -> None:
     """19 cells have both numbers: 14 are equal; 17 if each seed is first rounded to a decimal."""
     assert len(numbers()) == 19
     rounding = {
-        ("table4", "r2/dynamic", "mrpc"),
-        ("table4", "r8/dynamic", "mrpc"),
-        ("table5", "q_k_v_o", "mrpc"),
+        ("table4", "r2 dynamic GRAD-NORM", "mrpc"),
+        ("table4", "r8 dynamic GRAD-NORM", "mrpc"),
+        ("table5", "q, k, v, o at r 2", "mrpc"),
     }
-    other = {("table4", "r2/homogeneous", "sst2"), ("table4", "r2/dynamic", "rte")}
+    other = {("table4", "r2 homogeneous", "sst2"), ("table4", "r2 dynamic GRAD-NORM", "rte")}
     assert differing(lambda value: value) == rounding | other
     assert differing(to_one_decimal) == other
 
 
 def test_table_4_is_made_again_from_the_logged_numbers(template: Run) -> None:
-    shown = grid(report("4", list(published_runs(template, "4"))))
+    shown = grid(report("table4", list(published_runs(template, "table4"))))
     unequal = differing(lambda value: value)
-    names = {"homogeneous": "homogeneous", "dynamic": "dynamic GRAD-NORM"}
+    paper = TABLES["table4"].paper
+    assert paper is not None
     equal = 0
-    for row, tasks in published.TABLES["table4"].numbers.items():
-        budget, strategy = row.split("/")
-        position = shown.index.get_loc(f"{budget} {names[strategy]}")
+    for row, tasks in paper.numbers.items():
+        position = shown.index.get_loc(row)
         for task, number in tasks.items():
-            printed = f"{number.printed:.1f} ± {number.printed_std:.1f}"
+            printed = f"{number.printed:.1f} ± {number.std:.1f}"
             assert shown.iloc[position + 1][task] == printed
             known = sum(value is not None for value in number.logged)
             same = shown.iloc[position][task] == f"{printed} ({known})"
@@ -160,7 +182,7 @@ def test_table_4_is_made_again_from_the_logged_numbers(template: Run) -> None:
     assert set(shown.loc["r2 dynamic random"]) == {"missing"}
 
 
-@pytest.mark.parametrize("name", ["2", "5", "6"])
+@pytest.mark.parametrize("name", ["table2", "table5", "table6"])
 def test_each_logged_number_finds_its_row(template: Run, name: str) -> None:
     """Not twice, and no run is a stranger to the table."""
     runs = list(published_runs(template, name))
@@ -171,73 +193,172 @@ def test_each_logged_number_finds_its_row(template: Run, name: str) -> None:
 
 
 def test_another_model_has_no_published_numbers_beside_it(template: Run) -> None:
-    runs = [variant(run, {"model.name": "my/model"}, 80.0) for run in published_runs(template, "4")]
-    made = report("4", runs)
+    runs = [
+        variant(run, {"model.name": "my/model"}, 80.0) for run in published_runs(template, "table4")
+    ]
+    made = report("table4", runs)
     assert "  the paper" not in grid(made).index
     assert made.numbers["printed_mean"].isna().all()
-    assert note(made, "the paper's numbers are of facebook/opt-350m").endswith("my/model")
+    assert note(made, "the paper's numbers are for facebook/opt-350m").endswith("my/model")
 
 
 def test_another_learning_rate_than_the_papers_is_said(template: Run) -> None:
-    runs = list(published_runs(template, "4"))
+    runs = list(published_runs(template, "table4"))
     runs[0].config["optimizer"]["learning_rate"] = 0.5
-    assert "0.5" in note(report("4", runs), "mrpc: learning rate")
+    assert "0.5" in note(report("table4", runs), "mrpc: learning rate")
 
 
 # ---- what stands in a table
 
 
 def test_comparisons_are_paired_with_baseline_and_random(template: Run) -> None:
-    base = arm_runs(template, "4", "r2 homogeneous", {0: 80.0, 13: 80.0, 42: 80.0})
-    searched = arm_runs(template, "4", "r2 dynamic GRAD-NORM", {0: 81.0, 13: 82.0, 42: 83.0})
-    control = arm_runs(template, "4", "r2 dynamic random", {0: 81.0, 13: 82.0})
-    made = report("4", [*base, *searched, *control])
-    frame = section(made, "Comparisons, seed by seed").set_index(["row", "against"])
-    against = frame.loc[("r2 dynamic GRAD-NORM", "baseline")]
+    base = arm_runs(template, "table4", "r2 homogeneous", {0: 80.0, 13: 80.0, 42: 80.0})
+    searched = arm_runs(template, "table4", "r2 dynamic GRAD-NORM", {0: 81.0, 13: 82.0, 42: 83.0})
+    control = arm_runs(template, "table4", "r2 dynamic random", {0: 81.0, 13: 82.0})
+    made = report("table4", [*base, *searched, *control])
+    shown = section(made, "Comparisons, seed by seed").set_index(["row", "against"])
+    against = shown.loc[("r2 dynamic GRAD-NORM", "baseline")]
     assert list(against[["n", "difference", "p", "Holm p"]]) == ["3", "+2.00", "0.25", "0.75"]
-    assert against["95 % interval"] == "-0.48 to +4.48"
+    assert against["95% interval"] == "-0.48 to +4.48"
     assert against["seeds needed"].endswith("for 0.6")
-    assert frame.loc[("r2 dynamic GRAD-NORM", "random"), "95 % interval"] == "no spread"
+    against = shown.loc[("r2 dynamic GRAD-NORM", "random, redrawn")]
+    assert against["95% interval"] == "no spread"
     row = made.numbers.query("row == 'r2 dynamic GRAD-NORM'").iloc[0]
     assert row["baseline_row"] == "r2 homogeneous"
-    assert (row["random_n"], row["random_difference"]) == (2, 0.0)
+    assert (row["random_redrawn_n"], row["random_redrawn_difference"]) == (2, 0.0)
     assert note(made, "n = 3") == "n = 3 cannot give p < 0.25, whatever the runs show"
 
 
 def test_one_seed_says_nothing(template: Run) -> None:
-    base = arm_runs(template, "4", "r2 homogeneous", {0: 80.0})
-    made = report("4", base + arm_runs(template, "4", "r2 dynamic GRAD-NORM", {0: 81.0}))
+    base = arm_runs(template, "table4", "r2 homogeneous", {0: 80.0})
+    made = report("table4", base + arm_runs(template, "table4", "r2 dynamic GRAD-NORM", {0: 81.0}))
     row = section(made, "Comparisons, seed by seed").iloc[0]
-    assert list(row[["difference", "95 % interval", "p", "seeds needed"]]) == [
+    assert list(row[["difference", "95% interval", "p", "seeds needed"]]) == [
         "+1.00",
         "one seed",
         "-",
         "-",
     ]
-    assert note(made, "n = 1: one seed says nothing")
+    assert note(made, "n = 1: a single seed says nothing")
     assert grid(made).loc["r2 homogeneous", "mrpc"] == "80.0 (1)"
 
 
 def test_missing_cells_and_seeds_are_named(template: Run) -> None:
-    runs = arm_runs(template, "4", "r2 homogeneous", {0: 80.0, 42: 81.0})
-    runs += arm_runs(template, "4", "r2 dynamic GRAD-NORM", {13: 81.0})
-    made = report("4", runs)
+    runs = arm_runs(template, "table4", "r2 homogeneous", {0: 80.0, 42: 81.0})
+    runs += arm_runs(template, "table4", "r2 dynamic GRAD-NORM", {13: 81.0})
+    made = report("table4", runs)
     assert grid(made).loc["r8 homogeneous", "mrpc"] == "missing"
     assert note(made, "seed 13 missing") == "seed 13 missing: mrpc (r2 homogeneous)"
     assert "r8 dynamic random" in note(made, "no finished run")
-    assert note(made, "no seed in common with its baseline").endswith("(r2 dynamic GRAD-NORM)")
-    assert note(made, "no run at all of rte, sst2")
+    assert note(made, "not compared with its baseline").endswith("(r2 dynamic GRAD-NORM)")
+    assert note(made, "no run at all on rte, sst2")
     assert "make table4 runs what is missing" in made.notes
 
 
+def test_missing_seeds_are_those_of_the_other_cells(template: Run) -> None:
+    runs = arm_runs(template, "table4", "r2 homogeneous", dict.fromkeys((1, 2, 3), 80.0))
+    runs += arm_runs(template, "table4", "r2 dynamic GRAD-NORM", {1: 81.0, 2: 81.0})
+    made = report("table4", runs)
+    assert note(made, "seed 3 missing") == "seed 3 missing: mrpc (r2 dynamic GRAD-NORM)"
+    rows = made.numbers.set_index("row")["missing_seeds"]
+    assert rows["r2 homogeneous"] == ""
+    assert rows["r8 homogeneous"] == "1 2 3"
+    assert not any("13" in text or "42" in text for text in made.notes)
+
+
+def test_the_seeds_of_a_run_that_failed_were_asked_for(template: Run) -> None:
+    good, failed = arm_runs(template, "table4", "r2 homogeneous", {5: 80.0, 6: 80.0})
+    row = failed.result.row() | {"status": "failed", "error": "no memory"}
+    made = report("table4", [good, replace(failed, result=RunRecord.model_validate(row))])
+    assert note(made, "seed 6 missing") == "seed 6 missing: mrpc (r2 homogeneous)"
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "redrawn", "once"),
+    [
+        (
+            *("table2", "GRAD-NORM, dynamic"),
+            *("CONSTANT (random), dynamic", "CONSTANT, drawn once, dynamic"),
+        ),
+        (
+            *("table4", "r8 dynamic GRAD-NORM"),
+            *("r8 dynamic random", "r8 dynamic random, drawn once"),
+        ),
+        ("table9", "separated, 2", "separated, random, 2", "separated, random drawn once, once"),
+        (
+            *("frequency", "GRAD-NORM, 0.5 on, 2"),
+            *("random, 0.5 on, 2", "random drawn once, 0.5 on, once"),
+        ),
+        (
+            *("stability", "GRAD-NORM, dynamic"),
+            *("CONSTANT (random), dynamic", "CONSTANT, drawn once, dynamic"),
+        ),
+    ],
+)
+def test_a_search_has_two_controls(
+    template: Run, name: str, row: str, redrawn: str, once: str
+) -> None:
+    """Random allocation that is drawn at each search has the churn too; drawn once it has none."""
+    where = {label: TABLES[name].entries[label].where for label in (redrawn, once)}
+    assert [part["proxy.name"] for part in where.values()] == ["constant", "constant"]
+    assert [part["proxy.redraw"] for part in where.values()] == [True, False]
+    runs = arm_runs(template, name, row, {0: 82.0, 13: 83.0})
+    runs += arm_runs(template, name, redrawn, {0: 80.0, 13: 80.0})
+    runs += arm_runs(template, name, once, {0: 81.0, 13: 81.0})
+    made = report(name, runs)
+    shown = section(made, "Comparisons, seed by seed").query("row == @row").set_index("against")
+    assert dict(shown["difference"]) == {"random, redrawn": "+2.50", "random, drawn once": "+1.50"}
+    rows = made.numbers.dropna(subset="random_drawn_once_difference")
+    assert list(rows["random_drawn_once_row"]) == [once]
+    alone = [run for run in runs if run.setting("proxy.redraw") is not False]
+    said = note(report(name, alone), "not compared with its control (random, drawn once)")
+    assert row in said
+
+
+def test_static_is_not_compared_with_what_only_dynamic_has(template: Run) -> None:
+    against = TABLES["table2"].entries["GRAD-NORM, static"].against
+    assert against == {
+        "baseline": "all sites on, homogeneous",
+        "random, redrawn": "CONSTANT (random), static",
+    }
+
+
+def test_runs_in_no_row_are_counted_and_named(template: Run) -> None:
+    runs = arm_runs(template, "table2", "GRAD-NORM, static", {0: 80.0})
+    mine = {"proxy.name": "my_proxy", "name": "table2"}
+    runs += [variant(runs[0], mine | {"seed": seed}, 80.0) for seed in (0, 13)]
+    runs += [variant(runs[0], {"rank_budget.lora_rank": 64}, 80.0)]
+    runs[0] = variant(runs[0], {"name": "table2"}, 80.0)
+    assert note(report("table2", runs), "3 runs here") == (
+        "3 runs here belong to no row of this table: 1 static gradnorm, 2 static my_proxy"
+    )
+
+
+def test_many_seeds_are_said_to_be_estimated(template: Run) -> None:
+    labels = ("r2 homogeneous", "r2 dynamic random")
+    few, many = (
+        [
+            run
+            for label in labels
+            for run in arm_runs(template, "table4", label, dict.fromkeys(range(n), 80.0))
+        ]
+        for n in (16, 17)
+    )
+    assert note(report("table4", many), "n = 17: p is a Monte Carlo estimate")
+    assert not any("Monte Carlo" in text for text in report("table4", few).notes)
+
+
 def test_failed_and_unfinished_runs_are_listed_and_not_counted(template: Run) -> None:
-    good, failed, running = arm_runs(template, "4", "r2 homogeneous", {0: 80.0, 13: 9.0, 42: 9.0})
-    failed = replace(failed, result=failed.result | {"status": "failed", "error": "no memory"})
-    running = replace(running, result={"schema_version": 1, "status": "running"})
-    made = report("4", [good, failed, running])
+    good, failed, running = arm_runs(
+        template, "table4", "r2 homogeneous", {0: 80.0, 13: 9.0, 42: 9.0}
+    )
+    row = failed.result.row() | {"status": "failed", "error": "no memory"}
+    failed = replace(failed, result=RunRecord.model_validate(row))
+    running = replace(running, result=RunRecord(status="running"))
+    made = report("table4", [good, failed, running])
     assert grid(made).loc["r2 homogeneous", "mrpc"] == "80.0 (1)"
     assert note(made, "not counted, failed").endswith("no memory")
-    assert note(made, "not counted, running").endswith("its process goes on, or was killed")
+    assert note(made, "not counted, running").endswith("it is still running, or was killed")
 
 
 @pytest.mark.parametrize(
@@ -247,17 +368,17 @@ def test_failed_and_unfinished_runs_are_listed_and_not_counted(template: Run) ->
         ({"precision": "bf16"}, "mixed precision: fp32 (seed 0, 13); bf16 (seed 42)"),
         ({"device": "cuda"}, "mixed device: cpu (seed 0, 13); cuda (seed 42)"),
         ({"training.epochs": 9}, "mixed training.epochs: 2 (seed 0, 13); 9 (seed 42)"),
-        ({"seed": 13}, "seed 13 has 2 runs, whose mean is counted once"),
+        ({"seed": 13}, "seed 13 has 2 runs; their mean is counted once"),
     ],
 )
 def test_mixed_settings_in_a_cell_are_flagged(
     template: Run, change: Mapping[str, Any], said: str
 ) -> None:
-    runs = arm_runs(template, "4", "r2 homogeneous", {0: 80.0, 13: 81.0, 42: 82.0})
+    runs = arm_runs(template, "table4", "r2 homogeneous", {0: 80.0, 13: 81.0, 42: 82.0})
     for run in runs:
         run.config["optimizer"]["learning_rate"] = 2e-4
     runs[2] = variant(runs[2], change, 82.0)
-    made = report("4", runs)
+    made = report("table4", runs)
     assert grid(made).loc["r2 homogeneous", "mrpc"].endswith("!")
     assert said in note(made, "! r2 homogeneous, mrpc")
     assert said in made.numbers.query("row == 'r2 homogeneous'")["flags"].iloc[0]
@@ -276,42 +397,81 @@ def test_mixed_settings_in_a_cell_are_flagged(
 def test_mixed_origins_in_a_cell_are_flagged(
     template: Run, part: str, key: str, value: Any, said: str
 ) -> None:
-    runs = arm_runs(template, "4", "r2 homogeneous", {0: 80.0, 13: 81.0})
+    runs = arm_runs(template, "table4", "r2 homogeneous", {0: 80.0, 13: 81.0})
     changed = PROVENANCE | {part: PROVENANCE[part] | {key: value}}
-    made = report("4", [runs[0], variant(runs[1], {}, 81.0, changed)])
+    made = report("table4", [runs[0], variant(runs[1], {}, 81.0, changed)])
     assert said in note(made, "! r2 homogeneous, mrpc: mixed")
     dirty = [text for text in made.notes if "a working tree with uncommitted" in text]
     assert bool(dirty) == (key == "dirty")
 
 
+def fingerprinted(model: str = "a", train: str = "b", validation: str = "c") -> dict[str, Any]:
+    data = {"train": {"fingerprint": train}, "validation": {"fingerprint": validation}}
+    return {**PROVENANCE, "model": {"fingerprint": model}, "data": data}
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [("model", "model"), ("train", "training data"), ("validation", "validation data")],
+)
+def test_a_cell_of_different_model_or_data_is_flagged(
+    template: Run, changed: str, key: str
+) -> None:
+    """The configurations are the same: another file lies at the same path."""
+    one, two = fingerprinted(), fingerprinted(**{changed: "z"})
+    runs = [
+        variant(run, {}, 80.0, provenance)
+        for run, provenance in zip(
+            arm_runs(template, "table4", "r2 homogeneous", {0: 80.0, 13: 81.0}),
+            (one, two),
+            strict=True,
+        )
+    ]
+    made = report("table4", runs)
+    assert grid(made).loc["r2 homogeneous", "mrpc"].endswith("!")
+    assert f"mixed {key}: " in note(made, "! r2 homogeneous, mrpc")
+    assert not [text for text in report("table4", runs[:1]).notes if text.startswith("!")]
+
+
+def test_rows_of_different_data_or_scaling_are_named(template: Run) -> None:
+    (base,) = arm_runs(template, "table4", "r2 dynamic random", {0: 80.0})
+    (searched,) = arm_runs(template, "table4", "r2 dynamic GRAD-NORM", {0: 81.0})
+    base = variant(base, {"search_space.scaling": "rslora"}, 80.0, fingerprinted())
+    searched = variant(searched, {}, 81.0, fingerprinted(train="z"))
+    said = " ".join(report("table4", [base, searched]).notes)
+    assert "rows differ in training data" in said
+    assert "rows differ in search_space.scaling" in said
+    assert "rows differ in proxy" not in said
+
+
 def test_a_run_that_went_on_with_other_code_is_flagged(template: Run) -> None:
-    runs = arm_runs(template, "4", "r2 homogeneous", {0: 80.0, 13: 81.0})
+    runs = arm_runs(template, "table4", "r2 homogeneous", {0: 80.0, 13: 81.0})
     other = {"commit": "f" * 40, "dirty": False}
     resumed = {**PROVENANCE, "resumed": [{"step": 3, "code": other}]}
-    made = report("4", [runs[0], variant(runs[1], {}, 81.0, resumed)])
+    made = report("table4", [runs[0], variant(runs[1], {}, 81.0, resumed)])
     said = f"mixed code commit: {'0' * 12} (seed 0); {'0' * 12} then {'f' * 12} (seed 13)"
     assert said in note(made, "! r2 homogeneous, mrpc: mixed")
 
 
 def test_rows_that_differ_in_more_than_their_arm_are_named(template: Run) -> None:
-    base = arm_runs(template, "4", "r2 homogeneous", {0: 80.0})
-    searched = arm_runs(template, "4", "r2 dynamic GRAD-NORM", {0: 81.0})
+    base = arm_runs(template, "table4", "r2 homogeneous", {0: 80.0})
+    searched = arm_runs(template, "table4", "r2 dynamic GRAD-NORM", {0: 81.0})
     searched[0].config["optimizer"]["learning_rate"] = 0.5
-    assert "rows differ in optimizer.learning_rate" in " ".join(report("4", base + searched).notes)
+    assert "rows differ in optimizer.learning_rate" in " ".join(
+        report("table4", base + searched).notes
+    )
 
 
 def test_degenerate_searches_are_counted(template: Run) -> None:
-    ranks = dict.fromkeys(SCORES, 8)
-    row = {"step": 0, "degenerate": True, "tied": 4, "scores": SCORES, "ranks": ranks}
-    decisive = row | {"degenerate": False, "tied": 0}
-    tied = decisive | {"tied": 2}
-    printed = arm_runs(template, "2", "SNIP, as printed, dynamic", {0: 80.0})
+    row = search(degenerate=True, tied=4)
+    decisive, tied = search(), search(tied=2)
+    printed = arm_runs(template, "table2", "SNIP, as printed, dynamic", {0: 80.0})
     vars(printed[0])["searches"] = [row] * 25
-    probed = arm_runs(template, "2", "SNIP, dynamic", {0: 80.0})
+    probed = arm_runs(template, "table2", "SNIP, dynamic", {0: 80.0})
     vars(probed[0])["searches"] = [decisive, tied]
-    control = arm_runs(template, "2", "CONSTANT (random), dynamic", {0: 80.0})
+    control = arm_runs(template, "table2", "CONSTANT (random), dynamic", {0: 80.0})
     vars(control[0])["searches"] = [row] * 25
-    made = report("2", [*printed, *probed, *control])
+    made = report("table2", [*printed, *probed, *control])
     assert note(made, "degenerate searches").endswith(": SNIP, as printed, dynamic 25 of 25")
     cost = section(made, "Cost and searches").set_index("row")
     assert list(cost.loc["SNIP, dynamic", ["degenerate", "tied"]]) == ["0 of 2", "1 of 2"]
@@ -319,13 +479,15 @@ def test_degenerate_searches_are_counted(template: Run) -> None:
 
 
 def test_table_2_has_proxies_down_and_strategies_across(template: Run) -> None:
-    shown = grid(report("2", list(published_runs(template, "2"))))
+    shown = grid(report("table2", list(published_runs(template, "table2"))))
     assert list(shown.columns) == ["homogeneous", "static", "dynamic"]
     assert shown.loc["GRAD-NORM", "dynamic"] == "84.1 (1)"
     assert "SNIP, as printed" in shown.index
-    some = [run for run in published_runs(template, "2") if run.setting("proxy.name") != "snip"]
+    some = [
+        run for run in published_runs(template, "table2") if run.setting("proxy.name") != "snip"
+    ]
     some = [run for run in some if run.setting("proxy.weights") != "current"]
-    assert "SNIP, as printed" not in grid(report("2", some)).index
+    assert "SNIP, as printed" not in grid(report("table2", some)).index
 
 
 def test_cost_is_the_median_over_runs(template: Run) -> None:
@@ -334,61 +496,67 @@ def test_cost_is_the_median_over_runs(template: Run) -> None:
     runs = [
         variant(run, {}, 80.0, seconds=dict(zip(names, row, strict=True)))
         for run, row in zip(
-            arm_runs(template, "4", "r2 dynamic random", dict.fromkeys(SEEDS, 80.0)),
+            arm_runs(template, "table4", "r2 dynamic random", dict.fromkeys(SEEDS, 80.0)),
             seconds,
             strict=True,
         )
     ]
-    row = report("4", runs).numbers.query("row == 'r2 dynamic random'").iloc[0]
+    row = report("table4", runs).numbers.query("row == 'r2 dynamic random'").iloc[0]
     assert (row["seconds_training"], row["seconds_searching"]) == (90.0, 20.0)
     assert row["overhead_percent"] == pytest.approx(100 * 20 / 120)
 
 
 def test_table_9_borrows_its_baseline_and_control_from_table_4(template: Run) -> None:
-    own = arm_runs(template, "9", "combined, 5", dict.fromkeys(SEEDS, 84.0))
+    own = arm_runs(template, "table9", "combined, 5", dict.fromkeys(SEEDS, 84.0))
     own = [variant(run, {"name": "table9"}, 84.0) for run in own]
     others = [
         variant(run, {"name": "table4"}, 83.0)
-        for label in ("r2 homogeneous", "r2 dynamic random")
-        for run in arm_runs(template, "4", label, dict.fromkeys(SEEDS, 83.0))
+        for label in ("r2 homogeneous", "r2 dynamic random", "r2 dynamic random, drawn once")
+        for run in arm_runs(template, "table4", label, dict.fromkeys(SEEDS, 83.0))
     ]
     for run in others:
         run.config["strategy"]["searches_per_epoch"] = 5
-    made = report("9", runs_for("9", own + others))
+    made = report("table9", runs_for("table9", own + others))
     roles = section(made, "Comparisons, seed by seed").query("row == 'combined, 5'")["against"]
-    assert list(roles) == ["baseline", "random"]
+    assert list(roles) == ["baseline", "random, redrawn", "random, drawn once"]
     assert grid(made).loc["combined", "5"] == "84.0 ± 0.0 (3)"
 
 
 def test_only_runs_of_the_experiment_are_taken_where_there_are_any(template: Run) -> None:
-    runs = arm_runs(template, "2", "SNIP, static", {0: 80.0, 13: 81.0, 42: 82.0})
+    runs = arm_runs(template, "table2", "SNIP, static", {0: 80.0, 13: 81.0, 42: 82.0})
     mine = [variant(runs[0], {"name": "table2/as_printed"}, 80.0)]
     other = [variant(runs[1], {"name": "table23"}, 80.0), runs[2]]
-    assert runs_for("2", mine + other) == mine
-    assert runs_for("2", other) == other
+    assert runs_for("table2", mine + other) == mine
+    assert runs_for("table2", other) == other
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TABLES)
 def test_nothing_to_report_says_what_to_run(template: Run, name: str) -> None:
     stranger = variant(template, {"strategy.name": "other"}, 80.0)
-    with pytest.raises(RecordError, match=r"no run here .*; make \w+ makes"):
+    with pytest.raises(RecordError, match=r"no run here .*; run make \w+"):
         report(name, [stranger])
 
 
 # ---- the open questions
 
 
+def with_report_half(run: Run, percent: float) -> Run:
+    """`run` with that metric on the half that chooses nothing."""
+    row = run.result.row()
+    for key in ("best", "last"):
+        row[key] = row[key] | {"report_accuracy": percent / 100}
+    made = replace(run, result=RunRecord.model_validate(row))
+    vars(made).update(searches=[])
+    return made
+
+
 def halves(template: Run, scores: Mapping[tuple[float, int], tuple[float, float]]) -> list[Run]:
     """Runs of the homogeneous arm: by rate and seed, the selection and the report half."""
-    settings = {**LAYOUTS["learning_rate"]().arm("homogeneous").settings}
+    settings = {**TABLES["learning_rate"].entries["homogeneous"].where}
     runs = []
     for (rate, seed), (selecting, reporting) in scores.items():
         where = settings | {"optimizer.learning_rate": rate, "seed": seed}
-        run = variant(template, where, selecting)
-        rows = {
-            key: run.result[key] | {"report_accuracy": reporting / 100} for key in ("best", "last")
-        }
-        runs.append(replace(run, result=run.result | rows))
+        runs.append(with_report_half(variant(template, where, selecting), reporting))
     return runs
 
 
@@ -420,7 +588,8 @@ def test_the_choice_never_reads_the_report_half(
     for reporting in (one, two):
         pairs = list(zip(selecting, reporting, strict=True))
         (cell, *_) = cells_of(
-            LAYOUTS["learning_rate"](), halves(template, dict(zip(keys, pairs, strict=True)))
+            TABLES["learning_rate"],
+            frame(halves(template, dict(zip(keys, pairs, strict=True)))),
         )
         choices.append(chosen(cell, "optimizer.learning_rate"))
     assert choices[0] == choices[1] == keys[selecting.index(max(selecting))][0]
@@ -438,7 +607,7 @@ def test_importance_is_a_rank_correlation_by_proxy(template: Run) -> None:
             for (site, score), cost in zip(SCORES.items(), costs, strict=True)
         ]
         run = variant(template, {"name": "importance", "seed": seed}, 80.0)
-        vars(run)["importance"] = rows
+        vars(run)["importance"] = [ImportanceRow.model_validate(row) for row in rows]
         return run
 
     runs = [measured(0, [0.1, 0.2, 0.3, 0.4]), measured(13, [0.4, 0.3, 0.2, 0.1])]
@@ -456,8 +625,7 @@ def test_stability_is_the_overlap_of_the_last_searches(template: Run) -> None:
     runs = arm_runs(template, "stability", "GRAD-NORM, dynamic", {0: 80.0, 13: 83.0, 42: 81.0})
     for run in runs:
         ranks = {site: 8 * (site in on[run.seed]) for site in SCORES}
-        search = {"step": 0, "degenerate": False, "tied": 0, "scores": SCORES, "ranks": ranks}
-        vars(run)["searches"] = [search | {"ranks": dict.fromkeys(SCORES, 8)}, search]
+        vars(run)["searches"] = [search(), search(ranks=ranks)]
     row = section(report("stability", runs), "Stability over seeds").iloc[0]
     assert list(row[["n", "Jaccard", "lowest", "highest", "range"]]) == [
         "3",
@@ -468,18 +636,19 @@ def test_stability_is_the_overlap_of_the_last_searches(template: Run) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_arms_of_a_table_exclude_each_other(template: Run, name: str) -> None:
-    table = LAYOUTS[name]()
-    for arm in table.arms:
-        run = variant(template, arm.settings, 80.0)
-        assert [other.label for other in table.arms if other.holds(run)] == [arm.label]
-        assert arm.baseline is None or table.arm(arm.baseline).settings != arm.settings
-        if arm.published is not None:
-            assert arm.published[1] in published.TABLES[arm.published[0]].numbers
-    every = [variant(template, arm.settings, 80.0) for arm in table.arms]
-    cells: list[Cell] = cells_of(table, every)
-    assert [len(cell.runs) for cell in cells] == [1] * len(table.arms)
+@pytest.mark.parametrize("name", OF_ROWS)
+def test_entries_of_a_table_exclude_each_other(template: Run, name: str) -> None:
+    table = TABLES[name]
+    every = [variant(template, entry.where, 80.0) for entry in table.entries.values()]
+    every = [with_report_half(run, 80.0) for run in every]
+    found: list[Cell] = cells_of(table, frame(every))
+    assert [cell.label for cell in found] == list(table.entries)
+    for cell, run in zip(found, every, strict=True):
+        # What serves every column has no setting of its own there.
+        several = 1 if cell.entry.column != "once" else len(cell.runs)
+        assert (len(cell.runs), run in cell.runs) == (several, True)
+        for label in cell.entry.against.values():
+            assert table.entries[label].where != cell.entry.where
 
 
 # ---- formats
@@ -487,16 +656,17 @@ def test_arms_of_a_table_exclude_each_other(template: Run, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def table4(template: Run) -> Report:
-    runs = list(published_runs(template, "4"))
-    runs[0].result["status"] = "failed"
-    runs[0].result["error"] = "50 % of <b>it_broke</b> & $x^2$ {was} lost | ~ \\n"
-    return report("4", runs)
+    runs = list(published_runs(template, "table4"))
+    error = "50 % of <b>it_broke</b> & $x^2$ {was} lost | ~ \\n"
+    row = runs[0].result.row() | {"status": "failed", "error": error}
+    runs[0] = replace(runs[0], result=RunRecord.model_validate(row))
+    return report("table4", runs)
 
 
 def test_csv_reads_back(table4: Report) -> None:
-    frame = pd.read_csv(io.StringIO(FORMATS["csv"](table4)))
-    assert len(frame) == 18
-    row = frame.query("row == 'r2 dynamic GRAD-NORM' and task == 'rte'").iloc[0]
+    read = pd.read_csv(io.StringIO(FORMATS["csv"](table4)))
+    assert len(read) == 24
+    row = read.query("row == 'r2 dynamic GRAD-NORM' and task == 'rte'").iloc[0]
     assert row["best_mean"] == pytest.approx((74.46 + 70.86 + 73.02) / 3)
     assert (row["n"], row["printed_mean"], row["printed_std"]) == (3, 72.9, 1.8)
     assert row["baseline_difference"] == pytest.approx(row["best_mean"] - (75.9 + 72.3 + 71.94) / 3)
@@ -504,9 +674,9 @@ def test_csv_reads_back(table4: Report) -> None:
 
 def test_html_is_well_formed(table4: Report) -> None:
     page = ElementTree.fromstring(FORMATS["html"](table4).split("\n", 1)[1])
-    tables = page.findall(".//table")
-    assert len(tables) == len(table4.sections)
-    shown = ["".join(cell.itertext()) for cell in tables[0].iter("td")]
+    found = page.findall(".//table")
+    assert len(found) == len(table4.sections)
+    shown = ["".join(cell.itertext()).strip() for cell in found[0].iter("td")]
     assert shown == [str(value).strip() for value in table4.sections[0].frame.to_numpy().ravel()]
 
 
@@ -524,10 +694,10 @@ def test_latex_is_balanced(table4: Report) -> None:
 
 def test_markdown_has_every_cell(table4: Report) -> None:
     text = FORMATS["markdown"](table4)
-    frame = table4.sections[0].frame
+    shown = table4.sections[0].frame
     lines = [line for line in text.split("### ")[1].splitlines() if line.startswith("|")]
     body = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    assert body == [[str(cell).strip() for cell in row] for row in frame.to_numpy()]
+    assert body == [[str(cell).strip() for cell in row] for row in shown.to_numpy()]
 
 
 def test_the_terminal_has_100_columns_and_no_nan(table4: Report) -> None:
@@ -540,18 +710,15 @@ def test_the_terminal_has_100_columns_and_no_nan(table4: Report) -> None:
     assert first < text.index("Comparisons") < text.index("Cost") < text.index("Notes")
 
 
-@pytest.mark.parametrize("name", sorted(set(LAYOUTS) - {"4"}))
+@pytest.mark.parametrize("name", sorted(set(OF_ROWS) - {"table4"}))
 def test_every_table_has_every_format(template: Run, name: str) -> None:
-    table = LAYOUTS[name]()
     every = [
-        variant(template, {**arm.settings, "seed": seed, "task.name": task}, 80 + seed / 10)
-        for arm in table.arms
+        variant(template, {**entry.where, "seed": seed, "task.name": task}, 80 + seed / 10)
+        for entry in TABLES[name].entries.values()
         for seed in SEEDS
         for task in ("mrpc", "rte")
     ]
-    for run in every:
-        for key in ("best", "last"):
-            run.result[key]["report_accuracy"] = run.result[key]["accuracy"]
+    every = [with_report_half(run, 80.0) for run in every]
     made = report(name, every)
     for write in FORMATS.values():
         assert "nan" not in write(made)
@@ -584,16 +751,61 @@ def test_the_command_line_reports_without_torch(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     loaded = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert not loaded & {"torch", "transformers", "wandb", "matplotlib", "datasets"}
-    frame = pd.read_csv(file).dropna(subset="best_mean")
-    assert list(zip(frame["row"], frame["column"], frame["best_mean"], strict=True)) == [
+    read = pd.read_csv(file).dropna(subset="best_mean")
+    assert list(zip(read["row"], read["column"], read["best_mean"], strict=True)) == [
         ("GRAD-NORM", "dynamic", 81.0)
     ]
 
 
+def test_a_damaged_record_is_left_out_and_named(tmp_path: Path) -> None:
+    shared = ("name=table2", "strategy=dynamic")
+    for seed in (0, 13):
+        write_run(tmp_path, *shared, f"seed={seed}", accuracies=[0.8, 0.7])
+    damaged = write_run(tmp_path, *shared, "seed=42", accuracies=[0.8, 0.7])
+    (damaged / "run.json").write_text('{"schema_version": 1, "status": "finished", "best": {"ac')
+    other = write_run(tmp_path, *shared, "seed=7", accuracies=[0.8, 0.7]) / "run.json"
+    other.write_text(other.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    done = command(tmp_path, "--table", "table2", "--format", "markdown")
+    assert done.returncode == 0, done.stderr
+    assert "80.0 ± 0.0 (2)" in done.stdout
+    named = [line for line in done.stdout.splitlines() if line.startswith("- left out")]
+    assert [
+        str(folder) in line for folder, line in zip((damaged, other.parent), named, strict=True)
+    ]
+    assert "schema_version=99" in done.stdout
+
+
+def test_without_a_table_it_is_that_of_the_only_experiment(tmp_path: Path) -> None:
+    write_run(tmp_path, "name=table2", accuracies=[0.8])
+    write_run(tmp_path, accuracies=[0.8])
+    done = command(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Table 2: proxies")
+    write_run(tmp_path, "name=stability", accuracies=[0.8])
+    several = command(tmp_path)
+    assert several.returncode == 2
+    said = f"error: {tmp_path}: holds runs of stability, table2; choose a table with --table NAME"
+    assert several.stderr.splitlines()[-1] == said
+
+
+def test_help_lists_the_tables_of_the_experiments() -> None:
+    done = command("--help")
+    assert done.returncode == 0
+    for name, table in TABLES.items():
+        assert f"{name:<14} {table.title}" in done.stdout
+
+
+def test_an_unknown_table_is_one_line(tmp_path: Path) -> None:
+    done = command(tmp_path, "--table", "table7")
+    (line,) = [text for text in done.stderr.splitlines() if not text.startswith("import time:")]
+    assert done.returncode == 2
+    assert line.startswith("error: argument --table: invalid choice: 'table7'")
+
+
 def test_an_error_is_one_line(tmp_path: Path) -> None:
-    done = command(tmp_path, "--table", "4")
+    done = command(tmp_path, "--table", "table4")
     lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
     assert done.returncode == 2
     assert lines == [
-        "error: no run here is of Table 4: homogeneous and dynamic; make table4 makes its runs"
+        "error: no run here belongs to Table 4: homogeneous and dynamic; run make table4"
     ]

@@ -9,18 +9,19 @@ from conftest import composed, write_parquet
 from rich.console import Console
 from safetensors.torch import load_file
 
-from heterolora import architectures, experiment
+import heterolora
+from heterolora import run as experiment
+from heterolora.config import checkpoints
 from heterolora.data import sources
-from heterolora.data.batching import encode
 from heterolora.errors import TrainingError
-from heterolora.tracking.record import read_rows, read_run, run_directory
-from heterolora.training import checkpoint, loop
+from heterolora.records.record import read_rows, read_run
+from heterolora.training.trainer import Trainer
 
 
 def executed(*overrides: str) -> Path:
     """Run in this process; the run directory."""
     cfg = composed(*overrides)
-    directory = run_directory(experiment.prepare(cfg))
+    directory = experiment.directory_of(experiment.prepare(cfg))
     console = Console()
     experiment.run(cfg, console).show(console)
     return directory
@@ -87,7 +88,7 @@ def test_what_is_recorded(tiny) -> None:
         "head": 2 * 8,
     }
     names = {file.name for file in directory.iterdir()}
-    assert names == {
+    assert names - {"code.diff"} == {
         "allocations.jsonl",
         "checkpoint",
         "config.yaml",
@@ -132,32 +133,25 @@ def test_importance_is_what_leaving_a_site_out_costs(tiny) -> None:
     assert all(row["scores"]["g"] > 0 for row in rows)
     cfg = composed(*overrides)
     config = experiment.prepare(cfg)
-    loaded = architectures.load(config.model, config.task, 0)
-    inventory = architectures.wire(
-        loaded.model, loaded.family, {"q": 2, "v": 2}, 16, 0, loaded.head
-    )
-    checkpoint.restore(plain / "checkpoint" / "last.safetensors", inventory)
-    held_out = encode(
-        config.task,
-        sources.load(config.task, "validation"),
-        loaded.tokenizer,
-        loaded.positions,
-        torch.device("cpu"),
-    )
+    task = config.task.build()
+    loaded = checkpoints.load(config.model, task, 0)
+    adapters = heterolora.load(loaded.model, plain / "checkpoint" / "last.safetensors")
+    examples = sources.load(config.task, "validation")
+    held_out = task.encode(examples, loaded.tokenizer, loaded.positions, torch.device("cpu"))
     (batch,) = held_out.in_order(len(held_out))
     labels = batch.pop("labels")
-    inventory.model.eval()
+    adapters.model.eval()
 
     def loss() -> float:
         with torch.no_grad():
-            return float(torch.nn.functional.cross_entropy(inventory.model(**batch).logits, labels))
+            return float(torch.nn.functional.cross_entropy(adapters.model(**batch).logits, labels))
 
     whole = loss()
-    for site, row in zip(inventory.sites, rows, strict=True):
-        kept = inventory.adapters[site].B.detach().clone()
-        inventory.adapters[site].B.data.zero_()
+    for site, row in zip(adapters.sites, rows, strict=True):
+        kept = adapters[site].B.detach().clone()
+        adapters[site].B.data.zero_()
         assert row["loss_difference"] == pytest.approx(loss() - whole, abs=2e-6)
-        inventory.adapters[site].B.data.copy_(kept)
+        adapters[site].B.data.copy_(kept)
     assert any(abs(row["loss_difference"]) > 1e-4 for row in rows)
 
 
@@ -187,7 +181,8 @@ def test_homogeneous_trains_everything_at_the_budgets_rank(tiny) -> None:
 def test_it_learns(tiny, tmp_path) -> None:
     texts = ["the small cat", "a red dog"] * 20
     split = {"sentence1": ["big bird"] * 40, "sentence2": texts, "label": [0, 1] * 20}
-    write_parquet(tmp_path, train=split, validation=split)
+    fewer = {name: values[:38] for name, values in split.items()}
+    write_parquet(tmp_path, train=split, validation=fewer)
     directory = executed(
         *tiny,
         f"task.path={tmp_path}",
@@ -205,7 +200,7 @@ def test_it_learns(tiny, tmp_path) -> None:
 def test_a_finished_run_is_not_run_again_unless_asked(tiny, monkeypatch) -> None:
     directory = executed(*tiny)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Training, "run", lambda _: pytest.fail("was run again"))
+        patch.setattr(Trainer, "fit", lambda _: pytest.fail("was run again"))
         assert executed(*tiny) == directory
     before = (directory / "run.json").stat().st_mtime_ns
     executed(*tiny, "rerun=true")
@@ -225,7 +220,7 @@ def test_an_unfinished_run_is_run(tiny) -> None:
 
 def test_a_loss_that_is_not_finite_fails_the_run_and_names_the_step(tiny) -> None:
     overrides = [*tiny, "optimizer.learning_rate=1e30", "training.log_every=4"]
-    directory = run_directory(experiment.prepare(composed(*overrides)))
+    directory = experiment.directory_of(experiment.prepare(composed(*overrides)))
     with pytest.raises(TrainingError, match=r"loss is nan at step (\d+) \(epoch 1\)") as failure:
         experiment.run(composed(*overrides), Console())
     run = read_run(directory)
@@ -238,15 +233,15 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_names_the_step(tiny) -> Non
 
 
 def test_an_interrupt_is_recorded(tiny, monkeypatch) -> None:
-    descend = loop.Training._descend
+    descend = Trainer.training_step
 
     def interrupted(self, batch):
         if self.progress.step == 10:
             raise KeyboardInterrupt
         return descend(self, batch)
 
-    monkeypatch.setattr(loop.Training, "_descend", interrupted)
-    directory = run_directory(experiment.prepare(composed(*tiny)))
+    monkeypatch.setattr(Trainer, "training_step", interrupted)
+    directory = experiment.directory_of(experiment.prepare(composed(*tiny)))
     with pytest.raises(KeyboardInterrupt):
         experiment.run(composed(*tiny), Console())
     run = read_run(directory)

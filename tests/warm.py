@@ -4,8 +4,9 @@ import children  # noqa: F401
 import torch
 from conftest import composed
 
-from heterolora import architectures, experiment
+from heterolora import run as experiment
+from heterolora.config import checkpoints
 
 torch.set_num_threads(1)
 _CONFIG = experiment.prepare(composed("tracking=local", "device=cpu"))
-architectures.load(_CONFIG.model, _CONFIG.task, seed=0)
+checkpoints.load(_CONFIG.model, _CONFIG.task.build(), seed=0)

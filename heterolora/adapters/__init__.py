@@ -1,7 +1,9 @@
-"""Low-rank adapters, the layers that carry them, and the inventory of all of a model's sites."""
+"""Low-rank adapters, the layers that carry them, and all of a model's adapters by site."""
 
-from heterolora.adapters.inventory import Inventory
+from heterolora.adapters.adapters import Adapters
 from heterolora.adapters.lora import LoRALinear
 from heterolora.adapters.low_rank import LowRank
+from heterolora.adapters.scaling import Scaling
+from heterolora.adapters.space import Space
 
-__all__ = ["Inventory", "LoRALinear", "LowRank"]
+__all__ = ["Adapters", "LoRALinear", "LowRank", "Scaling", "Space"]

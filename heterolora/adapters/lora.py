@@ -6,7 +6,7 @@ from heterolora.adapters.low_rank import LowRank
 
 
 class LoRALinear(nn.Module):
-    """`y = W0 x + b + g (alpha / r) B A x`: a linear layer beside its low-rank adapter.
+    """`y = W0 x + b + scaling B diag(mask) A x`: a linear layer beside its low-rank adapter.
 
     The base layer keeps its parameters and is called as it is, so that a zero adapter gives its
     outputs exactly.
@@ -19,5 +19,5 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` (..., in_features) to (..., out_features)."""
-        y: Tensor = self.base(x) + self.adapter(x)
-        return y
+        y: Tensor = self.base(x)
+        return y if self.adapter.known_rank == 0 else y + self.adapter(x)

@@ -1,10 +1,14 @@
 """The low-rank map that every adapter computes."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from heterolora.adapters.scaling import Scaling
 
 
 def kaiming_uniform(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -16,34 +20,84 @@ def kaiming_uniform(shape: tuple[int, int], generator: torch.Generator) -> Tenso
 
 
 class LowRank(nn.Module):
-    """`x -> g (alpha / r) B A x`, zero at initialisation because B is.
+    """`x -> scaling B diag(mask) A x`, zero at initialisation because B is.
 
-    A (r, in_features) is Kaiming-uniform, B (out_features, r) zero, as in LoRA
-    (https://arxiv.org/abs/2106.09685, section 4.1). The gate g is a tensor of the module, 1 (on)
-    or 0 (off), so that a new allocation changes neither a shape nor a code path.
+    A (capacity, in_features) is Kaiming-uniform, B (out_features, capacity) zero, as in LoRA
+    (https://arxiv.org/abs/2106.09685, section 4.1). `mask` (capacity,) is 1 for the first `rank`
+    rows of A, those that are on, and 0 for the rest; `scaling` is a scalar that follows the rank.
+    Both are tensors of the module, so that a new allocation changes neither a shape nor a code
+    path that a compiler has to see again. In eager mode rows that are off are not computed.
     """
 
-    gate: Tensor
+    mask: Tensor
+    scaling: Tensor
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
-        rank: int,
-        alpha: float,
+        capacity: int,
+        scaling: Scaling,
         generator: torch.Generator,
         device: torch.device | None = None,
     ) -> None:
+        """Switch all of `capacity` ranks on.
+
+        Args:
+            in_features: the width of the input.
+            out_features: the width of the output.
+            capacity: the most ranks that can be on.
+            scaling: the factor for a number of ranks.
+            generator: of the initial A.
+            device: of all tensors.
+        """
         super().__init__()
-        self.rank = rank
-        self.scaling = alpha / rank
-        self.A = nn.Parameter(kaiming_uniform((rank, in_features), generator).to(device))
-        self.B = nn.Parameter(torch.zeros(out_features, rank, device=device))
-        self.register_buffer("gate", torch.ones((), device=device))
+        self.scaling_rule = scaling
+        self.A = nn.Parameter(kaiming_uniform((capacity, in_features), generator).to(device))
+        self.B = nn.Parameter(torch.zeros(out_features, capacity, device=device))
+        self.register_buffer("mask", torch.ones(capacity, device=device))
+        self.register_buffer("scaling", torch.tensor(scaling(capacity), device=device))
+        self._rank, self._ranked = capacity, self.mask
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` (..., in_features) to (..., out_features)."""
-        return self.gate * self.scaling * F.linear(F.linear(x, self.A), self.B)
+        rank = self.known_rank
+        if rank is None:
+            z = F.linear(x, self.A)
+            return self.scaling * F.linear(z * self.mask.to(z.dtype), self.B)
+        if rank == self.capacity:
+            return self.scaling * F.linear(F.linear(x, self.A), self.B)
+        return self.scaling * F.linear(F.linear(x, self.A[:rank]), self.B[:, :rank])
+
+    @property
+    def capacity(self) -> int:
+        """The most ranks that can be on: the rows of A."""
+        return self.A.shape[0]
+
+    @property
+    def rank(self) -> int:
+        """How many ranks are on; 0 is off."""
+        return self._rank
+
+    @rank.setter
+    def rank(self, rank: int) -> None:
+        if not 0 <= rank <= self.capacity:
+            raise ValueError(f"rank={rank}: must be from 0 to the capacity, {self.capacity}")
+        self.mask.copy_(torch.arange(self.capacity, device=self.mask.device) < rank)
+        if rank:
+            self.scaling.fill_(self.scaling_rule(rank))
+        self._rank = rank
+
+    @property
+    def known_rank(self) -> int | None:
+        """`rank`, where code may branch on it; None where only the mask tensor may decide.
+
+        That is under a compiler, which would compile again for each rank, and where a caller such
+        as `torch.func.functional_call` has put another mask in place of the module's own.
+        """
+        if torch.compiler.is_compiling() or self.mask is not self._ranked:
+            return None
+        return self._rank
 
     @property
     def unit_cost(self) -> int:
@@ -52,10 +106,26 @@ class LowRank(nn.Module):
 
     @property
     def cost(self) -> int:
-        """The number of adapter parameters, r (in_features + out_features)."""
+        """The adapter parameters that are on, rank (in_features + out_features)."""
         return self.rank * self.unit_cost
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "LowRank":
+        # `to` and its like put another tensor in place of the mask, of the same values.
+        own = self.mask is self._ranked
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if own:
+            self._ranked = self.mask
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        rank = int(self.mask.sum())
+        if not bool(self.mask[:rank].all()):
+            *_, errors = args
+            errors.append(f"{prefix}mask: must be ones followed by zeros")
+        self._rank, self._ranked = rank, self.mask
 
     def extra_repr(self) -> str:
         """The shape, for `print(model)`."""
         d_out, d_in = self.B.shape[0], self.A.shape[1]
-        return f"in={d_in}, out={d_out}, rank={self.rank}, scaling={self.scaling:g}"
+        return f"in={d_in}, out={d_out}, rank={self.rank} of {self.capacity}"

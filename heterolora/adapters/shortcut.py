@@ -16,7 +16,7 @@ Norm = Callable[[Tensor], Tensor]
 
 
 class Residual(nn.Module):
-    """`s_res(h) = h + g (alpha / r) B A h`."""
+    """`s_res(h) = h + scaling B diag(mask) A h`."""
 
     def __init__(self, adapter: LowRank) -> None:
         super().__init__()
@@ -24,6 +24,10 @@ class Residual(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map `h` to s_res(h)."""
+        if self.adapter.known_rank == 0:
+            # A view costs nothing, and keeps this use of h in its place in the sum of h's
+            # gradients: floats added in another order have other bits.
+            return h.view_as(h)
         s: Tensor = h + self.adapter(h)
         return s
 
@@ -37,7 +41,7 @@ class Absent(nn.Module):
 
 
 class Shortcut(nn.Module):
-    """A cross-layer shortcut `s(h) = g (alpha / r) B A h`, at the place where it ends."""
+    """A cross-layer shortcut `s(h) = scaling B diag(mask) A h`, at the place where it ends."""
 
     def __init__(self, adapter: LowRank) -> None:
         super().__init__()
@@ -49,8 +53,7 @@ class Added(Shortcut):
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Join s(h) to the stream `x`."""
-        y: Tensor = x + self.adapter(h)
-        return y
+        return x if self.adapter.known_rank == 0 else x + self.adapter(h)
 
 
 class Renormalized(Shortcut):
@@ -58,15 +61,21 @@ class Renormalized(Shortcut):
 
     def forward(self, x: Tensor, h: Tensor, norm: Norm) -> Tensor:
         """Join s(h) to the stream `x`, and normalise."""
-        return norm(x + self.adapter(h))
+        return norm(x if self.adapter.known_rank == 0 else x + self.adapter(h))
 
 
 class RenormalizedWhereOn(Shortcut):
     """`LN[x + s(h)]` where s is on, `x` where it is off."""
 
     def forward(self, x: Tensor, h: Tensor, norm: Norm) -> Tensor:
-        """Join s(h) to the stream `x`, and normalise if the gate is open.
+        """Join s(h) to the stream `x`, and normalise where any rank is on.
 
-        Both outcomes are computed, so that an allocation changes no code path.
+        Under a compiler both outcomes are computed, so that an allocation changes no code path.
         """
-        return torch.where(self.adapter.gate > 0, norm(x + self.adapter(h)), x)
+        match self.adapter.known_rank:
+            case None:
+                return torch.where(self.adapter.mask.any(), norm(x + self.adapter(h)), x)
+            case 0:
+                return x
+            case _:
+                return norm(x + self.adapter(h))

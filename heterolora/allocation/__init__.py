@@ -1,19 +1,23 @@
 """From scores and a budget to an allocation; pure, and without torch."""
 
+from heterolora.allocation import selection
 from heterolora.allocation.allocation import Allocation
-from heterolora.allocation.budget import Pool, enabled_rank, homogeneous_budget, make_pools
-from heterolora.allocation.rules import rank_for_sites, some_site, whole_rank
-from heterolora.allocation.select import select, select_pools
+from heterolora.allocation.budget import enabled_rank, homogeneous_budget
+from heterolora.allocation.pools import Pool, make_pools, select_pools
+from heterolora.allocation.select import select
+from heterolora.allocation.selection import Candidates, Proportional, Selection, Top
 
 __all__ = [
     "Allocation",
+    "Candidates",
     "Pool",
+    "Proportional",
+    "Selection",
+    "Top",
     "enabled_rank",
     "homogeneous_budget",
     "make_pools",
-    "rank_for_sites",
     "select",
     "select_pools",
-    "some_site",
-    "whole_rank",
+    "selection",
 ]

@@ -1,11 +1,9 @@
-"""The budget: how many adapter parameters may be on, and who competes for them."""
+"""The budget: how many adapter parameters may be on."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import get_args
+from collections.abc import Mapping, Sequence
 
-from heterolora.sites import Kind, Site
+from heterolora.sites import Site
 
 
 def homogeneous_budget(unit_costs: Mapping[Site, int], ranks: Mapping[Site, int]) -> int:
@@ -27,46 +25,7 @@ def enabled_rank(budget_rank: int, enable_rate: float) -> int | None:
     return round(rank) if math.isclose(rank, round(rank), rel_tol=1e-6) else None
 
 
-@dataclass(frozen=True)
-class Pool:
-    """Sites that compete for one budget.
-
-    Attributes:
-        sites: which.
-        budget: the adapter parameters that may be on among them.
-    """
-
-    sites: frozenset[Site]
-    budget: int
-
-
-def make_pools(kind: str, unit_costs: Mapping[Site, int], ranks: Mapping[Site, int]) -> list[Pool]:
-    """One pool of all sites (`combined`), or one for each kind of site (`separated`).
-
-    Each pool has the budget of its own sites in the homogeneous model.
-
-    Args:
-        kind: the name of the arrangement.
-        unit_costs: what one rank costs at each site.
-        ranks: the budget's rank at each site.
-    """
-    groups = {"combined": _combined, "separated": _separated}[kind](unit_costs)
-    return [
-        Pool(sites, homogeneous_budget({s: unit_costs[s] for s in sites}, ranks))
-        for sites in groups
-    ]
-
-
-def _combined(sites: Iterable[Site]) -> list[frozenset[Site]]:
-    return [frozenset(sites)]
-
-
-def _separated(sites: Iterable[Site]) -> list[frozenset[Site]]:
-    kinds = [frozenset(site for site in sites if site.kind == kind) for kind in get_args(Kind)]
-    return [group for group in kinds if group]
-
-
-def nearest_prefix(costs: list[int], budget: int) -> int:
+def nearest_prefix(costs: Sequence[int], budget: int) -> int:
     """How many of `costs`, taken from the front, come nearest to `budget` in their sum.
 
     Where two are equally near, the smaller: a tie is not spent over budget.

@@ -1,26 +1,34 @@
 """Where each model family keeps its parts, and how adapters are put there."""
 
-from heterolora.architectures.family import Family
-from heterolora.architectures.loading import (
+from heterolora.architectures.adapting import adapt, load, save
+from heterolora.architectures.family import (
     FAMILIES,
-    Loaded,
-    fetch,
-    load,
-    model_is_usable,
-    projections_exist,
-    shortcuts_fit,
+    Family,
+    Parts,
+    family_named,
+    family_of,
+    head_of,
+    layers_of,
+    register,
 )
-from heterolora.architectures.wiring import Shortcuts, wire
+from heterolora.architectures.loading import Headed, Loaded, folder_of, load_pretrained
+from heterolora.architectures.wiring import wire
 
 __all__ = [
     "FAMILIES",
     "Family",
+    "Headed",
     "Loaded",
-    "Shortcuts",
-    "fetch",
+    "Parts",
+    "adapt",
+    "family_named",
+    "family_of",
+    "folder_of",
+    "head_of",
+    "layers_of",
     "load",
-    "model_is_usable",
-    "projections_exist",
-    "shortcuts_fit",
+    "load_pretrained",
+    "register",
+    "save",
     "wire",
 ]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils.output_capturing import OutputRecorder, recursively_install_hooks
 
 from heterolora.adapters import LowRank
 from heterolora.adapters.shortcut import (
@@ -98,6 +99,8 @@ class Stack(nn.Module):
     def __init__(self, blocks: Iterable[Block]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
+        # A model records the streams that leave layers of its own class, which are not called here.
+        recursively_install_hooks(self, "", [("hidden_states", OutputRecorder(Block))])
 
     def forward(self, h: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """From h_0 to the h after the last block; the rest is for every attention."""

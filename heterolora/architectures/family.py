@@ -1,12 +1,17 @@
-"""What the harness needs to know of a model family: where its parts are."""
+"""What is known of a model family: where its parts are."""
 
+import functools
+import importlib
+import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
+
+from heterolora.errors import ModelError
 
 
 class Parts(nn.Module, ABC):
@@ -43,12 +48,13 @@ class Family:
 
     Attributes:
         model_type: the `model_type` of its `config.json`.
-        layers: the list of layers, from the model with a sequence classification head.
+        layers: the list of layers, from the model without a head (`model.base_model`).
         projections: for each role, the linear layer, from a layer.
         parts: the parts of a layer.
         post_norm: whether a model of this configuration normalises the stream itself.
-        head: the classification head, from the model.
         positions: how many tokens a model of this configuration can read.
+        optional: modules of the model without a head that a checkpoint need not hold, such as a
+            pooler; where it does not, they are drawn and trained like a head.
     """
 
     model_type: str
@@ -56,5 +62,99 @@ class Family:
     projections: Mapping[str, str]
     parts: type[Parts]
     post_norm: Callable[[PretrainedConfig], bool]
-    head: str
     positions: Callable[[PretrainedConfig], int]
+    optional: tuple[str, ...] = ()
+
+
+_registered: dict[str, Family] = {}
+
+
+def register(family: Family) -> None:
+    """Make a family known; one of the same `model_type` gives way to it."""
+    _registered[family.model_type] = family
+
+
+@functools.cache
+def _read_files() -> None:
+    from heterolora.architectures import families
+
+    users = dict(_registered)
+    for module in pkgutil.iter_modules(families.__path__, f"{families.__name__}."):
+        importlib.import_module(module.name)
+    _registered.update(users)
+
+
+class _Families(Mapping[str, Family]):
+    """What is registered; the files of `families` are read when it is first asked."""
+
+    def __getitem__(self, model_type: str) -> Family:
+        _read_files()
+        return _registered[model_type]
+
+    def __iter__(self) -> Iterator[str]:
+        _read_files()
+        return iter(_registered)
+
+    def __len__(self) -> int:
+        _read_files()
+        return len(_registered)
+
+
+FAMILIES: Mapping[str, Family] = _Families()
+"""The families that can be wired, by `model_type`: a new one is a file in `families`."""
+
+
+def family_named(model_type: str | None, where: str) -> Family:
+    """The family of a `model_type`.
+
+    Args:
+        model_type: as in `config.json`.
+        where: what to call the model in an error.
+
+    Raises:
+        ModelError: if it is of none.
+    """
+    if model_type is None or model_type not in FAMILIES:
+        raise ModelError(
+            f"{where}: is a '{model_type}' model, which cannot be wired; choose one of the "
+            f"families {', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[model_type]
+
+
+def family_of(model: PreTrainedModel) -> Family:
+    """The family of a model, whatever its head.
+
+    Raises:
+        ModelError: if it is of none.
+    """
+    config = getattr(model, "config", None)
+    return family_named(getattr(config, "model_type", None), type(model).__name__)
+
+
+def layers_of(model: PreTrainedModel, family: Family) -> nn.ModuleList:
+    """The layers of a model of `family`, whatever its head.
+
+    Raises:
+        ModelError: if they are not where the family has them.
+    """
+    try:
+        layers = model.base_model.get_submodule(family.layers)
+    except AttributeError as error:
+        raise ModelError(
+            f"{type(model).__name__}: has no {family.layers}, as a whole {family.model_type} model "
+            "has; give one that an Auto class of transformers made"
+        ) from error
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
+def head_of(model: PreTrainedModel) -> tuple[nn.Parameter, ...]:
+    """The parameters of the task head: all outside the model's base.
+
+    The head of a language model is none: it was trained with the base, or shares its embeddings.
+    """
+    if model.get_output_embeddings() is not None:
+        return ()
+    base = {id(parameter) for parameter in model.base_model.parameters()}
+    return tuple(parameter for parameter in model.parameters() if id(parameter) not in base)

@@ -1,44 +1,40 @@
-"""Checkpoints: found, checked against the configuration, and loaded."""
+"""Checkpoints are loaded, and refused where they do not hold what the model computes with."""
 
-import functools
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from huggingface_hub import is_offline_mode, try_to_load_from_cache
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from heterolora.architectures import bert, llama, opt, roberta
-from heterolora.architectures.family import Family
-from heterolora.architectures.wiring import check_shortcuts
-from heterolora.config import ModelConfig, SearchSpaceConfig, TaskConfig
-from heterolora.data.starter import MODEL_DIR
+from heterolora.architectures.family import Family, family_named, head_of
+from heterolora.architectures.weights import check_weights, drawn, weight_files
 from heterolora.errors import ModelError, one_line
-from heterolora.network import PREFETCH
 from heterolora.seeding import global_stream
 
-EMBEDDED = {"heterolora/opt-starter": MODEL_DIR}
-"""Models that the package carries itself."""
 
-FAMILIES = {
-    family.model_type: family
-    for family in (opt.FAMILY, bert.FAMILY, roberta.FAMILY, *llama.FAMILIES)
-}
-"""The families that can be wired: a new one is a file beside this one, and its name here."""
+class Headed(Protocol):
+    """What a task says of the model that it needs."""
+
+    @property
+    def model_class(self) -> Any:
+        """The class of transformers that loads it, such as `AutoModelForCausalLM`."""
+
+    @property
+    def model_options(self) -> Mapping[str, Any]:
+        """What its `from_pretrained` is given, such as `num_labels`."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +45,8 @@ class Loaded:
         model: in evaluation mode, float32, on the CPU.
         tokenizer: has a padding token.
         family: where the model keeps its parts.
-        head: the parameters of the task head: those of the family's head module, and any that the
-            checkpoint did not hold.
+        head: the parameters of the task head, and any that the checkpoint need not hold and does
+            not. It is empty for a language model whose checkpoint has its head.
         positions: how many tokens the model can read.
         revision: the hub's commit, or a digest of the weights of a local directory.
     """
@@ -63,114 +59,83 @@ class Loaded:
     revision: str | None
 
 
-def model_is_usable(model: ModelConfig) -> Iterable[str]:
-    """A rule for `validate`: the checkpoint is there, and of a family that can be wired."""
-    try:
-        _family(model)
-    except ModelError as error:
-        yield str(error)
-
-
-def projections_exist(model: ModelConfig, search_space: SearchSpaceConfig) -> Iterable[str]:
-    """A rule for `validate`: the model's family has every projection of the search space."""
-    try:
-        family = _family(model)
-    except ModelError:
-        return  # said by model_is_usable
-    for role in search_space.projections:
-        if role not in family.projections:
-            yield (
-                f"search_space.projections={list(search_space.projections)}: {family.model_type} "
-                f"models have no projection '{role}'; choose from {', '.join(family.projections)}"
-            )
-
-
-def shortcuts_fit(model: ModelConfig, search_space: SearchSpaceConfig) -> Iterable[str]:
-    """A rule for `validate`: a model that is to have shortcuts can have them."""
-    if not search_space.shortcuts:
-        return
-    try:
-        _family(model)
-    except ModelError:
-        return  # said by model_is_usable
-    try:
-        check_shortcuts(_config_of(model))
-    except ModelError as error:
-        yield str(error)
-
-
-def load(model: ModelConfig, task: TaskConfig, seed: int) -> Loaded:
+def load_pretrained(
+    source: str | Path,
+    task: Headed,
+    revision: str | None = None,
+    seed: int = 0,
+    where: str | None = None,
+) -> Loaded:
     """Load a checkpoint with a head for `task`, its head drawn from the seed's stream.
 
     Weights are read from safetensors, or with torch's unpickler for plain tensors alone; code
     that comes with a checkpoint is never run.
 
+    Args:
+        source: a directory in Hugging Face format, or a name at the hub.
+        task: says which class of transformers loads it, and how.
+        revision: of the hub, its newest if None.
+        seed: of the head, where the checkpoint has none.
+        where: what to call the checkpoint in an error; `source` if None.
+
     Raises:
-        ModelError: if it cannot be reached or read, or is of another shape than it should be.
+        ModelError: if it cannot be reached or read, is of a family that cannot be wired, or does
+            not hold every weight of the model but its head as a finite number.
     """
-    family = _family(model)
-    source, where = _source(model), _where(model)
+    where = where or str(source)
     # Else a thread asks the hub to convert a checkpoint without safetensors.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        family = family_named(config.model_type, where)
         with global_stream(seed, "head"):
-            module, report = AutoModelForSequenceClassification.from_pretrained(
+            model, report = task.model_class.from_pretrained(
                 source,
-                revision=model.revision,
-                num_labels=task.num_labels,
+                revision=revision,
                 dtype=torch.float32,
                 weights_only=True,
                 output_loading_info=True,
+                **task.model_options,
             )
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=model.revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        remedy = (
-            "it must hold config.json, a tokenizer, and weights (safetensors, or a plain state "
-            f"dict) with a head of {task.num_labels} labels or none"
-        )
-        if isinstance(source, str) and isinstance(error, OSError) and is_offline_mode():
-            remedy = PREFETCH
+        options = ", ".join(f"{name}={value}" for name, value in task.model_options.items())
         raise ModelError(
-            f"{where}: cannot be loaded ({one_line(error)[:200]}); {remedy}"
+            f"{where}: cannot be loaded ({one_line(error)[:200]}); it must hold config.json, a "
+            "tokenizer, and weights (safetensors, or a plain state dict) without a head"
+            + (f" or with one for {options}" if options else "")
         ) from error
+    folder = folder_of(source, revision)
+    check_weights(model, family, report, weight_files(folder) if folder else (), where)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = _padding(tokenizer, where)
-    module.config.pad_token_id = tokenizer.pad_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    fresh = {id(parameter) for parameter in (*head_of(model), *drawn(model, report))}
     return Loaded(
-        model=module,
+        model=model,
         tokenizer=tokenizer,
         family=family,
-        head=_head(module, family, report, where),
-        positions=family.positions(module.config),
-        revision=_digest(source) if isinstance(source, Path) else _commit(model),
+        head=tuple(parameter for parameter in model.parameters() if id(parameter) in fresh),
+        positions=family.positions(model.config),
+        revision=_revision(source, folder),
     )
 
 
-def fetch(model: ModelConfig, task: TaskConfig) -> Path | None:
-    """Have all that `load` reads in the cache, by loading it.
+def folder_of(source: str | Path, revision: str | None) -> Path | None:
+    """The directory of a checkpoint: its own, or that in the cache, named by the hub's commit.
 
-    Returns:
-        The folder in the cache, named by the hub's commit; None of a model that is local.
-
-    Raises:
-        ModelError: as `load` does.
+    None of a checkpoint of the hub that was not fetched.
     """
-    if isinstance(_source(model), Path):
-        return None
-    load(model, task, seed=0)
-    return _snapshot(model)
-
-
-def _commit(model: ModelConfig) -> str | None:
-    """The hub's, of a model that was just loaded."""
-    snapshot = _snapshot(model)
-    return None if snapshot is None else snapshot.name
-
-
-def _snapshot(model: ModelConfig) -> Path | None:
-    """The folder in the cache of a model of the hub that was just loaded, named by the commit."""
-    file = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
+    if Path(source).is_dir():
+        return Path(source)
+    file = try_to_load_from_cache(str(source), "config.json", revision=revision)
     return Path(file).parent if isinstance(file, str) else None
+
+
+def _revision(source: str | Path, folder: Path | None) -> str | None:
+    if folder is None:
+        return None
+    return _digest(folder) if Path(source).is_dir() else folder.name
 
 
 def _digest(directory: Path) -> str:
@@ -180,20 +145,6 @@ def _digest(directory: Path) -> str:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:16]
-
-
-def _head(
-    module: PreTrainedModel, family: Family, report: dict[str, Any], where: str
-) -> tuple[nn.Parameter, ...]:
-    missing = set(report["missing_keys"])
-    lost = sorted(name for name in missing if name.startswith(f"{family.layers}."))
-    if lost:
-        raise ModelError(
-            f"{where}: the checkpoint lacks {len(lost)} weights of its layers (first: {lost[0]}); "
-            "give a complete pretrained checkpoint"
-        )
-    named = set(dict(module.get_submodule(family.head).named_parameters(prefix=family.head)))
-    return tuple(p for name, p in module.named_parameters() if name in missing | named)
 
 
 def _padding(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
@@ -206,49 +157,3 @@ def _padding(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
         f"{where}: the tokenizer has no special token to pad with; set pad_token in its "
         "tokenizer_config.json"
     )
-
-
-def _config_of(model: ModelConfig) -> PretrainedConfig:
-    return _config(str(_source(model)), model.revision, _where(model))
-
-
-def _family(model: ModelConfig) -> Family:
-    config = _config_of(model)
-    if config.model_type not in FAMILIES:
-        raise ModelError(
-            f"{_where(model)}: is a '{config.model_type}' model, which cannot be wired; choose one "
-            f"of the families {', '.join(FAMILIES)}"
-        )
-    return FAMILIES[config.model_type]
-
-
-@functools.cache
-def _config(source: str, revision: str | None, where: str) -> PretrainedConfig:
-    try:
-        return AutoConfig.from_pretrained(source, revision=revision)
-    except (OSError, ValueError) as error:
-        if where.startswith("model.path"):
-            raise ModelError(
-                f"{where}: is not a model in Hugging Face format ({one_line(error)[:160]}); give a "
-                "directory with config.json, model.safetensors and a tokenizer"
-            ) from error
-        raise ModelError(
-            f"{where}: is neither cached nor can the hub be reached ({one_line(error)[:160]}); "
-            f"give a local directory with model.path=DIR, {PREFETCH}, or use the embedded "
-            "model=opt_starter"
-        ) from error
-
-
-def _source(model: ModelConfig) -> str | Path:
-    if model.path is None:
-        return EMBEDDED.get(model.name, model.name)
-    if not Path(model.path).is_dir():
-        raise ModelError(
-            f"model.path={model.path}: there is no such directory; give one with config.json, "
-            "model.safetensors and a tokenizer"
-        )
-    return Path(model.path)
-
-
-def _where(model: ModelConfig) -> str:
-    return f"model.name={model.name}" if model.path is None else f"model.path={model.path}"

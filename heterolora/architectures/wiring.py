@@ -1,73 +1,79 @@
 """Putting adapters on a model."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from heterolora.adapters import Inventory, LoRALinear, LowRank
+from heterolora.adapters import Adapters, LoRALinear, LowRank, Space
 from heterolora.architectures.block import PostNormBlock, PreNormBlock, Stack
-from heterolora.architectures.family import Family
+from heterolora.architectures.family import Family, layers_of
 from heterolora.errors import ModelError
 from heterolora.seeding import torch_generator
-from heterolora.sites import ROLES, Site
-
-
-@dataclass(frozen=True)
-class Shortcuts:
-    """The shortcut sites of a search space.
-
-    Attributes:
-        ranks: the rank of the sites of each shortcut role.
-        alpha: the numerator of the scaling alpha / r.
-        renormalize: whether a post-norm block normalises once more behind every cross-layer
-            shortcut (`always`), or only behind those that are on (`enabled`).
-    """
-
-    ranks: Mapping[str, int]
-    alpha: float
-    renormalize: str
+from heterolora.sites import ROLES, SHORTCUT_ROLES, Site
 
 
 def wire(
     model: PreTrainedModel,
     family: Family,
-    ranks: Mapping[str, int],
-    alpha: float,
-    seed: int,
+    space: Space,
     head: Iterable[nn.Parameter],
-    shortcuts: Shortcuts | None = None,
-) -> Inventory:
+    seed: int,
+) -> Adapters:
     """Put a low-rank adapter at each site of every layer, and freeze the rest.
 
     Each site draws its A from a stream of its own, so that its initial weights do not depend on
-    which other sites there are.
+    which other sites there are. All ranks are on.
 
     Args:
-        model: a sequence classification model of `family`, changed in place. Without shortcuts it
-            keeps its own layers; with them, blocks take their place.
+        model: of `family`, with any head, changed in place. Without shortcuts it keeps its own
+            layers; with them, blocks take their place. It keeps no cache unless a call asks for
+            one, as `generate` does.
         family: where the model keeps its parts.
-        ranks: the rank of the sites of each LoRA role.
-        alpha: the numerator of the scaling alpha / r of LoRA sites.
-        seed: the run's seed, for the initialisation of A.
+        space: which sites there are.
         head: the parameters to be trained beside the adapters.
-        shortcuts: the shortcut sites, if there are any.
+        seed: the run's seed, for the initialisation of A.
 
     Raises:
-        ModelError: if the model's layers cannot have shortcuts.
+        ModelError: if the model has adapters already, or cannot have these.
     """
-    layers = list(model.get_submodule(family.layers).children())
+    if any(isinstance(module, LowRank) for module in model.modules()):
+        raise ModelError("the model has adapters already; load it once more to adapt it again")
+    _check_roles(space, family)
+    model.config.use_cache = False  # else decoders keep keys and values in every forward pass
+    layers = list(layers_of(model, family))
     adapters = {
-        Site(index, role): _beside(layer, family, Site(index, role), rank, alpha, seed)
+        Site(index, role): _beside(layer, family, Site(index, role), space, seed)
         for index, layer in enumerate(layers)
-        for role, rank in ranks.items()
+        for role in space.lora
     }
-    if shortcuts is not None and shortcuts.ranks:
+    if space.shortcuts:
         check_shortcuts(model.config)
-        adapters |= _stack(model, family, layers, shortcuts, seed)
+        adapters |= _stack(model, family, layers, space, seed)
     listed = sorted(adapters, key=lambda site: (site.layer, ROLES.index(site.role)))
-    return Inventory(model, {site: adapters[site] for site in listed}, head)
+    return Adapters(model, {site: adapters[site] for site in listed}, head, seed, space)
+
+
+def _check_roles(space: Space, family: Family) -> None:
+    """Refuse roles that there are not, and capacities below 1.
+
+    Raises:
+        ModelError: with what there is.
+    """
+    offered: Mapping[str, tuple[Mapping[str, int], Iterable[str]]] = {
+        "lora": (space.lora, family.projections),
+        "shortcuts": (space.shortcuts, SHORTCUT_ROLES),
+    }
+    for name, (wanted, known) in offered.items():
+        for role, capacity in wanted.items():
+            if role not in known:
+                raise ModelError(
+                    f"{name}: a {family.model_type} model has no '{role}'; choose from "
+                    f"{', '.join(known)}"
+                )
+            if capacity < 1:
+                raise ModelError(f"{name}: {role}={capacity}: the rank must be at least 1")
 
 
 def check_shortcuts(config: PretrainedConfig) -> None:
@@ -91,27 +97,29 @@ def check_shortcuts(config: PretrainedConfig) -> None:
             )
 
 
-def _beside(
-    layer: nn.Module, family: Family, site: Site, rank: int, alpha: float, seed: int
-) -> LowRank:
+def _adapter(site: Site, widths: tuple[int, int], space: Space, seed: int, like: Any) -> LowRank:
+    return LowRank(
+        *widths,
+        space.capacity(site.role),
+        space.scaling_of(site),
+        torch_generator(seed, "initialisation", site),
+        like.device,
+    )
+
+
+def _beside(layer: nn.Module, family: Family, site: Site, space: Space, seed: int) -> LowRank:
     """Put an adapter beside a projection of `layer`."""
     path = family.projections[site.role]
     base = layer.get_submodule(path)
     assert isinstance(base, nn.Linear), f"{site} is a {type(base).__name__}"
-    adapter = LowRank(
-        base.in_features,
-        base.out_features,
-        rank,
-        alpha,
-        torch_generator(seed, "initialisation", site),
-        base.weight.device,
-    )
+    widths = (base.in_features, base.out_features)
+    adapter = _adapter(site, widths, space, seed, base.weight)
     layer.set_submodule(path, LoRALinear(base, adapter))
     return adapter
 
 
 def _stack(
-    model: PreTrainedModel, family: Family, layers: list[nn.Module], shortcuts: Shortcuts, seed: int
+    model: PreTrainedModel, family: Family, layers: list[nn.Module], space: Space, seed: int
 ) -> dict[Site, LowRank]:
     """Put blocks in the place of the model's layers; returns their adapters."""
     block = PostNormBlock if family.post_norm(model.config) else PreNormBlock
@@ -119,17 +127,15 @@ def _stack(
     adapters: dict[Site, LowRank] = {}
     blocks = []
     for index, layer in enumerate(layers):
-        device = next(layer.parameters()).device
         here: dict[str, LowRank] = {}
-        for role, rank in shortcuts.ranks.items():
+        for role in space.shortcuts:
             if role == "cut" and index == 0:
                 continue  # there is no attention below the first
             site = Site(index, role)
-            generator = torch_generator(seed, "initialisation", site)
-            here[role] = LowRank(width, width, rank, shortcuts.alpha, generator, device)
+            here[role] = _adapter(site, (width, width), space, seed, next(layer.parameters()))
             adapters[site] = here[role]
-        blocks.append(block(family.parts(layer), here, shortcuts.renormalize))
+        blocks.append(block(family.parts(layer), here, space.renormalize))
     # New modules are born in training mode, which would switch dropout on.
     stack = Stack(blocks).train(layers[0].training)
-    model.set_submodule(family.layers, nn.ModuleList([stack]))
+    model.base_model.set_submodule(family.layers, nn.ModuleList([stack]))
     return adapters

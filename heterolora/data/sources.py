@@ -1,41 +1,25 @@
 """Where examples come from: the embedded task, a directory of parquet files, or the hub."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from heterolora.config import TaskConfig
-from heterolora.data.tasks import Examples
 from heterolora.errors import DataError, one_line
+from heterolora.files import split_files
 from heterolora.network import PREFETCH
+from heterolora.tasks import Examples
+from heterolora.tasks.base import Columns
 
 STARTER = "heterolora/starter-paraphrase"
 """The `task.source` of the paraphrase task that the package generates itself."""
 
 
-def path_exists(task: TaskConfig) -> Iterable[str]:
-    """A rule for `validate`: `task.path` is a directory that holds the task's splits."""
-    if task.path is None:
-        return
-    if not Path(task.path).is_dir():
-        yield f"task.path={task.path}: is not a directory; give the one with the parquet files"
-        return
-    for key in ("train_split", "validation_split"):
-        split = getattr(task, key)
-        if not _parquet_files(task.path, split):
-            yield (
-                f"task.path={task.path}: holds neither {split}.parquet nor {split}-*.parquet; "
-                f"add it, or name the split that is there with task.{key}=SPLIT"
-            )
-
-
 def load(task: TaskConfig, split: str) -> Examples:
-    """Read one split and check every row.
+    """Read one split, and have the task check every row.
 
     Raises:
-        DataError: if it cannot be read or reached, lacks a column, is empty, or has a text that is
-            not a string or a label that is not one of the task's.
+        DataError: if it cannot be read or reached, or is not as the task has it.
     """
     if task.path is not None:
         where, columns = _read_parquet(task.path, split)
@@ -43,7 +27,27 @@ def load(task: TaskConfig, split: str) -> Examples:
         where, columns = task.source, _generate(split)
     else:
         where, columns = _fetch(task, split)
-    return _check(task, columns, f"{where} ({split})")
+    return task.build().check(columns, f"{where} ({split})")
+
+
+def load_splits(task: TaskConfig) -> dict[str, Examples]:
+    """The splits `train` and `validation`.
+
+    Raises:
+        DataError: as `load` does, and if both have the same rows, in whichever order.
+    """
+    splits = {
+        "train": load(task, task.train_split),
+        "validation": load(task, task.validation_split),
+    }
+    train, validation = (Counter(split.rows()) for split in splits.values())
+    if train == validation:
+        raise DataError(
+            f"task.validation_split={task.validation_split}: has the same rows as "
+            f"task.train_split={task.train_split}, so that a model would be evaluated on what it "
+            "was trained on; name a split with other rows"
+        )
+    return splits
 
 
 def fetch(task: TaskConfig) -> Path | None:
@@ -57,25 +61,15 @@ def fetch(task: TaskConfig) -> Path | None:
     """
     if task.path is not None or task.source == STARTER:
         return None
-    for split in (task.train_split, task.validation_split):
-        load(task, split)
+    load_splits(task)
     return Path(_open(task, task.train_split).cache_files[0]["filename"]).parent
-
-
-Columns = dict[str, Sequence[Any]]
-
-
-def _parquet_files(path: str, split: str) -> list[Path]:
-    directory = Path(path)
-    whole = directory / f"{split}.parquet"
-    return [whole] if whole.is_file() else sorted(directory.glob(f"{split}-*.parquet"))
 
 
 def _read_parquet(path: str, split: str) -> tuple[str, Columns]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    files = _parquet_files(path, split)
+    files = split_files(path, split)
     try:
         table = pa.concat_tables([parquet.read_table(file) for file in files])
     except (OSError, pa.ArrowException) as error:
@@ -88,7 +82,10 @@ def _read_parquet(path: str, split: str) -> tuple[str, Columns]:
 def _generate(split: str) -> Columns:
     from heterolora.data.starter import paraphrase_pairs
 
-    rows = paraphrase_pairs("train" if split == "train" else "validation")
+    try:
+        rows = paraphrase_pairs(split)
+    except ValueError as error:
+        raise DataError(f"task.source={STARTER}: {error}") from error
     return {key: [row[key] for row in rows] for key in rows[0]}
 
 
@@ -112,49 +109,3 @@ def _open(task: TaskConfig, split: str) -> Any:
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()  # or it warns of having no hub
     return datasets.load_dataset(task.source, task.subset, split=split, revision=task.revision)
-
-
-def _check(task: TaskConfig, columns: Columns, where: str) -> Examples:
-    assert task.label is not None
-    for key, column in (
-        *(("task.sentences", s) for s in task.sentences),
-        ("task.label", task.label),
-    ):
-        if column not in columns:
-            raise DataError(
-                f"{key}: column '{column}' is not in {where}, which has {', '.join(columns)}; "
-                f"name the right one with {key}=..."
-            )
-    labels = columns[task.label]
-    if len(labels) == 0:
-        raise DataError(f"{where}: has no rows; give a split with examples")
-    for column in task.sentences:
-        for row, text in enumerate(columns[column]):
-            if not isinstance(text, str):
-                raise DataError(
-                    f"{where}: row {row} of column '{column}' must be a string, not {text!r}; "
-                    "repair or drop that row"
-                )
-    for row, label in enumerate(labels):
-        if not _is_label(task, label):
-            raise DataError(
-                f"{where}: row {row} has label {label!r}, but task {task.name} takes "
-                f"{_labels_wanted(task)}; repair the row, or set task.num_labels"
-            )
-    number = float if task.is_regression else int
-    return Examples(
-        sentences=tuple(list(columns[column]) for column in task.sentences),
-        labels=[number(label) for label in labels],
-    )
-
-
-def _is_label(task: TaskConfig, label: Any) -> bool:
-    if isinstance(label, bool) or not isinstance(label, int | float):
-        return False
-    if task.is_regression:
-        return math.isfinite(label)
-    return isinstance(label, int) and 0 <= label < task.num_labels
-
-
-def _labels_wanted(task: TaskConfig) -> str:
-    return "finite numbers" if task.is_regression else f"whole numbers 0 to {task.num_labels - 1}"

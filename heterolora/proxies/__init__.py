@@ -1,13 +1,9 @@
 """Zero-cost proxies: one score for every site. Each lives in the file of its name."""
 
-from heterolora.config import PluginConfig
-from heterolora.plugins import find_plugin
-from heterolora.proxies.base import Proxy, Subject
+from heterolora.proxies.base import Proxy
+from heterolora.proxies.constant import Constant
+from heterolora.proxies.gradnorm import GradNorm
+from heterolora.proxies.snip import Snip
+from heterolora.proxies.synflow import SynFlow
 
-
-def find(name: str) -> type[PluginConfig] | None:
-    """The proxy of `heterolora/proxies/<name>.py`, or None."""
-    return find_plugin(__name__, Proxy, name)
-
-
-__all__ = ["Proxy", "Subject", "find"]
+__all__ = ["Constant", "GradNorm", "Proxy", "Snip", "SynFlow"]

@@ -1,95 +1,137 @@
-"""What a proxy sees, and what all that read gradients share.
+"""What a proxy is, and what all that read gradients share.
 
 A proxy never touches the model's own tensors. It evaluates the model as a function of parameters
-that it passes in (`torch.func.functional_call`), so that weights, gates, gradients and random
+that it passes in (`torch.func.functional_call`), so that weights, masks, gradients and random
 generators are as before by construction; only the training flags are set and put back.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from heterolora.adapters import Inventory
+from heterolora.adapters import Adapters
 from heterolora.adapters.low_rank import kaiming_uniform
-from heterolora.config import PositiveInt, ProxyConfig
-from heterolora.data.batching import Batch, Encoded
-from heterolora.data.tasks import Loss
+from heterolora.losses import Autocast, Batch, Loss, default_loss, inputs
 from heterolora.seeding import torch_generator
+from heterolora.settings import Settings, setting
 from heterolora.sites import Site
 
 AB = dict[Site, tuple[Tensor, Tensor]]
 """For each site its A (r, d_in) and its B (d_out, r), or the gradients by them."""
 
+Weights = Literal["current", "probe"]
+
+
+class Examples(Protocol):
+    """A dataset that can be read in order."""
+
+    def in_order(self, size: int, count: int | None = None) -> Iterator[Batch]:
+        """The first `count` examples, `size` at a time."""
+
 
 @dataclass(frozen=True)
-class Subject:
-    """What is scored: a wired model, training examples and a loss.
+class Proxy(Settings, ABC):
+    """A zero-cost proxy: a score for each site, all sites on, dropout off, leaving no trace.
 
-    Attributes:
-        inventory: the model and its sites.
-        examples: the training split, whose first examples are the sample.
-        loss: the sum of the losses of a batch.
-        seed: the run's seed, for the stream of the probe.
-        autocast: the precision in which the model runs.
+    One that has state, from what it observes, has `state_dict` and `load_state_dict` as well.
     """
 
-    inventory: Inventory
-    examples: Encoded
-    loss: Loss
-    seed: int
-    autocast: Callable[[], AbstractContextManager[object]]
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the scores depend on the examples' labels."""
+        return True
 
-    def logits(self, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
-        """The model's logits with `tensors` in place of its own of these names."""
-        output = functional_call(self.inventory.model, dict(tensors), kwargs=dict(inputs))
-        logits: Tensor = output.logits
-        return logits
+    def sample(self, examples: Examples) -> Iterable[Batch]:
+        """The batches to score on, of a training split."""
+        return ()
 
-    def names(self) -> dict[Site, tuple[str, str, str]]:
-        """The full names of A, B and gate of each site in the model."""
-        of = {id(module): name for name, module in self.inventory.model.named_modules()}
-        prefixes = {site: of[id(adapter)] for site, adapter in self.inventory.adapters.items()}
-        return {site: (f"{p}.A", f"{p}.B", f"{p}.gate") for site, p in prefixes.items()}
+    def weights_scored(self, adapters: Adapters) -> Weights:
+        """Which B the next scores are of: those that stand, or the probe's."""
+        return "current"
 
-
-class Proxy(ProxyConfig, ABC):
-    """A zero-cost proxy: `{Site: score}`, all sites on, dropout off, leaving no trace."""
+    def observe(self, adapters: Adapters) -> None:
+        """Called in training after each backward pass, while gradients stand."""
 
     @abstractmethod
-    def scores(self, subject: Subject) -> dict[Site, float]:
-        """Score every site of `subject`; the higher, the sooner it is switched on."""
+    def scores(
+        self,
+        adapters: Adapters,
+        batches: Iterable[Batch],
+        loss: Loss = default_loss,
+        autocast: Autocast = nullcontext,
+    ) -> dict[Site, float]:
+        """Score every site; the higher, the sooner it is switched on.
+
+        Args:
+            adapters: of the wired model.
+            batches: of the training split; no more are read than the proxy's sample has.
+            loss: from the model's output and a batch to the sum of the losses and their count.
+            autocast: the precision in which the model runs.
+
+        Raises:
+            UserError: if the model or the device does not allow it.
+        """
 
 
+@dataclass(frozen=True)
 class SaliencyProxy(Proxy):
     """A proxy computed at every site from A, B and the gradients of a scalar by them.
 
-    Attributes:
-        weights: `current` scores the adapters as they stand (the paper). `probe` scores them with
-            B drawn like A from a fixed stream, because B = 0 makes theta x grad vanish.
+    With `weights="current"` it scores the adapters as they stand (the paper). Where theta x grad
+    is what counts, that is 0 everywhere before training, because B is 0. With `weights="probe"`
+    B is then drawn like A, from a fixed stream of the adapters' seed; once any B has been trained,
+    the adapters are scored as they stand.
     """
 
-    weights: Literal["current", "probe"] = Field(examples=["probe"])
+    weights: Weights = setting(
+        "current",
+        help="current: score the adapters as they stand. probe: draw B like A while all are zero",
+    )
+    num_batches: int = setting(32, help="batches in the sample", gt=0)
+    batch_size: int = setting(8, help="examples in a batch of the sample", gt=0)
 
     @abstractmethod
     def saliency(self, theta: Tensor, gradient: Tensor) -> Tensor:
         """The score of one matrix, from its values and its gradient, both of the same shape."""
 
     @abstractmethod
-    def gradients(self, subject: Subject, theta: AB) -> AB:
+    def gradients(
+        self,
+        adapters: Adapters,
+        theta: AB,
+        batches: Iterable[Batch],
+        loss: Loss,
+        autocast: Autocast,
+    ) -> AB:
         """The gradients by `theta`, leaf tensors that require them."""
 
-    def scores(self, subject: Subject) -> dict[Site, float]:
+    @property
+    def examples(self) -> int:
+        """How many examples the sample has, those at the front."""
+        return self.num_batches * self.batch_size
+
+    def weights_scored(self, adapters: Adapters) -> Weights:
+        """`probe` if that is set and every B is zero."""
+        untrained = not any(bool(adapter.B.any()) for adapter in adapters.values())
+        return "probe" if self.weights == "probe" and untrained else "current"
+
+    def scores(
+        self,
+        adapters: Adapters,
+        batches: Iterable[Batch],
+        loss: Loss = default_loss,
+        autocast: Autocast = nullcontext,
+    ) -> dict[Site, float]:
         """The sum of the saliencies of A and B, at every site."""
-        theta = self._theta(subject)
-        with evaluation_mode(subject.inventory.model), torch.enable_grad():
-            gradient = self.gradients(subject, theta)
+        theta = self._theta(adapters)
+        with evaluation_mode(adapters.model), torch.enable_grad():
+            gradient = self.gradients(adapters, theta, batches, loss, autocast)
         with torch.no_grad():
             sums = torch.stack(
                 [
@@ -100,57 +142,88 @@ class SaliencyProxy(Proxy):
             )
         return dict(zip(theta, sums.tolist(), strict=True))
 
-    def _theta(self, subject: Subject) -> AB:
+    def _theta(self, adapters: Adapters) -> AB:
         """A and B at which to score, detached from the model."""
+        probe = self.weights_scored(adapters) == "probe"
         theta: AB = {}
-        for site, adapter in subject.inventory.adapters.items():
+        for site, adapter in adapters.items():
             a, b = adapter.A.detach().clone(), adapter.B.detach().clone()
-            if self.weights == "probe":
-                generator = torch_generator(subject.seed, "probe", site)
-                shape = (b.shape[0], b.shape[1])
-                b.copy_(kaiming_uniform(shape, generator))
+            if probe:
+                generator = torch_generator(adapters.seed, "probe", site)
+                b.copy_(kaiming_uniform((b.shape[0], b.shape[1]), generator))
             theta[site] = (a, b)
         return theta
 
 
+@dataclass(frozen=True)
 class DataProxy(SaliencyProxy):
     """A saliency under the training loss, on the first examples of the training split.
 
     The scalar is `sum_batches mean_batch loss` over `num_batches` batches of `batch_size`, in
     dataset order; that is every example's loss over `batch_size`, so that its gradient does not
-    depend on the micro-batches in which it is summed.
+    depend on the batches in which it is summed.
     """
 
-    num_batches: PositiveInt = Field(examples=[32])
-    batch_size: PositiveInt = Field(examples=[8])
-    micro_batch_size: PositiveInt = Field(examples=[32])
+    micro_batch_size: int = setting(
+        32, help="the most examples that go through the model at a time; changes no score", gt=0
+    )
 
-    def gradients(self, subject: Subject, theta: AB) -> AB:
+    def sample(self, examples: Examples) -> Iterable[Batch]:
+        """The first `num_batches * batch_size` examples."""
+        return examples.in_order(self.micro_batch_size, self.examples)
+
+    def gradients(
+        self,
+        adapters: Adapters,
+        theta: AB,
+        batches: Iterable[Batch],
+        loss: Loss,
+        autocast: Autocast,
+    ) -> AB:
         """The gradient of the summed mean losses by A and B of every site."""
         leaves = [matrix.requires_grad_() for pair in theta.values() for matrix in pair]
         totals = [torch.zeros_like(leaf) for leaf in leaves]
-        tensors = overrides(subject, theta)
-        for batch in self._sample(subject):
-            labels = batch.pop("labels")
-            with subject.autocast():
-                logits = subject.logits(tensors, batch)
-            loss = subject.loss(logits, labels) / self.batch_size
-            for total, part in zip(totals, torch.autograd.grad(loss, leaves), strict=True):
+        tensors = overrides(adapters, theta)
+        for batch in first(batches, self.examples, self.micro_batch_size):
+            here = {name: tensor.to(leaves[0].device) for name, tensor in batch.items()}
+            with autocast():
+                output = functional_call(adapters.model, tensors, kwargs=inputs(here))
+            total_loss, _ = loss(output, here)
+            parts = torch.autograd.grad(total_loss / self.batch_size, leaves)
+            for total, part in zip(totals, parts, strict=True):
                 total += part
         pairs = zip(totals[::2], totals[1::2], strict=True)
         return dict(zip(theta, pairs, strict=True))
 
-    def _sample(self, subject: Subject) -> Iterator[Batch]:
-        count = self.num_batches * self.batch_size
-        return subject.examples.in_order(self.micro_batch_size, count)
+
+def first(batches: Iterable[Batch], count: int, size: int) -> Iterator[Batch]:
+    """The first `count` examples of `batches`, at most `size` at a time."""
+    left = count
+    for batch in batches:
+        rows = min(len(next(iter(batch.values()))), left)
+        for start in range(0, rows, size):
+            end = min(start + size, rows)
+            yield {name: tensor[start:end] for name, tensor in batch.items()}
+        left -= rows
+        if left == 0:
+            return
 
 
-def overrides(subject: Subject, theta: AB) -> dict[str, Tensor]:
-    """By name in the model: the matrices of `theta`, and every gate open."""
+def overrides(adapters: Adapters, theta: AB) -> dict[str, Tensor]:
+    """By name in the model: the matrices of `theta`, and masks with every rank on."""
+    of = {id(module): name for name, module in adapters.model.named_modules()}
     tensors: dict[str, Tensor] = {}
-    for site, (a_name, b_name, gate_name) in subject.names().items():
+    for site, adapter in adapters.items():
         a, b = theta[site]
-        tensors |= {a_name: a, b_name: b, gate_name: torch.ones((), dtype=a.dtype, device=a.device)}
+        prefix = of[id(adapter)]
+        like: Mapping[str, Any] = {"dtype": a.dtype, "device": a.device}
+        scaling = torch.tensor(adapter.scaling_rule(adapter.capacity), **like)
+        tensors |= {
+            f"{prefix}.A": a,
+            f"{prefix}.B": b,
+            f"{prefix}.mask": torch.ones(adapter.capacity, **like),
+            f"{prefix}.scaling": scaling,
+        }
     return tensors
 
 

@@ -1,21 +1,49 @@
 """CONSTANT: random allocation, the control (paper, Appendix C.1)."""
 
-from typing import Literal
+import random
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
 
-from heterolora.proxies.base import Proxy, Subject
+from heterolora.adapters import Adapters
+from heterolora.losses import Autocast, Batch, Loss, default_loss
+from heterolora.proxies.base import Proxy
+from heterolora.settings import setting
 from heterolora.sites import Site
+from heterolora.streams import python_generator
 
 
+@dataclass(frozen=True)
 class Constant(Proxy):
-    """`S(M) = 1` at every site, so that ties, broken at random, decide everything."""
+    """`S(M) = 1` at every site, so that ties, broken at random, decide everything.
 
-    name: Literal["constant"] = "constant"
+    Under a strategy that searches again and again that is a new choice at each search, and a
+    comparison with it mixes what is chosen with how often the choice changes. With
+    `redraw=False` the scores are random numbers instead, a fixed one for each site and seed, so
+    that the sites are drawn once and stay.
+    """
+
+    redraw: bool = setting(True, help="draw the sites anew at each search; false: once")
 
     @property
     def needs_labels(self) -> bool:
         """It reads nothing."""
         return False
 
-    def scores(self, subject: Subject) -> dict[Site, float]:
-        """One, everywhere."""
-        return dict.fromkeys(subject.inventory.sites, 1.0)
+    def scores(
+        self,
+        adapters: Adapters,
+        batches: Iterable[Batch] = (),
+        loss: Loss = default_loss,
+        autocast: Autocast = nullcontext,
+    ) -> dict[Site, float]:
+        """One, everywhere; or what `redraw=False` draws."""
+        if self.redraw:
+            return dict.fromkeys(adapters.sites, 1.0)
+        return {site: _drawn(adapters.seed, site) for site in adapters.sites}
+
+
+def _drawn(seed: int, site: Site) -> float:
+    """Uniform on [0, 1), the same at every search of a run."""
+    drawn: random.Random = python_generator(seed, "constant", site)
+    return drawn.random()

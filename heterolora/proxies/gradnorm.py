@@ -1,6 +1,6 @@
 """GRAD-NORM (paper, Appendix C.4; https://arxiv.org/abs/2101.08134)."""
 
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,10 +8,9 @@ from torch import Tensor
 from heterolora.proxies.base import DataProxy
 
 
+@dataclass(frozen=True)
 class GradNorm(DataProxy):
     """`S(M) = ||dL/dA||_2 + ||dL/dB||_2`, the norms over all entries of a matrix."""
-
-    name: Literal["gradnorm"] = "gradnorm"
 
     def saliency(self, theta: Tensor, gradient: Tensor) -> Tensor:
         """`||gradient||_2`."""

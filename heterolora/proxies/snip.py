@@ -1,19 +1,23 @@
 """SNIP (paper, Appendix C.2; https://arxiv.org/abs/1810.02340)."""
 
-from typing import Literal
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from heterolora.proxies.base import DataProxy
+from heterolora.proxies.base import DataProxy, Weights
+from heterolora.settings import setting
 
 
+@dataclass(frozen=True)
 class Snip(DataProxy):
     """`S(M) = sum over theta in A, B of |theta dL/dtheta|`.
 
     The gradient by a mask c on theta, at c = 1, is theta dL/dtheta; its size is the sensitivity.
     """
 
-    name: Literal["snip"] = "snip"
+    weights: Weights = setting(
+        "probe", help="probe: draw B like A while all are zero. current: as they stand (the paper)"
+    )
 
     def saliency(self, theta: Tensor, gradient: Tensor) -> Tensor:
         """`sum |theta gradient|`."""

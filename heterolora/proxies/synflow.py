@@ -1,68 +1,124 @@
 """SYNFLOW (paper, Appendix C.3; https://arxiv.org/abs/2006.05467)."""
 
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
 
-from heterolora.config import PositiveInt
-from heterolora.proxies.base import AB, SaliencyProxy, Subject, overrides
+from heterolora.adapters import Adapters
+from heterolora.errors import ModelError
+from heterolora.losses import Autocast, Batch, Loss
+from heterolora.proxies.base import AB, Examples, SaliencyProxy, Weights, first, overrides
+from heterolora.settings import setting
 
 
+@dataclass(frozen=True)
 class SynFlow(SaliencyProxy):
     """`S(M) = sum over theta in A, B of |theta dR/dtheta|` in a model without signs or data.
 
     Every parameter is replaced by its absolute value and the input embeddings are all ones, in
     float64, since products along the depth span many orders of magnitude. With `objective: loss`,
-    R is the loss of that input summed over the first `num_batches * batch_size` labels, over
-    `batch_size` (the paper); with `output`, R is the sum of the outputs (SYNFLOW's own). The input
-    is one unpadded sequence, as long as the longest of these examples.
+    R is the loss of that input summed over the labels of the first `num_batches * batch_size`
+    examples, over `batch_size` (the paper); with `output`, R is the sum of the outputs (SYNFLOW's
+    own). The input is one unpadded sequence, as long as the longest of these examples.
     """
 
-    name: Literal["synflow"] = "synflow"
-    objective: Literal["loss", "output"] = Field(examples=["loss"])
-    num_batches: PositiveInt = Field(examples=[1])
-    batch_size: PositiveInt = Field(examples=[8])
+    weights: Weights = setting(
+        "probe", help="probe: draw B like A while all are zero. current: as they stand (the paper)"
+    )
+    objective: Literal["loss", "output"] = setting(
+        "loss", help="loss: as the paper. output: the sum of the outputs, as SYNFLOW's authors"
+    )
+    num_batches: int = setting(1, help="batches in the sample", gt=0)
 
     @property
     def needs_labels(self) -> bool:
         """Only the loss reads them."""
         return self.objective == "loss"
 
+    def sample(self, examples: Examples) -> Iterable[Batch]:
+        """The first `num_batches * batch_size` examples."""
+        return examples.in_order(self.batch_size, self.examples)
+
     def saliency(self, theta: Tensor, gradient: Tensor) -> Tensor:
         """`sum |theta gradient|`; theta stands for |theta|, whose product has the same size."""
         return (theta * gradient).abs().sum()
 
-    def gradients(self, subject: Subject, theta: AB) -> AB:
-        """The gradient of R by |A| and |B| of every site."""
-        model = subject.inventory.model
+    def gradients(
+        self,
+        adapters: Adapters,
+        theta: AB,
+        batches: Iterable[Batch],
+        loss: Loss,
+        autocast: Autocast,
+    ) -> AB:
+        """The gradient of R by |A| and |B| of every site.
+
+        Raises:
+            ModelError: if the device has no float64.
+        """
+        model = adapters.model
+        check_float64(model.device)
         absolute = {
             site: (a.double().abs().requires_grad_(), b.double().abs().requires_grad_())
             for site, (a, b) in theta.items()
         }
         tensors = {
             name: p.detach().double().abs() for name, p in model.named_parameters()
-        } | overrides(subject, absolute)
-        count = min(self.num_batches * self.batch_size, len(subject.examples))
-        length = subject.examples.longest(count)
-        labels = subject.examples.labels[:count]
+        } | overrides(adapters, absolute)
+        sampled = list(first(batches, self.examples, self.batch_size))
+        length = max(int(_mask(batch).sum(-1).max()) for batch in sampled)
         embeddings = model.get_input_embeddings()
-        ones = torch.ones(
-            1,
-            length,
-            embeddings.embedding_dim,
-            dtype=torch.float64,
-            device=embeddings.weight.device,
+        device = embeddings.weight.device
+        ones = torch.ones(1, length, embeddings.embedding_dim, dtype=torch.float64, device=device)
+        mask = torch.ones(1, length, dtype=torch.int64, device=device)
+        output = functional_call(
+            model, tensors, kwargs={"inputs_embeds": ones, "attention_mask": mask}
         )
-        mask = torch.ones(1, length, dtype=torch.int64, device=ones.device)
-        logits = subject.logits(tensors, {"inputs_embeds": ones, "attention_mask": mask})
-        flow = self._flow(subject, logits, labels.to(ones.device))
         leaves = [matrix for pair in absolute.values() for matrix in pair]
-        parts = torch.autograd.grad(flow, leaves)
+        parts = torch.autograd.grad(self._flow(output, sampled, loss), leaves)
         return dict(zip(absolute, zip(parts[::2], parts[1::2], strict=True), strict=True))
 
-    def _flow(self, subject: Subject, logits: Tensor, labels: Tensor) -> Tensor:
+    def _flow(self, output: Any, batches: list[Batch], loss: Loss) -> Tensor:
+        """R, from the output for one sequence."""
         if self.objective == "output":
+            logits: Tensor = output.logits
             return logits.sum()
-        return subject.loss(logits.expand(len(labels), -1), labels) / self.batch_size
+        labels = torch.cat([_fitted(batch["labels"], output.logits) for batch in batches])
+        logits = output.logits.expand(len(labels), *output.logits.shape[1:])
+        total, _ = loss(type(output)(logits=logits), {"labels": labels})
+        return total / self.batch_size
+
+
+def check_float64(device: torch.device) -> None:
+    """Refuse a device that cannot compute in float64, such as Apple's.
+
+    Raises:
+        ModelError: with a remedy.
+    """
+    try:
+        torch.zeros((), dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError) as error:
+        raise ModelError(
+            f"proxy=synflow: computes in float64, which the device {device} does not have; use "
+            "device=cpu or another proxy"
+        ) from error
+
+
+def _fitted(labels: Tensor, logits: Tensor) -> Tensor:
+    """Labels of examples as they are; labels of tokens as many as the sequence has."""
+    labels = labels.to(logits.device)
+    if labels.dim() == 1:
+        return labels
+    length = logits.shape[1]
+    return F.pad(labels[:, :length], (0, max(0, length - labels.shape[1])), value=-100)
+
+
+def _mask(batch: Batch) -> Tensor:
+    """Which tokens are not padding."""
+    mask = batch.get("attention_mask")
+    return torch.ones_like(batch["input_ids"]) if mask is None else mask

@@ -1,19 +1,20 @@
 """How far searches agree: between seeds, between proxies, and from one to the next."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 
-import numpy as np
+import pandas as pd
 from scipy import stats
 
+from heterolora.records.read import Run
+from heterolora.records.schema import SearchRow
 from heterolora.reporting.arms import CONTROL, Arm, labels
-from heterolora.reporting.load import Run
-from heterolora.tracking.sinks import Row
 
 
-def on_sites(search: Row) -> frozenset[str]:
+def on_sites(search: SearchRow) -> frozenset[str]:
     """The sites that a search switched on."""
-    return frozenset(site for site, rank in search["ranks"].items() if rank > 0)
+    return frozenset(site for site, rank in search.ranks.items() if rank > 0)
 
 
 def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
@@ -26,9 +27,7 @@ def jaccard_by_chance(sites: int, on: int) -> float:
 
     E[x / (2 on - x)], where x, the number of sites in common, is hypergeometric.
     """
-    common = np.arange(on + 1)
-    share = stats.hypergeom(sites, on, on).pmf(common)
-    return float(np.sum(share * common / (2 * on - common)))
+    return float(stats.hypergeom(sites, on, on).expect(lambda x: x / (2 * on - x)))
 
 
 def jaccard_between(runs: Sequence[Run]) -> dict[tuple[int, int], float]:
@@ -38,29 +37,25 @@ def jaccard_between(runs: Sequence[Run]) -> dict[tuple[int, int], float]:
         runs: of one arm; those that never searched are passed over.
     """
     last = {run.seed: on_sites(run.searches[-1]) for run in runs if run.searches}
-    return {
-        (first, second): jaccard(last[first], last[second])
-        for first, second in combinations(sorted(last), 2)
-    }
+    return {pair: jaccard(*map(last.__getitem__, pair)) for pair in combinations(sorted(last), 2)}
 
 
 def churn(run: Run) -> list[float]:
     """For each search but the first, the share of the sites on that were off before it.
 
     |B without A| / |B|, with A on before the search and B on after it. A search that chose at
-    random, without regard to the one before, would have 1 - |A| / |sites| on the average.
+    random, without regard to the one before, would have 1 - |A| / |sites| on average.
     """
     chosen = [on_sites(search) for search in run.searches]
     return [len(after - before) / len(after) for before, after in pairwise(chosen)]
 
 
-def spearman(first: Mapping[str, float], second: Mapping[str, float]) -> float | None:
-    """The rank correlation of two scores of the same sites; None where one ranks nothing."""
-    sites = list(first)
-    values = [first[site] for site in sites], [second[site] for site in sites]
-    if any(len(set(of_proxy)) < 2 for of_proxy in values):
-        return None
-    return float(stats.spearmanr(*values).statistic)
+def spearman(first: Mapping[str, float], second: Mapping[str, float]) -> float:
+    """The rank correlation of two numbers of the same sites; NaN where one ranks nothing."""
+    values = pd.DataFrame({"first": first, "second": second})
+    if values.nunique().min() < 2:
+        return math.nan
+    return float(values["first"].corr(values["second"], method="spearman"))
 
 
 def by_proxy(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
@@ -89,16 +84,10 @@ def spearman_between(arms: Sequence[Arm]) -> dict[tuple[str, str], list[float]]:
     Args:
         arms: that differ in nothing but the proxy, as from `by_proxy`.
     """
-    return {
-        (first.label, second.label): _first_search_correlations(first, second)
-        for first, second in combinations(arms, 2)
-    }
-
-
-def _first_search_correlations(first: Arm, second: Arm) -> list[float]:
-    scores = [
-        {run.seed: run.searches[0]["scores"] for run in arm.searched} for arm in (first, second)
-    ]
-    seeds = sorted(scores[0].keys() & scores[1].keys())
-    found = (spearman(scores[0][seed], scores[1][seed]) for seed in seeds)
-    return [value for value in found if value is not None]
+    first = {arm.label: {run.seed: run.searches[0].scores for run in arm.searched} for arm in arms}
+    found = {}
+    for one, two in combinations(first, 2):
+        seeds = sorted(first[one].keys() & first[two].keys())
+        values = [spearman(first[one][seed], first[two][seed]) for seed in seeds]
+        found[one, two] = [value for value in values if not math.isnan(value)]
+    return found

@@ -1,15 +1,15 @@
-"""Runs by arm: one arm is everything that shapes a run's numbers but its seed."""
+"""Arms: finished runs that differ in the seed alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from heterolora.config import NOT_IN_IDENTITY
-from heterolora.reporting.load import Run
+import pandas as pd
 
-Settings = Mapping[str, Any]
-"""Values by dotted key."""
+from heterolora.records.read import Run
+from heterolora.reporting.frame import ORIGINS, Settings, finished, flat, shaping, shown
+from heterolora.reporting.statistics import Spread, spread
 
 CONTROL = "constant"
 """The proxy of random allocation: its equal scores, ties and churn are what it is for."""
@@ -20,14 +20,19 @@ FIRST = (
 )
 """The keys that begin a label, in this order."""
 
+CONTENTS = ("model", "training data", "validation data")
+"""Whose fingerprints tell arms apart where the names are the same."""
+
 WORDS: Mapping[str, Callable[[Any], str]] = {
     "strategy.name": str,
     "proxy.name": str,
     "proxy.weights": lambda weights: f"{weights} weights",
+    "proxy.redraw": lambda redraw: "redrawn" if redraw else "drawn once",
     "rank_budget": lambda ranks: "r" + "/".join(str(rank) for rank in dict.fromkeys(ranks)),
+    "selection.name": lambda name: f"{name} selection",
     "search_space.pool": str,
     "strategy.searches_per_epoch": lambda searches: f"{searches}/epoch",
-    "strategy.enable_rate": lambda rate: f"{100 * rate:g} % on",
+    "strategy.enable_rate": lambda rate: f"{100 * rate:g}% on",
     "search_space.projections": lambda roles: "+".join(roles) or "no LoRA",
     "search_space.shortcuts": lambda roles: "+".join(roles) or "no shortcuts",
     "optimizer.learning_rate": lambda rate: f"lr {rate:g}",
@@ -36,52 +41,68 @@ WORDS: Mapping[str, Callable[[Any], str]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Arm:
-    """The finished runs of one configuration over seeds.
+    """Finished runs that differ in the seed alone, or should.
 
     Attributes:
-        label: the strategy, the proxy, and what else tells the arm from those beside it.
-        runs: one for each seed, the seeds ascending.
+        label: what they are called.
+        frame: their rows of the frame of runs, the seeds ascending.
     """
 
     label: str
-    runs: tuple[Run, ...]
+    frame: pd.DataFrame
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The records."""
+        return tuple(self.frame["run"])
+
+    @property
+    def searched(self) -> tuple[Run, ...]:
+        """The records of those that searched."""
+        return tuple(run for run in self.runs if run.searches)
 
     def setting(self, key: str) -> Any:
-        """The value that all runs have for a dotted key."""
+        """The value of the first run for a dotted key."""
         return self.runs[0].setting(key)
 
     @cached_property
     def settings(self) -> Settings:
-        """What shapes the numbers of its runs."""
+        """What shapes its numbers."""
         return settings(self.runs[0])
 
-    @property
-    def searched(self) -> tuple[Run, ...]:
-        """The runs that searched."""
-        return tuple(run for run in self.runs if run.searches)
+    def by_seed(self, column: str = "best") -> dict[int, float]:
+        """A number of each seed; the mean where a seed has several runs."""
+        means = self.frame.groupby("seed")[column].agg(lambda values: values.astype(float).mean())
+        return {int(seed): float(mean) for seed, mean in means.items()}
+
+    @cached_property
+    def best(self) -> Spread | None:
+        """The paper's statistic: over seeds, the best epoch."""
+        return spread(list(self.by_seed().values()))
 
 
-def arms(runs: Sequence[Run]) -> list[Arm]:
-    """The arms of the finished runs, in the order of their labels.
+def arms(runs: pd.DataFrame) -> list[Arm]:
+    """The arms of a frame of runs, in the order of their labels.
 
     Of runs that two experiments made of the same configuration and seed, the first counts.
     """
-    found: dict[str, dict[int, Run]] = {}
-    for run in runs:
-        if run.finished:
-            found.setdefault(run.result["identity"], {}).setdefault(run.seed, run)
-    by_seed = [tuple(of_arm[seed] for seed in sorted(of_arm)) for of_arm in found.values()]
-    names = labels([settings(of_arm[0]) for of_arm in by_seed])
-    return sorted(map(Arm, names, by_seed), key=lambda arm: arm.label)
+    once = finished(runs)
+    if once.empty:
+        return []
+    once = once.drop_duplicates(["identity", "seed"]).sort_values("seed", kind="stable")
+    groups = [group for _, group in once.groupby("identity", sort=False)]
+    names = labels([settings(group["run"].iloc[0]) for group in groups])
+    return sorted(map(Arm, names, groups), key=lambda arm: arm.label)
 
 
-def settings(run: Run) -> Settings:
-    """What shapes the numbers of a run; the two ranks of a budget are one value."""
-    flat = _flat(run.config, NOT_IN_IDENTITY)
-    ranks = (flat.pop("rank_budget.lora_rank"), flat.pop("rank_budget.shortcut_rank"))
-    return {**flat, "rank_budget": ranks}
+def settings(run: Run) -> dict[str, Any]:
+    """What shapes a run's numbers; the two ranks of a budget are one value."""
+    own, origin = shaping(run), flat(run.provenance.row())
+    ranks = (own.pop("rank_budget.lora_rank"), own.pop("rank_budget.shortcut_rank"))
+    contents = {key: origin.get(ORIGINS[key]) for key in CONTENTS}
+    return {**own, "model.name": run.setting("model.name"), "rank_budget": ranks, **contents}
 
 
 def labels(among: Sequence[Settings]) -> list[str]:
@@ -97,13 +118,11 @@ def labels(among: Sequence[Settings]) -> list[str]:
 
 def _label(own: Settings, among: Sequence[Settings]) -> str:
     ordered = [key for key in FIRST if key in own] + [key for key in own if key not in FIRST]
-    head = [str(own[key]) for key in ("strategy.name", "proxy.name") if own.get(key) is not None]
+    head = [str(own[key]) for key in FIRST[:2] if own.get(key) is not None]
     rest = [
-        WORDS.get(key, lambda value, key=key: f"{_leaf(key)} {_plain(value)}")(own[key])
+        WORDS[key](own[key]) if key in WORDS else _in_words(key, own[key])
         for key in ordered
-        if key not in ("strategy.name", "proxy.name")
-        and own[key] is not None
-        and _tells_apart(key, own, among)
+        if key not in FIRST[:2] and own[key] is not None and _tells_apart(key, own, among)
     ]
     return ", ".join([*([" ".join(head)] if head else []), *rest])
 
@@ -112,28 +131,10 @@ def _tells_apart(key: str, own: Settings, among: Sequence[Settings]) -> bool:
     section, _, leaf = key.partition(".")
     same = () if leaf == "name" else ("model.name", "task.name", f"{section}.name")
     peers = [other for other in among if all(other.get(name) == own.get(name) for name in same)]
-    return any(other.get(key) != own[key] for other in peers)
+    # One without a proxy or a selection is told apart by its strategy.
+    return any(other.get(key) not in (own[key], *([None] * (leaf == "name"))) for other in peers)
 
 
-def _leaf(key: str) -> str:
-    return key.rpartition(".")[2].replace("_", " ")
-
-
-def _plain(value: Any) -> str:
-    return "+".join(str(part) for part in value) if isinstance(value, list) else str(value)
-
-
-def _flat(
-    values: Mapping[str, Any], without: Mapping[str, Any], prefix: str = ""
-) -> dict[str, Any]:
-    """Values by dotted key, but for those that `without` marks with True."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        apart = without.get(key, {})
-        if apart is True:
-            continue
-        if isinstance(value, dict):
-            flat |= _flat(value, apart, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def _in_words(key: str, value: Any) -> str:
+    text = "+".join(map(str, value)) if isinstance(value, tuple) else shown(value)
+    return f"{key.rpartition('.')[2].replace('_', ' ')} {text}"

@@ -1,270 +1,223 @@
-"""The cells of a table: the runs of one row over seeds, and what must be known about them."""
+"""The cells of a table, and what each is compared with."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import fmean, median
-from typing import Any
 
-from heterolora.reporting import published
-from heterolora.reporting.entries import Entry, Table, entries_shown
-from heterolora.reporting.load import Run
-from heterolora.reporting.published import SEEDS, Number
-from heterolora.reporting.statistics import Spread, spread
+import pandas as pd
 
-APART = (
-    *("seed", "name", "output", "rerun", "offline", "runs_per_job", "checkpoint", "tracking"),
-    "training.log_every",
+from heterolora.reporting.arms import CONTROL, Arm
+from heterolora.reporting.frame import finished, matching, mixed, traits
+from heterolora.reporting.layout import Entry, Number, Table, Where
+from heterolora.reporting.report import NOTHING
+from heterolora.reporting.statistics import Paired, holm, paired, seeds_needed
+
+OF_ROWS = (
+    *("strategy.", "proxy.", "selection.", "rank_budget."),
+    *("search_space.projections", "search_space.shortcuts", "search_space.pool"),
 )
-"""Settings in which runs of one cell may differ."""
-OF_ARMS = ("strategy", "proxy", "search_space", "rank_budget")
-"""Sections in which rows differ on purpose."""
-ORIGINS = {
-    "code commit": ("code", "commit"),
-    "uncommitted changes": ("code", "dirty"),
-    "torch": ("packages", "torch"),
-    "transformers": ("packages", "transformers"),
-    "device name": ("hardware", "device_name"),
-}
-"""What is read of `provenance.json`."""
+"""Settings in which rows differ on purpose: what their keys begin with."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a row costs: medians over its runs.
+@dataclass(frozen=True, eq=False)
+class Cell(Arm):
+    """The finished runs of one entry of a table, on one model and task.
 
     Attributes:
-        training: seconds.
-        searching: seconds.
-        evaluating: seconds.
-        overhead: searching / (training + evaluating), in percent.
-        peak_memory: the most bytes that any of the runs had.
+        entry: its place in the table.
+        model: their model.
+        task: their task.
+        published: the paper's number, where it has one for this model and task.
+        missing: the seeds that other cells have and this one has not.
     """
 
-    training: float
-    searching: float
-    evaluating: float
-    overhead: float | None
-    peak_memory: int
-
-
-@dataclass(frozen=True)
-class Searches:
-    """How decisive the searches of a row were.
-
-    Attributes:
-        total: how many its runs made.
-        degenerate: those in which all scores were equal.
-        tied: those of the others whose cut fell among equal scores.
-    """
-
-    total: int
-    degenerate: int
-    tied: int
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The finished runs of one arm, model and task."""
-
-    arm: Entry
+    entry: Entry
     model: str
     task: str
-    runs: tuple[Run, ...]
-
-    @cached_property
-    def by_seed(self) -> Mapping[int, float]:
-        """The best epoch of each seed, in percent; the mean where a seed has several runs."""
-        return _by_seed(self.runs, lambda run: run.best)
-
-    @cached_property
-    def best(self) -> Spread | None:
-        """The paper's statistic: over seeds, the best epoch."""
-        return spread(list(self.by_seed.values()))
-
-    @cached_property
-    def last(self) -> Spread | None:
-        """Over seeds, the last epoch."""
-        return spread(list(_by_seed(self.runs, lambda run: run.last).values()))
+    published: Number | None
+    missing: tuple[int, ...]
 
     @property
-    def missing(self) -> tuple[int, ...]:
-        """Which of the paper's seeds have no finished run."""
-        return tuple(seed for seed in SEEDS if seed not in self.by_seed)
-
-    @property
-    def published(self) -> Number | None:
-        """The paper's number, where the setting is the paper's."""
-        if self.arm.published is None:
-            return None
-        return published.find(*self.arm.published, self.model, self.task)
-
-    @property
-    def parameters(self) -> int | None:
-        """Adapter parameters that are on at the end, the median over runs."""
-        counts = [run.result["parameters"]["enabled"] for run in self.runs]
-        return round(median(counts)) if counts else None
+    def scored(self) -> bool:
+        """Whether a proxy chose its sites."""
+        return self.entry.where.get("proxy.name") not in (None, CONTROL)
 
     @cached_property
-    def cost(self) -> Cost | None:
-        """None where there are no runs."""
-        if not self.runs:
-            return None
-        training, searching, evaluating = (
-            [float(run.result["seconds"][name]) for run in self.runs]
-            for name in ("training", "searching", "evaluating")
-        )
-        rest = [sum(pair) for pair in zip(training, evaluating, strict=True)]
-        shares = [100 * s / r for s, r in zip(searching, rest, strict=True) if r > 0]
-        return Cost(
-            median(training),
-            median(searching),
-            median(evaluating),
-            median(shares) if shares else None,
-            max(int(run.result["peak_memory_bytes"]) for run in self.runs),
+    def searches(self) -> pd.DataFrame:
+        """A row for each search of its runs: `degenerate`, and `tied` by some scores alone."""
+        rows = [
+            (search.degenerate, bool(search.tied) and not search.degenerate)
+            for run in self.runs
+            for search in run.searches
+        ]
+        return pd.DataFrame(rows, columns=["degenerate", "tied"], dtype=bool)
+
+    def of_searches(self, kind: str) -> str:
+        """`3 of 25`."""
+        return (
+            f"{self.searches[kind].sum()} of {len(self.searches)}"
+            if len(self.searches)
+            else NOTHING
         )
 
     @cached_property
-    def searches(self) -> Searches:
-        """Counted over its runs."""
-        rows = [row for run in self.runs for row in run.searches]
-        degenerate = sum(bool(row["degenerate"]) for row in rows)
-        tied = sum(bool(row["tied"]) and not row["degenerate"] for row in rows)
-        return Searches(len(rows), degenerate, tied)
+    def flags(self) -> list[str]:
+        """What makes its runs unequal, in words; nothing where they are alike."""
+        said = []
+        for key, values in mixed(self.frame).items():
+            parts = [f"{value} (seed {listed(seeds)})" for value, seeds in values.items()]
+            said.append(f"mixed {key}: {'; '.join(parts)}")
+        counts = self.frame["seed"].value_counts().sort_index()
+        for seed, count in counts[counts > 1].items():
+            said.append(f"seed {seed} has {count} runs; their mean is counted once")
+        return said
 
 
-def cells_of(table: Table, runs: Sequence[Run]) -> list[Cell]:
-    """A cell for every arm of `table` that is shown, and every model and task that has runs.
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """One cell against another of the same model and task, over the seeds that both have.
+
+    Attributes:
+        cell: the one.
+        other: the other.
+        role: `baseline`, of equal budget, or what the table calls a control.
+        paired: the statistics.
+        size: the difference that the paper's numbers show, in points.
+        seeds_needed: how many would see a difference of that size; None where that is not known.
+        p_holm: p corrected over the whole table.
+    """
+
+    cell: Cell
+    other: Cell
+    role: str
+    paired: Paired
+    size: float
+    seeds_needed: int | None
+    p_holm: float | None = None
+
+
+def runs_of(table: Table, runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that `table` is made of.
+
+    They are those of its own experiment, or of all where there are none of it, as after a sweep
+    that was written by hand; and borrowed ones for the entries that these do not fill.
+    """
+    if table.report != "rows" or runs.empty:
+        return runs
+    names = runs["name"].astype(str).str.partition("/")[0]
+    own = runs[names == table.name]
+    own = runs if own.empty else own
+    others = runs[names.isin(table.borrows) & ~runs.index.isin(own.index)]
+    unfilled = [
+        entry.where for entry in table.entries.values() if not matching(own, entry.where).any()
+    ]
+    return pd.concat([own, others[_matching_any(others, unfilled)]])
+
+
+def known(table: Table, runs: pd.DataFrame) -> pd.Series:
+    """Which runs belong to an entry of the table."""
+    return _matching_any(runs, [entry.where for entry in table.entries.values()])
+
+
+def _matching_any(runs: pd.DataFrame, conditions: Sequence[Where]) -> pd.Series:
+    found = pd.Series(False, index=runs.index)
+    for where in conditions:
+        found |= matching(runs, where)
+    return found
+
+
+def cells_of(table: Table, runs: pd.DataFrame) -> list[Cell]:
+    """A cell for each entry of `table` that is shown, on every model and task that has runs.
 
     Args:
         table: the table.
         runs: its runs, finished or not.
     """
-    known = [run for run in runs if any(arm.holds(run) for arm in table.arms)]
-    arms = entries_shown(table, known)
+    runs = runs[known(table, runs)]
+    entries = entries_shown(table, runs)
+    seeds = sorted(set(runs["seed"]))
+    places = set(zip(runs["model.name"], runs["task.name"], strict=True))
     cells = []
-    for model, task in _places(table, known):
-        here = [run for run in known if run.finished and _place(run) == (model, task)]
-        for arm in arms:
-            cells.append(Cell(arm, model, task, tuple(filter(arm.holds, here))))
+    for model, task in sorted(places, key=lambda at: (at[0], [*table.tasks, at[1]].index(at[1]))):
+        here = finished(runs[matching(runs, {"model.name": model, "task.name": task})])
+        for entry in entries:
+            own = here[matching(here, entry.where)].sort_values("seed", kind="stable")
+            missing = tuple(seed for seed in seeds if seed not in set(own["seed"]))
+            number = table.number(entry.label, model, task)
+            cells.append(Cell(entry.label, own, entry, model, task, number, missing))
     return cells
 
 
-def mixed(runs: Sequence[Run]) -> dict[str, dict[Any, list[int]]]:
-    """The settings and origins in which `runs` differ though only their seeds should.
+def entries_shown(table: Table, runs: pd.DataFrame) -> list[Entry]:
+    """The entries of `table`, less the optional ones whose row or column has no runs at all."""
+    found = [entry for entry in table.entries.values() if matching(runs, entry.where).any()]
+    rows, columns = {entry.row for entry in found}, {entry.column for entry in found}
+    return [
+        entry
+        for entry in table.entries.values()
+        if not entry.optional or (entry.row in rows and entry.column in columns)
+    ]
 
-    Returns:
-        For each such key, its values and the seeds that have them.
-    """
-    traits = [_traits(run) for run in runs]
-    keys = list(dict.fromkeys(key for trait in traits for key in trait))
-    found: dict[str, dict[Any, list[int]]] = {}
-    for key in keys:
-        values: dict[Any, list[int]] = {}
-        for run, trait in zip(runs, traits, strict=True):
-            values.setdefault(trait.get(key), []).append(run.seed)
-        if len(values) > 1:
-            found[key] = {value: sorted(seeds) for value, seeds in values.items()}
+
+def compare(table: Table, cells: Sequence[Cell]) -> list[Comparison]:
+    """Every comparison of `table`, its p values corrected together."""
+    by_label = {(cell.model, cell.task, cell.label): cell for cell in cells}
+    found = [
+        _comparison(table, cell, other, role)
+        for cell in cells
+        if cell.runs
+        for role, label in cell.entry.against.items()
+        if (other := by_label.get((cell.model, cell.task, label)))
+    ]
+    tested = [index for index, one in enumerate(found) if one.paired.p is not None]
+    corrected = holm([one.paired.p for one in found if one.paired.p is not None])
+    for index, p in zip(tested, corrected, strict=True):
+        found[index] = replace(found[index], p_holm=p)
     return found
 
 
-def flags(cell: Cell) -> list[str]:
-    """What makes the runs of a cell unequal, in words; nothing where they are alike."""
-    said = []
-    for key, values in mixed(cell.runs).items():
-        parts = [f"{_shown(value)} (seed {_listed(s)})" for value, s in values.items()]
-        said.append(f"mixed {key}: {'; '.join(parts)}")
-    seeds = [run.seed for run in cell.runs]
-    for seed in sorted({seed for seed in seeds if seeds.count(seed) > 1}):
-        said.append(f"seed {seed} has {seeds.count(seed)} runs, whose mean is counted once")
-    return said
+def _comparison(table: Table, cell: Cell, other: Cell, role: str) -> Comparison:
+    """The size is the difference of the two printed means; without these, `table.effect`."""
+    result, size = paired(cell.by_seed(), other.by_seed()), table.effect
+    one, two = cell.published, other.published
+    if one and two and one.printed is not None and two.printed is not None:
+        size = round(abs(one.printed - two.printed), 1) or table.effect
+    return Comparison(cell, other, role, result, size, seeds_needed(size, result.std))
 
 
-def unequal_rows(cells: Sequence[Cell], tuned: str | None) -> list[str]:
+def unequal_rows(cells: Sequence[Cell], tuned: str | None) -> Iterator[str]:
     """What differs between rows of one model and task, beside what makes them rows.
 
     Args:
         cells: those of one model and task.
         tuned: a key that may differ because it was chosen for each row.
     """
-    values: dict[str, dict[Any, list[str]]] = {}
+    parts = []
     for cell in cells:
-        own = mixed(cell.runs)
-        for run in cell.runs:
-            for key, value in _traits(run).items():
-                if key in own or key == tuned or key.split(".")[0] in OF_ARMS:
-                    continue
-                labels = values.setdefault(key, {}).setdefault(value, [])
-                if cell.arm.label not in labels:
-                    labels.append(cell.arm.label)
-    said = []
-    for key, by_value in values.items():
-        if len(by_value) > 1:
-            *few, most = sorted(by_value, key=lambda value: len(by_value[value]))
-            parts = [f"{_shown(value)} in {'; '.join(by_value[value])}" for value in few]
-            said.append(f"rows differ in {key}: {', '.join(parts)}, {_shown(most)} in the others")
-    return said
+        if cell.runs:
+            own = traits(cell.frame).drop(columns=[*mixed(cell.frame), tuned], errors="ignore")
+            parts.append(own.assign(row=cell.label))
+    values = pd.concat(parts) if parts else pd.DataFrame({"row": []})
+    for key in values.columns.drop("row"):
+        rows = values.dropna(subset=key).groupby(key, sort=False)["row"].unique()
+        if len(rows) > 1 and not key.startswith(OF_ROWS):
+            *few, most = rows.map(len).sort_values(kind="stable").index
+            said = [f"{value} in {'; '.join(rows[value])}" for value in few]
+            yield f"rows differ in {key}: {', '.join(said)}, {most} in the others"
 
 
-def _traits(run: Run) -> dict[str, Any]:
-    """Everything that should be equal in runs of one cell."""
-    settings = {
-        key: value
-        for key, value in _flat(run.config)
-        if key not in APART and key.split(".")[0] not in APART
-    }
-    # One GPU of a machine is as good as the next.
-    settings["device"] = str(run.setting("device")).split(":")[0]
-    for name, (section, key) in ORIGINS.items():
-        settings[name] = _origin(run, section, key)
-    return settings
+def place(cell: Cell, cells: Sequence[Cell]) -> str:
+    """The cell's task; with its model where `cells` have several."""
+    many = len({other.model for other in cells}) > 1
+    return f"{cell.task}, {cell.model.split('/')[-1]}" if many else cell.task
 
 
-def _origin(run: Run, section: str, key: str) -> Any:
-    """What `provenance.json` says; of a run that went on with something else, all in turn."""
-    parts = [run.provenance, *run.provenance.get("resumed", [])]
-    values = list(dict.fromkeys(part[section].get(key) for part in parts if section in part))
-    return " then ".join(map(_shown, values)) if len(values) > 1 else next(iter(values), None)
+def placed(cell: Cell, cells: Sequence[Cell]) -> dict[str, str]:
+    """A column for the cell's place, where `cells` have several."""
+    places = {place(other, cells) for other in cells}
+    return {"task": place(cell, cells)} if len(places) > 1 else {}
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Every dotted key and its value; lists as tuples."""
-    for name, value in node.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{key}.")
-        else:
-            yield key, tuple(value) if isinstance(value, list) else value
-
-
-def _places(table: Table, runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Each model and task of `runs`: the paper's tasks first, in its order."""
-
-    def order(place: tuple[str, str]) -> tuple[str, int, str]:
-        model, task = place
-        known = table.tasks.index(task) if task in table.tasks else len(table.tasks)
-        return model, known, task
-
-    return sorted({_place(run) for run in runs}, key=order)
-
-
-def _place(run: Run) -> tuple[str, str]:
-    return str(run.setting("model.name")), str(run.setting("task.name"))
-
-
-def _by_seed(runs: Sequence[Run], number: Callable[[Run], float]) -> dict[int, float]:
-    seeds = sorted({run.seed for run in runs})
-    return {seed: fmean(number(run) for run in runs if run.seed == seed) for seed in seeds}
-
-
-def _shown(value: Any) -> str:
-    words = {None: "unknown", True: "yes", False: "no"}
-    if value is None or isinstance(value, bool):
-        return words[value]
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value)[:12] if isinstance(value, str) and len(value) == 40 else str(value)
-
-
-def _listed(numbers: Sequence[int]) -> str:
+def listed(numbers: Sequence[int]) -> str:
+    """`0, 13, 42`."""
     return ", ".join(map(str, numbers))

@@ -1,106 +1,121 @@
-"""What must be known to believe a table, in words."""
+"""What a reader must know to believe a table, in words."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
-from heterolora.reporting.cells import Cell, flags, unequal_rows
-from heterolora.reporting.comparisons import Comparison, limits
-from heterolora.reporting.entries import Table
-from heterolora.reporting.load import Run
-from heterolora.reporting.published import MODEL, TABLES
-from heterolora.reporting.sections import place, placed, share
+import pandas as pd
+
+from heterolora.reporting.cells import (
+    Cell,
+    Comparison,
+    known,
+    listed,
+    place,
+    placed,
+    unequal_rows,
+)
+from heterolora.reporting.layout import Table
+from heterolora.reporting.statistics import ALPHA, EXACT, RESAMPLES, fewest_pairs, smallest_p
 
 
 def notes_of(
-    table: Table, cells: Sequence[Cell], compared: Sequence[Comparison], runs: Sequence[Run]
+    table: Table, cells: Sequence[Cell], compared: Sequence[Comparison], runs: pd.DataFrame
 ) -> list[str]:
-    """Every note of a table.
-
-    Args:
-        table: the table.
-        cells: its cells.
-        compared: its comparisons.
-        runs: its runs, finished or not.
-    """
+    """Every note of a table of `cells` and comparisons, made of `runs`, finished or not."""
+    own = known(table, runs)
     return [
         *limits(compared),
-        *_controls(table, cells, compared),
+        *_unpaired(cells, compared),
         *_degenerate(cells),
         *_papers(table, cells),
         *_missing(table, cells),
-        *unfinished([run for run in runs if any(arm.holds(run) for arm in table.arms)]),
+        *unfinished(runs[own]),
         *_mixed(table, cells),
-        *_strangers(table, runs),
+        *_in_no_row(runs[~own]),
     ]
 
 
-def unfinished(runs: Sequence[Run]) -> Iterator[str]:
+def limits(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """What the numbers of seeds cannot say."""
+    counts = sorted({one.paired.n for one in comparisons})
+    tests = sum(one.paired.p is not None for one in comparisons)
+    few = [n for n in counts if n > 1 and smallest_p(n) >= ALPHA]
+    for n in few:
+        yield f"n = {n} cannot give p < {smallest_p(n):g}, whatever the runs show"
+    if few:
+        yield (
+            f"{fewest_pairs(1)} seeds are the fewest that can give one p < 0.05, and "
+            f"{fewest_pairs(tests)} after Holm's correction over the {tests} "
+            f"comparison{'s' if tests > 1 else ''} here"
+        )
+    if 1 in counts:
+        yield "n = 1: a single seed says nothing about chance, so there is no interval and no p"
+    if many := [n for n in counts if n > EXACT]:
+        yield (
+            f"n = {listed(many)}: p is a Monte Carlo estimate from {RESAMPLES + 1:,} sign vectors; "
+            f"up to n = {EXACT} it is exact"
+        )
+
+
+def unfinished(runs: pd.DataFrame) -> Iterator[str]:
     """The runs that are not counted, and why."""
-    for run in runs:
+    for run in runs["run"]:
         if not run.finished:
-            reason = run.result.get("error") or "its process goes on, or was killed"
-            yield f"not counted, {run.result['status']}: {run.directory}: {reason}"
+            reason = run.result.error or "it is still running, or was killed"
+            yield f"not counted, {run.result.status}: {run.directory}: {reason}"
 
 
-def _controls(table: Table, cells: Sequence[Cell], compared: Sequence[Comparison]) -> Iterator[str]:
+def _unpaired(cells: Sequence[Cell], compared: Sequence[Comparison]) -> Iterator[str]:
     """Rows that were not compared with what they must beat."""
-    for role in ("baseline", "random"):
-        done = {id(one.cell) for one in compared if one.role == role and one.paired.n}
+    done = {(one.role, id(one.cell)) for one in compared if one.paired.n}
+    for role in dict.fromkeys(role for cell in cells for role in cell.entry.against):
         rows = [
             cell
             for cell in cells
-            if cell.runs
-            and id(cell) not in done
-            and (cell.arm.baseline if role == "baseline" else _scored(cell))
+            if cell.runs and role in cell.entry.against and (role, id(cell)) not in done
         ]
         if rows:
-            what = {"baseline": "its baseline", "random": "random allocation (proxy=constant)"}
-            yield f"no seed in common with {what[role]}: {_labels(rows, cells)}"
-
-
-def _scored(cell: Cell) -> bool:
-    """Whether a proxy chose its sites."""
-    return cell.arm.settings.get("proxy.name") not in (None, "constant")
+            what = "its baseline" if role == "baseline" else f"its control ({role})"
+            yield f"not compared with {what}, for want of a common seed: {_labels(rows, cells)}"
 
 
 def _degenerate(cells: Sequence[Cell]) -> Iterator[str]:
     """The rows whose proxy did not choose."""
     counts = [
-        f"{cell.arm.label}{''.join(f' ({task})' for task in placed(cell, cells).values())} "
-        f"{share(cell.searches, cell.searches.degenerate)}"
+        f"{cell.label}{''.join(f' ({task})' for task in placed(cell, cells).values())} "
+        f"{cell.of_searches('degenerate')}"
         for cell in cells
-        if cell.searches.degenerate and _scored(cell)
+        if cell.searches["degenerate"].any() and cell.scored
     ]
     if counts:
         yield (
-            "degenerate searches, in which all scores were equal and chance chose the sites: "
+            "degenerate searches (all scores equal, so chance chose the sites): "
             f"{'; '.join(counts)}"
         )
 
 
 def _papers(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
     """How the paper's numbers were made, and where they do not apply."""
-    if not any(arm.published for arm in table.arms):
+    paper = table.paper
+    if paper is None:
         return
-    others = sorted({cell.model for cell in cells} - {MODEL})
+    others = sorted({cell.model for cell in cells} - {paper.model})
     if others:
-        yield f"the paper's numbers are of {MODEL}; none is shown beside {', '.join(others)}"
-    known = [cell for cell in cells if cell.published]
-    if not known:
-        return
-    if any(number.printed is None for cell in known if (number := cell.published)):
+        yield f"the paper's numbers are for {paper.model}; none is shown for {', '.join(others)}"
+    published = [cell for cell in cells if cell.published]
+    if any(cell.published.printed is None for cell in published if cell.published):
         yield (
-            "log: the paper's printed number is lost; this is the mean of its authors' logs (one "
-            "seed where there is no ±)"
+            "log: the paper's printed number is lost; this is the mean in its authors' logs (of "
+            "one seed where there is no ±)"
         )
-    if remark := TABLES[table.name].remark:
-        yield remark
-    for task in dict.fromkeys(cell.task for cell in known):
-        rate = TABLES[table.name].learning_rates.get(task)
-        runs = [run for cell in known if cell.task == task for run in cell.runs]
-        rates = sorted({run.setting("optimizer.learning_rate") for run in runs} - {rate})
-        if rate is not None and rates:
-            here = ", ".join(f"{value:g}" for value in rates)
-            yield f"{task}: learning rate {here} here, {rate:g} in the paper's logs"
+    if published and paper.remark:
+        yield paper.remark
+    for task, here in groupby(published, lambda cell: cell.task):
+        rate = paper.learning_rates.get(task)
+        used = {value for cell in here for value in cell.frame.get("optimizer.learning_rate", ())}
+        if rate is not None and used - {rate}:
+            rates = ", ".join(f"{value:g}" for value in sorted(used - {rate}))
+            yield f"{task}: learning rate {rates} here, {rate:g} in the paper's logs"
 
 
 def _missing(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
@@ -110,12 +125,13 @@ def _missing(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
         if cell.missing:
             gaps.setdefault(cell.missing if cell.runs else (), []).append(cell)
     for seeds, rows in gaps.items():
-        listed = ", ".join(map(str, seeds))
-        what = f"seed{'s' * (len(seeds) > 1)} {listed} missing" if seeds else "no finished run"
+        what = (
+            f"seed{'s' * (len(seeds) > 1)} {listed(seeds)} missing" if seeds else "no finished run"
+        )
         yield f"{what}: {_labels(rows, cells)}"
     absent = [task for task in table.tasks if task not in {cell.task for cell in cells}]
-    if absent and any(cell.model == MODEL for cell in cells):
-        yield f"no run at all of {', '.join(absent)}, which the paper's table has"
+    if absent and table.paper and any(cell.model == table.paper.model for cell in cells):
+        yield f"no run at all on {', '.join(absent)}, which the paper's table has"
     if gaps:
         yield f"make {table.name} runs what is missing"
 
@@ -123,30 +139,28 @@ def _missing(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
 def _mixed(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
     """Runs of one cell, or of rows that are compared, that differ in more than they should."""
     for cell in cells:
-        for flag in flags(cell):
-            yield f"! {cell.arm.label}, {place(cell, cells)}: {flag}"
-    for model, task in dict.fromkeys((cell.model, cell.task) for cell in cells):
-        here = [cell for cell in cells if (cell.model, cell.task) == (model, task)]
-        for difference in unequal_rows(here, table.tuned):
-            yield f"{place(here[0], cells)}: {difference}"
-    dirty = [run for cell in cells for run in cell.runs if _dirty(run)]
-    if dirty:
-        yield f"{len(dirty)} runs are of a working tree with uncommitted changes"
+        for flag in cell.flags:
+            yield f"! {cell.label}, {place(cell, cells)}: {flag}"
+    for where, here in groupby(cells, lambda cell: place(cell, cells)):
+        for difference in unequal_rows(list(here), table.tuned):
+            yield f"{where}: {difference}"
+    origins = [run.provenance.code for cell in cells for run in cell.runs]
+    if dirty := sum(bool(code and code.dirty) for code in origins):
+        yield f"{dirty} runs are from a working tree with uncommitted changes"
 
 
-def _strangers(table: Table, runs: Sequence[Run]) -> Iterator[str]:
-    count = sum(not any(arm.holds(run) for arm in table.arms) for run in runs)
-    if count:
-        yield f"{count} runs here belong to no row of this table"
-
-
-def _dirty(run: Run) -> bool:
-    return bool(run.provenance.get("code", {}).get("dirty"))
+def _in_no_row(runs: pd.DataFrame) -> Iterator[str]:
+    """The runs that no row of the table shows, by strategy and proxy."""
+    if len(runs):
+        names = [(run.setting("strategy.name"), run.setting("proxy.name")) for run in runs["run"]]
+        counts = pd.Series([" ".join(filter(None, pair)) for pair in names]).value_counts()
+        kinds = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        yield f"{len(runs)} runs here belong to no row of this table: {kinds}"
 
 
 def _labels(rows: Sequence[Cell], cells: Sequence[Cell]) -> str:
     """Which cells: the labels of each task."""
-    tasks: dict[str, list[str]] = {}
-    for cell in rows:
-        tasks.setdefault(place(cell, cells), []).append(cell.arm.label)
-    return "; ".join(f"{task} ({'; '.join(labels)})" for task, labels in tasks.items())
+    return "; ".join(
+        f"{where} ({'; '.join(cell.label for cell in here)})"
+        for where, here in groupby(rows, lambda cell: place(cell, cells))
+    )

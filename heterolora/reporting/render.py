@@ -2,10 +2,10 @@
 
 import html
 import io
-import re
 from collections.abc import Callable, Mapping
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -20,11 +20,9 @@ WIDTH = 100
 
 def terminal(report: Report) -> str:
     """Plain text of `WIDTH` columns; see `show` for a screen."""
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
-    show(report, console)
-    assert isinstance(console.file, io.StringIO)
-    lines = console.file.getvalue().splitlines()
-    return "".join(f"{line.rstrip()}\n" for line in lines)
+    text = io.StringIO()
+    show(report, Console(file=text, width=WIDTH, color_system=None))
+    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
 
 
 def show(report: Report, console: Console) -> None:
@@ -47,7 +45,9 @@ def markdown(report: Report) -> str:
     """GitHub's Markdown."""
     parts = [f"## {report.title}", report.caption]
     for part in report.sections:
-        parts += [f"### {part.title}", _to_markdown(part.frame), part.explanation]
+        frame = part.frame.map(lambda value: value.replace("|", "\\|"))
+        table = frame.to_markdown(index=False, disable_numparse=True)
+        parts += [f"### {part.title}", table, part.explanation]
     if report.notes:
         parts += ["### Notes", "\n".join(f"- {note}" for note in report.notes)]
     return "\n\n".join(parts) + "\n"
@@ -57,7 +57,9 @@ def latex(report: Report) -> str:
     """Tables for a document that loads booktabs."""
     parts = ["% \\usepackage{booktabs}", f"% {report.title}: {report.caption}"]
     for part in report.sections:
-        parts.append(_to_latex(part.frame, f"{report.title}. {part.title}. {part.explanation}"))
+        caption = _tex(f"{report.title}. {part.title}. {part.explanation}")
+        table = _styled(part.frame, _tex).to_latex(hrules=True, caption=caption, position="t")
+        parts.append(table.rstrip())
     if report.notes:
         items = "\n".join(f"  \\item {_tex(note)}" for note in report.notes)
         parts.append(f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}")
@@ -71,16 +73,17 @@ def csv(report: Report) -> str:
 
 def page(report: Report) -> str:
     """One HTML page."""
-    parts = [f"<h1>{html.escape(report.title)}</h1>", f"<p>{html.escape(report.caption)}</p>"]
-    for part in report.sections:
-        parts.append(f"<h2>{html.escape(part.title)}</h2>")
-        parts.append(str(part.frame.to_html(index=False, border=0)))
+    title = html.escape(report.title)
+    parts = [f"<h1>{title}</h1>", f"<p>{html.escape(report.caption)}</p>"]
+    for number, part in enumerate(report.sections):
+        table = _styled(part.frame, html.escape).to_html(table_uuid=str(number))
+        parts += [f"<h2>{html.escape(part.title)}</h2>", table]
         parts.append(f"<p>{html.escape(part.explanation)}</p>")
     if report.notes:
         items = "".join(f"<li>{html.escape(note)}</li>" for note in report.notes)
         parts += ["<h2>Notes</h2>", f"<ul>{items}</ul>"]
+    head = f'<meta charset="utf-8" /><title>{title}</title>{_STYLE}'
     body = "\n".join(parts)
-    head = f'<meta charset="utf-8" /><title>{html.escape(report.title)}</title>{_STYLE}'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 
 
@@ -97,15 +100,26 @@ _STYLE = (
     "td,th{padding:.2em .8em;text-align:right}td:first-child,th:first-child{text-align:left}"
     "</style>"
 )
-_TEX = {
-    "\\": r"\textbackslash{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "<": r"$<$",
-    ">": r"$>$",
-}
+_TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "<": r"$<$",
+        ">": r"$>$",
+    }
+)
+
+
+def _tex(text: str) -> str:
+    """`text` with LaTeX's special characters escaped."""
+    return text.translate(_TEX)
+
+
+def _styled(frame: pd.DataFrame, escaped: Callable[[str], str]) -> Styler:
+    return frame.style.hide(axis="index").format(escaped).format_index(escaped, axis=1)
 
 
 def _rich(frame: pd.DataFrame) -> Table:
@@ -113,24 +127,7 @@ def _rich(frame: pd.DataFrame) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for index, name in enumerate(frame.columns):
         words = index == 0 or name in ("task", "against", "row", "model")
-        table.add_column(str(name), justify="left" if words else "right", overflow="fold")
+        table.add_column(name, justify="left" if words else "right", overflow="fold")
     for row in frame.itertuples(index=False):
-        style = "dim" if str(row[0]).startswith("  ") else ""
-        table.add_row(*(escape(str(value)) for value in row), style=style)
+        table.add_row(*map(escape, row), style="dim" if row[0].startswith("  ") else "")
     return table
-
-
-def _to_markdown(frame: pd.DataFrame) -> str:
-    whole = frame.map(lambda value: str(value).replace("|", "\\|"))
-    return str(whole.to_markdown(index=False, disable_numparse=True))
-
-
-def _to_latex(frame: pd.DataFrame, caption: str) -> str:
-    whole = frame.map(_tex).rename(columns=_tex)
-    text = whole.to_latex(index=False, escape=False, caption=_tex(caption), position="t")
-    return str(text).rstrip()
-
-
-def _tex(text: str) -> str:
-    """`text` with LaTeX's special characters escaped."""
-    return re.sub("|".join(map(re.escape, _TEX)), lambda found: _TEX[found[0]], str(text))

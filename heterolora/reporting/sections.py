@@ -1,57 +1,145 @@
 """The sections that every table has: the grid of the paper, its cells, comparisons and cost."""
 
 from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
 
-from heterolora.reporting.cells import Cell, Searches, flags
-from heterolora.reporting.comparisons import Comparison
-from heterolora.reporting.published import SEEDS, Number
-from heterolora.reporting.report import Section, section
-from heterolora.reporting.statistics import Paired, Spread
+import pandas as pd
 
-NOTHING = "-"
-MISSING = "missing"
+from heterolora.reporting.cells import Cell, Comparison, placed
+from heterolora.reporting.layout import Number
+from heterolora.reporting.report import NOTHING, Section, mean_std, section, text
+from heterolora.reporting.statistics import EXACT, RESAMPLES, Paired, Spread, spread
+
+PAPER = "  the paper"
+PARTS = ("training", "searching", "evaluating")
 
 
 def grids(cells: Sequence[Cell]) -> list[Section]:
     """The table as the paper lays it out: one for each model, or for each model and task.
 
-    Tasks stand across, unless the arms have columns of their own.
+    Tasks stand across, unless the table has columns of its own.
     """
-    across = any(cell.arm.column for cell in cells)
-    places = dict.fromkeys((cell.model, cell.task if across else None) for cell in cells)
+    across = any(cell.entry.column for cell in cells)
     found = []
-    for model, task in places:
-        here = [cell for cell in cells if cell.model == model and task in (None, cell.task)]
+    for names, group in groupby(cells, lambda cell: (cell.model, cell.task)[: 1 + across]):
+        here = list(group)
         metrics = {run.metric.replace("_", " ") for cell in here for run in cell.runs}
         explanation = (
             f"Best validation {' or '.join(sorted(metrics)) or 'metric'} over epochs in %: mean ± "
             "sample standard deviation over seeds (number of seeds). !: see the notes."
         )
-        title = f"{model}, {task}" if task else model
-        found.append(section(title, explanation, _grid_rows(here, across)))
+        rows = [
+            {
+                "row": cell.entry.row,
+                "column": cell.entry.column if across else cell.task,
+                "": _entry(cell),
+                PAPER: _paper(cell.published),
+            }
+            for cell in here
+        ]
+        found.append(Section(", ".join(names), explanation, _grid(pd.DataFrame(rows))))
     return found
 
 
-def details(cells: Sequence[Cell]) -> Section:
-    """Every number of every cell, and the paper's beside."""
+def _grid(entries: pd.DataFrame) -> pd.DataFrame:
+    """A line for each row, and one below it for the paper where it has any."""
+    order = [(row, line) for row in entries["row"].unique() for line in ("", PAPER)]
+    wide = entries.pivot(index="row", columns="column", values=["", PAPER]).stack(0)
+    wide = wide.reindex(pd.MultiIndex.from_tuples(order)).fillna("")[entries["column"].unique()]
+    names = pd.Index([line or row for row, line in order], name="")
+    kept = [line == "" or any(wide.loc[(row, line)]) for row, line in order]
+    return wide.set_axis(names, axis=0)[kept].reset_index()
+
+
+def numbers(name: str, cells: Sequence[Cell], compared: Sequence[Comparison]) -> pd.DataFrame:
+    """The cells of table `name`, each a row, every number in a column; NaN if it is not known.
+
+    Accuracies are in percent, differences in points, times in seconds, medians over runs. A
+    comparison's columns begin with its role, such as `random_drawn_once_p`.
+    """
+    return pd.DataFrame([{"table": name} | _numbers(cell, compared) for cell in cells])
+
+
+def _numbers(cell: Cell, compared: Sequence[Comparison]) -> dict[str, Any]:
+    paper = cell.published or Number()
+    last = spread(list(cell.by_seed("last").values()))
+    keys = [f"seconds.{part}" for part in PARTS] + ["parameters.enabled", "peak_memory_bytes"]
+    seen = cell.frame.reindex(columns=keys).astype(float)
+    training, searching, evaluating = (seen[key] for key in keys[:3])
+    other = training + evaluating
+    row: dict[str, Any] = {
+        "model": cell.model,
+        "task": cell.task,
+        "row": cell.entry.row,
+        "column": cell.entry.column,
+        "n": len(cell.by_seed()),
+        "seeds": " ".join(map(str, cell.by_seed())),
+        "missing_seeds": " ".join(map(str, cell.missing)),
+        **_spread("best", cell.best, "mean", "std", "median"),
+        **_spread("last", last, "mean", "std"),
+        "parameters_on": seen["parameters.enabled"].median(),
+        "printed_mean": paper.printed,
+        "printed_std": paper.std,
+        **_spread("logged", paper.logs, "n", "mean", "std"),
+        "logged_later": paper.later,
+        **{f"seconds_{part}": seen[f"seconds.{part}"].median() for part in PARTS},
+        "overhead_percent": (100 * searching / other.where(other > 0)).median(),
+        "peak_memory_bytes": seen["peak_memory_bytes"].max(),
+        "searches": len(cell.searches),
+        "searches_degenerate": int(cell.searches["degenerate"].sum()),
+        "searches_tied": int(cell.searches["tied"].sum()),
+    }
+    for one in compared:
+        if one.cell is cell:
+            prefix = "_".join(one.role.replace(",", "").split())
+            row |= {f"{prefix}_{key}": value for key, value in _comparison(one).items()}
+    return row | {"flags": "; ".join(cell.flags) or None}
+
+
+def _spread(prefix: str, found: Spread | None, *keys: str) -> dict[str, float | None]:
+    return {f"{prefix}_{key}": getattr(found, key, None) for key in keys}
+
+
+def _comparison(one: Comparison) -> dict[str, Any]:
+    low, high = one.paired.interval or (None, None)
+    return {
+        "row": one.other.label,
+        "n": one.paired.n,
+        "difference": one.paired.difference,
+        "difference_std": one.paired.std,
+        "low": low,
+        "high": high,
+        "p": one.paired.p,
+        "p_holm": one.p_holm,
+        "size": one.size,
+        "seeds_needed": one.seeds_needed,
+    }
+
+
+def details(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
+    """Every cell, and the paper's beside; `found` are their `numbers`."""
     published = any(cell.published for cell in cells)
     rows = []
-    for cell in cells:
+    for cell, known in zip(cells, found.to_dict("records"), strict=True):
         row = {
-            "row": cell.arm.label,
+            "row": cell.label,
             **placed(cell, cells),
-            "n": str(cell.best.n if cell.best else 0),
-            "best epoch": mean_std(cell.best),
-            "median": f"{cell.best.median:.1f}" if cell.best else NOTHING,
-            "last": f"{cell.last.mean:.1f}" if cell.last else NOTHING,
-            "parameters": NOTHING if cell.parameters is None else f"{cell.parameters:,}",
+            "n": known["n"],
+            "best epoch": mean_std(known["best_mean"], known["best_std"]),
+            "median": text(known["best_median"], ".1f"),
+            "last": text(known["last_mean"], ".1f"),
+            "parameters": text(known["parameters_on"], ",.0f"),
         }
         if published:
-            row |= {"printed": _printed(cell.published), "logged": _logged(cell.published)}
+            row["printed"] = mean_std(known["printed_mean"], known["printed_std"])
+            n = "" if known["logged_n"] in (None, 3) else f" ({text(known['logged_n'], '.0f')})"
+            logged = mean_std(known["logged_mean"], known["logged_std"])
+            row["logged"] = logged if logged == NOTHING else logged + n
         rows.append(row)
     explanation = (
         "Over seeds: the best epoch's mean ± sample standard deviation and median, the last "
-        "epoch's mean; adapter parameters that are on at the end."
+        "epoch's mean; the adapter parameters that are on at the end."
     )
     if published:
         explanation += (
@@ -65,14 +153,12 @@ def comparisons(found: Sequence[Comparison], cells: Sequence[Cell]) -> Section:
     """The paired statistics of each comparison."""
     rows = [
         {
-            "row": one.cell.arm.label,
+            "row": one.cell.label,
             **placed(one.cell, cells),
             "against": one.role,
-            "n": str(one.paired.n),
-            "difference": NOTHING
-            if one.paired.difference is None
-            else f"{one.paired.difference:+.2f}",
-            "95 % interval": _interval(one.paired),
+            "n": one.paired.n,
+            "difference": text(one.paired.difference, "+.2f"),
+            "95% interval": _interval(one.paired),
             "p": _p(one.paired.p),
             "Holm p": _p(one.p_holm),
             "seeds needed": f"{one.seeds_needed} for {one.size:.1f}"
@@ -85,120 +171,62 @@ def comparisons(found: Sequence[Comparison], cells: Sequence[Cell]) -> Section:
     return section(
         "Comparisons, seed by seed",
         "Difference: the row minus its baseline of equal budget, or minus random allocation, in "
-        "points, the mean over the n seeds that both have, with its t interval. p: exact "
-        "sign-flip test, two-sided; Holm p: corrected over this table. Seeds needed: to see a "
-        "difference of the paper's size (in points) with power 0.8 at 0.05, if the differences "
-        "vary as they do here, which few seeds tell only roughly.",
+        "points, the mean over the n seeds that both have, with its t interval. p: two-sided "
+        f"sign-flip test, exact up to n = {EXACT} and above it estimated from {RESAMPLES + 1:,} "
+        "sign vectors; Holm p: corrected over this table. Seeds needed: for a t test to detect a "
+        "difference of the paper's size (in points) at 0.05 with power 0.8, if differences vary as "
+        "they do here, of which a few seeds give only a rough idea.",
         rows,
     )
 
 
-def costs(cells: Sequence[Cell]) -> Section:
+def costs(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
     """Time and memory of each cell, and how decisive its searches were."""
-    rows = []
-    for cell in cells:
-        cost = cell.cost
-        if cost is None:
-            continue
-        rows.append(
-            {
-                "row": cell.arm.label,
-                **placed(cell, cells),
-                "train s": f"{cost.training:,.1f}",
-                "search s": f"{cost.searching:,.1f}",
-                "eval s": f"{cost.evaluating:,.1f}",
-                "overhead": NOTHING if cost.overhead is None else f"{cost.overhead:.1f} %",
-                "peak MiB": f"{cost.peak_memory / 2**20:,.0f}",
-                "degenerate": share(cell.searches, cell.searches.degenerate),
-                "tied": share(cell.searches, cell.searches.tied),
-            }
-        )
+    rows = [
+        {
+            "row": cell.label,
+            **placed(cell, cells),
+            "train s": text(known["seconds_training"], ",.1f"),
+            "search s": text(known["seconds_searching"], ",.1f"),
+            "eval s": text(known["seconds_evaluating"], ",.1f"),
+            "overhead": text(known["overhead_percent"] / 100, ".1%"),
+            "peak MiB": text(known["peak_memory_bytes"] / 2**20, ",.0f"),
+            "degenerate": cell.of_searches("degenerate"),
+            "tied": cell.of_searches("tied"),
+        }
+        for cell, known in zip(cells, found.to_dict("records"), strict=True)
+        if cell.runs
+    ]
     return section(
         "Cost and searches",
         "Median seconds of a run; overhead: searching as a share of training and evaluating; the "
         "highest peak memory. Degenerate: searches whose scores were all equal, so that chance "
-        "chose (always so for random allocation); tied: those decided by chance at the cut.",
+        "chose (always so where random allocation is redrawn); tied: searches in which chance "
+        "decided between equal scores at the cut.",
         rows,
     )
 
 
-def mean_std(found: Spread | None) -> str:
-    """`84.3 ± 1.0`, as the paper prints it."""
-    if found is None:
-        return MISSING
-    return f"{found.mean:.1f}" if found.std is None else f"{found.mean:.1f} ± {found.std:.1f}"
-
-
-def place(cell: Cell, cells: Sequence[Cell]) -> str:
-    """The cell's task; with its model where there are several."""
-    many = len({other.model for other in cells}) > 1
-    return f"{cell.task}, {cell.model.split('/')[-1]}" if many else cell.task
-
-
-def placed(cell: Cell, cells: Sequence[Cell]) -> dict[str, str]:
-    """A column for the cell's place, where `cells` have several."""
-    places = {place(other, cells) for other in cells}
-    return {"task": place(cell, cells)} if len(places) > 1 else {}
-
-
-def share(searches: Searches, count: int) -> str:
-    """`3 of 25`."""
-    return f"{count} of {searches.total}" if searches.total else NOTHING
-
-
-def _grid_rows(cells: Sequence[Cell], across: bool) -> list[dict[str, str]]:
-    """A line for each row, and one below it for the paper where it has any."""
-    columns = dict.fromkeys(cell.arm.column if across else cell.task for cell in cells)
-    lines = []
-    for name in dict.fromkeys(cell.arm.row for cell in cells):
-        ours, paper = dict.fromkeys(columns, ""), dict.fromkeys(columns, "")
-        for cell in cells:
-            if cell.arm.row == name:
-                column = cell.arm.column if across else cell.task
-                ours[column], paper[column] = _entry(cell), _paper(cell.published)
-        lines.append({"": name, **ours})
-        if any(paper.values()):
-            lines.append({"": "  the paper", **paper})
-    return lines
-
-
 def _entry(cell: Cell) -> str:
     if cell.best is None:
-        return MISSING
-    return f"{mean_std(cell.best)} ({cell.best.n}){'!' if flags(cell) else ''}"
+        return "missing"
+    return f"{mean_std(cell.best.mean, cell.best.std)} ({cell.best.n}){'!' if cell.flags else ''}"
 
 
 def _paper(number: Number | None) -> str:
     """What is printed; in its place, marked, what is logged."""
     if number is None:
         return ""
-    return _printed(number) if number.printed is not None else f"{mean_std(number.logs)} log"
-
-
-def _printed(number: Number | None) -> str:
-    if number is None or number.printed is None:
-        return NOTHING
-    spread = "" if number.printed_std is None else f" ± {number.printed_std:.1f}"
-    return f"{number.printed:.1f}{spread}"
-
-
-def _logged(number: Number | None) -> str:
-    if number is None or number.logs is None:
-        return NOTHING
-    count = f" ({number.logs.n})" if number.logs.n != len(SEEDS) else ""
-    return f"{mean_std(number.logs)}{count}"
+    if number.printed is None and number.logs:
+        return f"{mean_std(number.logs.mean, number.logs.std)} log"
+    return mean_std(number.printed, number.std)
 
 
 def _interval(paired: Paired) -> str:
-    if paired.n == 1:
-        return "one seed"
     if paired.interval is None:
-        return "no spread"
-    low, high = paired.interval
-    return f"{low:+.2f} to {high:+.2f}"
+        return "one seed" if paired.n == 1 else "no spread"
+    return "{:+.2f} to {:+.2f}".format(*paired.interval)
 
 
 def _p(value: float | None) -> str:
-    if value is None:
-        return NOTHING
-    return f"{value:.2f}" if value >= 0.01 else f"{value:.1g}"
+    return text(value, ".2f" if value is not None and value >= 0.01 else ".1g")

@@ -4,13 +4,20 @@ All accuracies are in percent, all differences in points.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
-CONFIDENCE, ALPHA, POWER = 0.95, 0.05, 0.8
+ALPHA, POWER = 0.05, 0.8
+
+EXACT = 16
+"""The most pairs whose 2^n sign vectors are enumerated."""
+
+RESAMPLES = 99_999
+"""How many sign vectors are drawn for more pairs, from a generator of fixed seed."""
 
 DIGITS = 9
 """Differences are rounded to this many decimals: what is left of equal shares is float noise."""
@@ -18,14 +25,7 @@ DIGITS = 9
 
 @dataclass(frozen=True)
 class Spread:
-    """The centre and width of some numbers.
-
-    Attributes:
-        n: how many there are.
-        mean: their mean.
-        std: their sample standard deviation (divisor n - 1); None for a single one.
-        median: their median.
-    """
+    """The centre and width of `n` numbers; `std` has the divisor n - 1 and is None for n = 1."""
 
     n: int
     mean: float
@@ -43,14 +43,14 @@ class Paired:
         std: the sample standard deviation of the differences; None below two seeds.
         interval: the 95 % t interval of the mean difference; None below two seeds, and where the
             differences do not vary at all.
-        p: the exact two-sided sign-flip p value; None below two seeds.
+        p: of the two-sided `sign_flip` test; None below two seeds.
     """
 
     seeds: tuple[int, ...]
-    difference: float | None
-    std: float | None
-    interval: tuple[float, float] | None
-    p: float | None
+    difference: float | None = None
+    std: float | None = None
+    interval: tuple[float, float] | None = None
+    p: float | None = None
 
     @property
     def n(self) -> int:
@@ -59,10 +59,7 @@ class Paired:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Mean, sample standard deviation and median; None for no values.
-
-    The paper's cells are mean and sample standard deviation over seeds.
-    """
+    """Mean, sample standard deviation and median; None for no values."""
     if not values:
         return None
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
@@ -70,39 +67,35 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
-    """Compare two arms seed by seed: the difference d_s = a_s - b_s for each common seed s.
-
-    Args:
-        a: the number of each seed of the one arm.
-        b: the same of the other.
-    """
+    """Compare two arms, each a number by seed: d_s = a_s - b_s for each common seed s."""
     seeds = tuple(sorted(a.keys() & b.keys()))
     differences = np.round([a[seed] - b[seed] for seed in seeds], DIGITS)
     found = spread(differences.tolist())
     if found is None or found.std is None:
-        return Paired(seeds, found.mean if found else None, None, None, None)
+        return Paired(seeds, found.mean if found else None)
     interval = None
     if found.std > 0:
-        test = stats.ttest_rel(differences, np.zeros_like(differences))
-        bounds = test.confidence_interval(CONFIDENCE)
+        bounds = stats.ttest_1samp(differences, 0).confidence_interval(1 - ALPHA)
         interval = (float(bounds.low), float(bounds.high))
     return Paired(seeds, found.mean, found.std, interval, sign_flip(differences.tolist()))
 
 
 def sign_flip(differences: Sequence[float]) -> float:
-    """The exact two-sided p value of paired differences under random signs.
+    """The two-sided p value of paired differences under random signs.
 
     If neither arm is better, each difference could as well have had the other sign. p is twice
-    the smaller tail of the mean over all 2^n sign vectors, at most 1; it is never below
-    `smallest_p(n)`.
+    the smaller tail of the mean over sign vectors, at most 1. Up to `EXACT` pairs these are all
+    2^n, so that p is never below `smallest_p(n)`; beyond, `RESAMPLES` are drawn, and the observed
+    one is counted among them.
     """
     test = stats.permutation_test(
         (np.asarray(differences),),
         lambda x, axis: np.mean(x, axis=axis),
         permutation_type="samples",
-        n_resamples=np.inf,
+        n_resamples=np.inf if len(differences) <= EXACT else RESAMPLES,
         batch=2**14,
         vectorized=True,
+        rng=np.random.default_rng(0),
     )
     return float(test.pvalue)
 
@@ -114,21 +107,12 @@ def smallest_p(n: int) -> float:
 
 def fewest_pairs(comparisons: int) -> int:
     """The least n whose `smallest_p` times the comparisons (Holm's first step) is below 0.05."""
-    return _smallest(lambda n: comparisons * smallest_p(n) < ALPHA, 2)
+    return math.floor(math.log2(comparisons / ALPHA)) + 2
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction for m tests (Holm, 1979), in the order given.
-
-    With p_(1) <= ... <= p_(m), the corrected value of p_(i) is
-    max over j <= i of min(1, (m - j + 1) p_(j)).
-    """
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
+    """Holm's step-down correction (Holm, 1979), in the order given."""
+    return multipletests(p_values, method="holm")[1].tolist() if p_values else []
 
 
 def power(n: int, difference: float, std: float) -> float:
@@ -139,7 +123,7 @@ def power(n: int, difference: float, std: float) -> float:
     """
     delta, df = math.sqrt(n) * abs(difference) / std, n - 1
     critical = stats.t.isf(ALPHA / 2, df)
-    # scipy's lower tail is NaN where it is too small to be computed.
+    # Where the lower tail is too small to be computed scipy has NaN, and so has statsmodels' power.
     lower = np.nan_to_num(stats.nct.cdf(-critical, df, delta))
     return float(stats.nct.sf(critical, df, delta) + lower)
 
@@ -151,16 +135,11 @@ def seeds_needed(difference: float, std: float | None) -> int | None:
     """
     if not std or not difference:
         return None
-    return _smallest(lambda n: power(n, difference, std) >= POWER, 2)
-
-
-def _smallest(holds: Callable[[int], bool], least: int) -> int:
-    """The least n >= `least` for which a condition holds that stays true once it is."""
-    high = least
-    while not holds(high):
-        high *= 2
-    low = max(least, high // 2)
+    low, high = 2, 2
+    while power(high, difference, std) < POWER:
+        low, high = high + 1, 2 * high
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+        enough = power(middle, difference, std) >= POWER
+        low, high = (low, middle) if enough else (middle + 1, high)
     return low

@@ -1,52 +1,98 @@
-"""Open questions of the paper: stability over seeds, and proxy scores against true importance."""
+"""Open questions of the paper: stability over seeds, a tuned setting, scores and importance."""
 
-from collections.abc import Sequence
-from statistics import fmean
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pandas as pd
-from scipy import stats
 
 from heterolora.errors import RecordError
-from heterolora.reporting.agreement import jaccard_between
-from heterolora.reporting.cells import Cell
-from heterolora.reporting.load import Run
+from heterolora.records.read import Run
+from heterolora.reporting.agreement import jaccard_between, spearman
+from heterolora.reporting.cells import Cell, listed, place, placed
+from heterolora.reporting.frame import finished
+from heterolora.reporting.layout import Table
 from heterolora.reporting.notes import unfinished
-from heterolora.reporting.report import Report, Section, section
-from heterolora.reporting.sections import NOTHING, mean_std, placed
-
-IMPORTANCE = "importance"
+from heterolora.reporting.report import NOTHING, Report, Section, mean_std, section, text
 
 
 def stability(cells: Sequence[Cell]) -> Section:
     """How alike the seeds of each cell are: what is on after the last search, and the metric."""
     rows = []
     for cell in cells:
-        if not cell.runs:
+        if cell.best is None:
             continue
-        overlaps = list(jaccard_between(cell.runs).values()) if cell.searches.total else []
-        values = list(cell.by_seed.values())
+        overlaps = pd.Series(jaccard_between(cell.runs).values(), dtype=float)
+        values = cell.by_seed().values()
         rows.append(
             {
-                "row": cell.arm.label,
+                "row": cell.label,
                 **placed(cell, cells),
-                "n": str(len(values)),
-                "Jaccard": f"{fmean(overlaps):.2f}" if overlaps else NOTHING,
-                "lowest": f"{min(overlaps):.2f}" if overlaps else NOTHING,
-                "highest": f"{max(overlaps):.2f}" if overlaps else NOTHING,
-                "best epoch": mean_std(cell.best),
+                "n": cell.best.n,
+                "Jaccard": text(overlaps.mean(), ".2f"),
+                "lowest": text(overlaps.min(), ".2f"),
+                "highest": text(overlaps.max(), ".2f"),
+                "best epoch": mean_std(cell.best.mean, cell.best.std),
                 "range": f"{max(values) - min(values):.1f}" if len(values) > 1 else NOTHING,
             }
         )
     return section(
         "Stability over seeds",
-        "Jaccard: sites on in both seeds / on in either, after the last search, the mean over "
-        "pairs of seeds, and its lowest and highest pair; chance gives what the random row "
+        "Jaccard: sites on in both seeds / sites on in either, after the last search; the mean "
+        "over pairs of seeds, and the lowest and highest pair. Chance gives what the random row "
         "has. Range: highest minus lowest best epoch, in points.",
         rows,
     )
 
 
-def importance(runs: Sequence[Run]) -> Report:
+def chosen(cell: Cell, key: str) -> Any:
+    """The value of `key` whose mean over runs of the selection half's best metric is highest.
+
+    Of equal ones the smallest; None where there are no runs. The report half is not read.
+    """
+    means = cell.frame.astype({"selection": float}).groupby(key)["selection"].mean()
+    return means.idxmax() if len(means) else None
+
+
+def at_best(cell: Cell, key: str | None) -> Cell:
+    """The cell, with the runs at the `chosen` value alone; as it is where none is chosen."""
+    if key is None or not cell.runs:
+        return cell
+    return replace(cell, frame=cell.frame[cell.frame[key] == chosen(cell, key)])
+
+
+def tried(cells: Sequence[Cell], key: str | None) -> Iterator[Section]:
+    """Every value of `key` in every cell, and which was chosen."""
+    if key is None:
+        return
+    rows = [
+        {
+            "row": cell.label,
+            **placed(cell, cells),
+            key: f"{value:g}",
+            "n": len(found),
+            "selection half": mean_std(found.mean(), found.std()),
+            "": "chosen" if value == chosen(cell, key) else "",
+        }
+        for cell in cells
+        if cell.runs
+        for value, found in cell.frame.astype({"selection": float}).groupby(key)["selection"]
+    ]
+    explanation = f"The best metric in % on the selection half, which alone chooses {key}."
+    yield section("Values tried", explanation, rows)
+
+
+def uneven(cells: Sequence[Cell], key: str | None) -> Iterator[str]:
+    """The cells whose values were not tried with the same seeds, in words."""
+    for cell in cells:
+        if key and cell.runs and cell.frame.groupby(key)["seed"].agg(frozenset).nunique() > 1:
+            yield (
+                f"{cell.label}, {place(cell, cells)}: the values of {key} were not tried "
+                "with the same seeds, so the choice compares unlike means"
+            )
+
+
+def importance(table: Table, runs: pd.DataFrame) -> Report:
     """Spearman's rank correlation of each proxy's scores with what leaving a site out costs.
 
     Over the sites i of a run, between score_i and the loss without site i minus the loss with
@@ -55,74 +101,55 @@ def importance(runs: Sequence[Run]) -> Report:
     Raises:
         RecordError: if no run measured its sites' importance.
     """
-    measured = [run for run in runs if run.finished and run.importance]
+    measured = [run for run in finished(runs)["run"] if run.importance]
     if not measured:
         raise RecordError(
-            "no run here left its sites out one by one after training; make importance makes such"
+            f"no run here measured the importance of its sites; run make {table.name}"
         )
-    rows, notes = [], list(unfinished([run for run in runs if run.config["name"] == IMPORTANCE]))
-    groups: dict[tuple[str, str, str, str], list[Run]] = {}
-    for run in measured:
-        for proxy in run.importance[0]["scores"]:
-            groups.setdefault((*_who(run), proxy), []).append(run)
-    for (model, task, row, proxy), members in groups.items():
-        found = {run.seed: rank_correlation(run, proxy) for run in members}
-        known = [value for value in found.values() if value is not None]
-        silent = [str(seed) for seed, value in found.items() if value is None]
-        if silent:
-            notes.append(
-                f"{proxy}, {row}, {task}, seed {', '.join(silent)}: all scores or all losses are "
-                "equal, so there is no rank correlation"
-            )
-        rows.append(
-            {"model": model, "task": task, "row": row, "proxy": proxy, "n": len(known)}
-            | {"spearman_mean": fmean(known) if known else None}
-            | {"spearman_low": min(known, default=None), "spearman_high": max(known, default=None)}
-            | {"sites": len(members[0].importance)}
-        )
+    found = pd.DataFrame([row for run in measured for row in _correlations(run)])
+    keys = ["model", "task", "row", "proxy"]
+    numbers = found.groupby(keys, sort=False, as_index=False).agg(
+        n=("spearman", "count"),
+        spearman_mean=("spearman", "mean"),
+        spearman_low=("spearman", "min"),
+        spearman_high=("spearman", "max"),
+        sites=("sites", "first"),
+    )
+    equal = found[found["spearman"].isna()].groupby(keys, sort=False)["seed"]
+    notes = [
+        f"{proxy}, {row}, {task}, seed {listed(seeds)}: all scores or all losses are equal, so "
+        "there is no rank correlation"
+        for (_, task, row, proxy), seeds in equal
+    ]
+    shown = numbers[["proxy", "row", "task", "model", "n", "sites"]].astype(str)
+    for column, name in (("mean", "Spearman"), ("low", "lowest"), ("high", "highest")):
+        shown[name] = numbers[f"spearman_{column}"].map(lambda value: text(value, "+.2f"))
     explanation = (
         "Spearman's rank correlation over the sites of a run: 1 where a higher score always goes "
-        "with a site whose absence costs more loss, 0 for chance, -1 for the reverse; mean and "
-        "range over n seeds."
+        "with a site that costs more loss when it is left out, 0 for chance, -1 for the "
+        "reverse; mean and range over n seeds."
     )
-    return Report(
-        "Scores and true importance",
-        "After training, each site is left out once: the loss without it minus the loss with all "
-        "is its importance.",
-        [section("Rank correlations", explanation, [_as_text(row) for row in rows])],
-        notes,
-        pd.DataFrame(rows),
-    )
+    notes += unfinished(runs[runs["name"] == table.name])
+    parts = [Section("Rank correlations", explanation, shown)]
+    return Report(table.title, table.caption, parts, notes, numbers)
 
 
-def rank_correlation(run: Run, proxy: str) -> float | None:
-    """Of one proxy's scores with the loss differences; None where either are all equal."""
-    rows = [row for row in run.importance if proxy in row["scores"]]
-    scores = [row["scores"][proxy] for row in rows]
-    costs = [row["loss_difference"] for row in rows]
-    if len(set(scores)) < 2 or len(set(costs)) < 2:
-        return None
-    return float(stats.spearmanr(scores, costs).statistic)
+def rank_correlation(run: Run, proxy: str) -> float:
+    """Of one proxy's scores with the loss differences; NaN where either are all equal."""
+    rows = {row.site: row for row in run.importance if proxy in row.scores}
+    costs = {site: row.loss_difference for site, row in rows.items()}
+    return spearman({site: row.scores[proxy] for site, row in rows.items()}, costs)
 
 
-def _who(run: Run) -> tuple[str, str, str]:
+def _correlations(run: Run) -> Iterator[dict[str, Any]]:
     names = (run.setting("strategy.name"), run.setting("proxy.name"))
-    row = " ".join(str(name) for name in names if name)
-    return str(run.setting("model.name")), str(run.setting("task.name")), row
-
-
-def _as_text(row: dict[str, object]) -> dict[str, str]:
-    def number(key: str) -> str:
-        return NOTHING if row[key] is None else f"{row[key]:+.2f}"
-
-    return {
-        "proxy": str(row["proxy"]),
-        "row": str(row["row"]),
-        "task": str(row["task"]),
-        "model": str(row["model"]),
-        "n": str(row["n"]),
-        "sites": str(row["sites"]),
-        "Spearman": number("spearman_mean"),
-        "lowest": number("spearman_low"),
-        "highest": number("spearman_high"),
-    }
+    for proxy in run.importance[0].scores:
+        yield {
+            "model": run.setting("model.name"),
+            "task": run.setting("task.name"),
+            "row": " ".join(filter(None, names)),
+            "proxy": proxy,
+            "seed": run.seed,
+            "sites": len(run.importance),
+            "spearman": rank_correlation(run, proxy),
+        }

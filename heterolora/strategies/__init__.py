@@ -1,13 +1,9 @@
 """When to search. Each strategy lives in the file of its name."""
 
-from heterolora.config import PluginConfig
-from heterolora.plugins import find_plugin
 from heterolora.strategies.base import Strategy
+from heterolora.strategies.dynamic import Dynamic
+from heterolora.strategies.homogeneous import Homogeneous
+from heterolora.strategies.search import Search
+from heterolora.strategies.static import Static
 
-
-def find(name: str) -> type[PluginConfig] | None:
-    """The strategy of `heterolora/strategies/<name>.py`, or None."""
-    return find_plugin(__name__, Strategy, name)
-
-
-__all__ = ["Strategy", "find"]
+__all__ = ["Dynamic", "Homogeneous", "Search", "Static", "Strategy"]

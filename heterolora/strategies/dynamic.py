@@ -1,23 +1,35 @@
 """Dynamic HeteroLoRA (paper, section 2.2 and Appendix B.3)."""
 
-from typing import Literal
+from dataclasses import dataclass
 
-from pydantic import Field
-
-from heterolora.config import PositiveInt
+from heterolora.settings import setting
 from heterolora.strategies.base import Strategy
 
 
+@dataclass(frozen=True)
 class Dynamic(Strategy):
     """Search again and again: every ceil(steps per epoch / k) steps of each epoch, from step 0.
 
     With k = `searches_per_epoch` = 5 and MRPC's 459 steps: before steps 0, 92, 184, 276, 368.
+    Where the steps do not divide evenly, an epoch may hold fewer than k searches.
     """
 
-    name: Literal["dynamic"] = "dynamic"
-    searches_per_epoch: PositiveInt = Field(examples=[5])
+    enable_rate: float = setting(
+        0.25, help="a site holds up to rank budget / enable_rate", gt=0, le=1
+    )
+    searches_per_epoch: int = setting(5, help="searches in an epoch, evenly spaced", gt=0)
 
     def search_steps(self, epoch: int, steps_per_epoch: int) -> range:
         """0, i, 2 i, ... below `steps_per_epoch`, with i = ceil(steps_per_epoch / k)."""
         interval = -(-steps_per_epoch // self.searches_per_epoch)
         return range(0, steps_per_epoch, interval)
+
+    def shortfall(self, steps_per_epoch: int) -> str | None:
+        """Whether an epoch holds fewer searches than asked for."""
+        steps = self.search_steps(0, steps_per_epoch)
+        if len(steps) == self.searches_per_epoch:
+            return None
+        return (
+            f"strategy.searches_per_epoch={self.searches_per_epoch}: evenly spaced over the steps "
+            f"of an epoch ({steps_per_epoch}), there are only {len(steps)}"
+        )

@@ -1,18 +1,18 @@
 """The baseline: LoRA as it is."""
 
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
-from pydantic import Field
-
+from heterolora.settings import setting
 from heterolora.strategies.base import Strategy
 
 
+@dataclass(frozen=True)
 class Homogeneous(Strategy):
     """Never search: all sites on, at the budget's rank."""
 
     searches: ClassVar[bool] = False
-    name: Literal["homogeneous"] = "homogeneous"
-    enable_rate: float = Field(ge=1, le=1, examples=[1])
+    enable_rate: float = setting(1, help="all sites are on", ge=1, le=1)
 
     def search_steps(self, epoch: int, steps_per_epoch: int) -> range:
         """None."""

@@ -2,47 +2,87 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
-from heterolora.allocation import Pool, select_pools
-from heterolora.proxies import Proxy, Subject
+from heterolora.adapters import Adapters
+from heterolora.allocation import Candidates, Pool, Selection, Top, select_pools
+from heterolora.losses import Autocast, Loss, default_loss
+from heterolora.proxies import Proxy
+from heterolora.proxies.base import Examples
+from heterolora.state import Stateful
+from heterolora.streams import python_generator
 
 
-@dataclass(frozen=True)
+@dataclass
 class Search:
-    """Call it to reallocate.
+    """Call it to reallocate. Its state is that of the tie-breaking stream, proxy and selection.
 
     Attributes:
+        adapters: are scored, and switched.
         proxy: scores the sites.
-        subject: what is scored, and switched.
+        examples: the training split, from which the proxy takes its sample.
         pools: which sites compete for which budget.
-        rng: the run's selection stream, which breaks ties.
+        selection: turns scores into ranks; the paper's by default.
+        loss: of a batch.
+        autocast: the precision of the forward pass.
+        rng: breaks ties; a stream of the adapters' seed.
     """
 
+    adapters: Adapters
     proxy: Proxy
-    subject: Subject
+    examples: Examples
     pools: Sequence[Pool]
-    rng: random.Random
+    selection: Selection = field(default_factory=Top)
+    loss: Loss = default_loss
+    autocast: Autocast = nullcontext
+    rng: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rng = python_generator(self.adapters.seed, "selection")
 
     def __call__(self) -> dict[str, Any]:
         """Score, select and switch; returns what there is to record, as plain values.
 
         Raises:
-            AllocationError: if no allocation can be made of the scores.
+            UserError: if sites cannot be scored, or no allocation can be made of the scores.
         """
-        inventory = self.subject.inventory
-        scores = self.proxy.scores(self.subject)
-        allocation = select_pools(scores, inventory.costs(), self.pools, self.rng)
-        inventory.enable_only(allocation.enabled)
+        adapters = self.adapters
+        weights = self.proxy.weights_scored(adapters)
+        sample = self.proxy.sample(self.examples)
+        scores = self.proxy.scores(adapters, sample, self.loss, self.autocast)
+        candidates = Candidates(scores, adapters.unit_costs, adapters.capacities)
+        allocation = select_pools(self.selection, candidates, self.pools, self.rng)
+        adapters.apply(allocation)
         return {
-            "proxy": self.proxy.model_dump(mode="json"),
+            "proxy": self.proxy.to_dict(),
+            "selection": self.selection.to_dict(),
+            "weights": weights,
             "scores": {str(site): score for site, score in scores.items()},
-            "ranks": {
-                str(site): adapter.rank if site in allocation.enabled else 0
-                for site, adapter in inventory.adapters.items()
-            },
+            "ranks": {str(site): rank for site, rank in adapters.ranks.items()},
             "parameters": allocation.parameters,
             "tied": allocation.tied,
             "degenerate": allocation.degenerate,
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, and the state of what has any."""
+        version, words, spare = self.rng.getstate()
+        parts = {"proxy": self.proxy, "selection": self.selection}
+        states = {
+            name: part.state_dict() for name, part in parts.items() if isinstance(part, Stateful)
+        }
+        return {"rng": [version, list(words), spare], **states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        version, words, spare = state["rng"]
+        self.rng.setstate((version, tuple(words), spare))
+        for name, part in self._stateful().items():
+            part.load_state_dict(state[name])
+
+    def _stateful(self) -> dict[str, Stateful]:
+        """What has state, of proxy and selection."""
+        parts = {"proxy": self.proxy, "selection": self.selection}
+        return {name: part for name, part in parts.items() if isinstance(part, Stateful)}

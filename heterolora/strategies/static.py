@@ -1,14 +1,18 @@
 """Static HeteroLoRA (paper, section 2.2)."""
 
-from typing import Literal
+from dataclasses import dataclass
 
+from heterolora.settings import setting
 from heterolora.strategies.base import Strategy
 
 
+@dataclass(frozen=True)
 class Static(Strategy):
     """Search once, before the first step."""
 
-    name: Literal["static"] = "static"
+    enable_rate: float = setting(
+        0.25, help="a site holds up to rank budget / enable_rate", gt=0, le=1
+    )
 
     def search_steps(self, epoch: int, steps_per_epoch: int) -> range:
         """Step 0 of epoch 0."""

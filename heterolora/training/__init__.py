@@ -1,1 +1,1 @@
-"""The training loop and what belongs to it."""
+"""Fine-tuning: the trainer, what makes its steps, and what it keeps."""

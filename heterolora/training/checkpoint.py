@@ -1,32 +1,175 @@
-"""The trained weights of a run on disk: adapters and head, never the frozen model."""
+"""The states of a run on disk from which it can be resumed: each whole, or known not to be."""
 
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from safetensors import safe_open, torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
 
-from heterolora.adapters import Inventory
-from heterolora.tracking.files import write_atomically, writing
+from heterolora.errors import RecordError, one_line
+from heterolora.files import sync_directory, write_durably, writing
+from heterolora.state import Stateful
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 2
+KEPT = 2
+"""The newest one, and the one before for when that turns out to be damaged."""
+STATE, TENSORS, CHECKSUMS = "state.json", "state.safetensors", "checksums.json"
 
 
-def save(file: Path, inventory: Inventory, epoch: int) -> None:
-    """Write adapters and head by name, with the sites that are on, atomically.
+class CheckpointManager:
+    """The newest states of whatever has state, in `step-<n>/` below a folder.
 
-    Raises:
-        RecordError: if there is no room for it.
+    Each has its tensors as safetensors, the rest as JSON, and every file's SHA-256.
+
+    Args:
+        folder: where; made when it is needed.
+
+    Attributes:
+        stateful: what is kept, by name. What may refuse a state stands first.
+        facts: what must not differ between who saves and who loads, in words for an error.
     """
-    metadata = {
-        "epoch": str(epoch),
-        "enabled": " ".join(str(site) for site in inventory.sites if site in inventory.enabled),
-    }
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in inventory.state().items()}
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, torch.save(tensors, metadata))
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.stateful: dict[str, Stateful] = {}
+        self.facts: dict[str, object] = {"checkpoint schema": SCHEMA_VERSION}
+
+    def exists(self) -> bool:
+        """Whether there is a state, whole or not."""
+        return bool(self._all())
+
+    def save(self, step: int) -> None:
+        """Keep the states of all `stateful`, if those of this step are not kept yet.
+
+        Raises:
+            RecordError: if there is no room; what was kept before remains.
+        """
+        folder = self._folder / f"step-{step:08d}"
+        if folder.exists():
+            return
+        partial = self._folder / f".{folder.name}.partial"
+        state = {name: one.state_dict() for name, one in self.stateful.items()}
+        with writing(folder):
+            try:
+                self._write(partial, {"facts": self.facts, "step": step, "state": state})
+                partial.rename(folder)
+                sync_directory(self._folder)
+            except OSError:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            for old in self._all()[:-KEPT]:
+                shutil.rmtree(old)
+
+    def load(self) -> int | None:
+        """Have all `stateful` go on from the newest state that is whole.
+
+        A state is damaged if a file in it is missing or not what was written, or if one of the
+        `stateful` refuses it with a ValueError; it is then removed, with a warning.
+
+        Returns:
+            The step of the state; None if there is none.
+
+        Raises:
+            RecordError: if it is of another run than this one, or cannot be read at the moment.
+        """
+        for folder in reversed(self._all()):
+            try:
+                kept = self._read(folder)
+                for name, one in self.stateful.items():
+                    one.load_state_dict(kept["state"][name])
+            except (ValueError, SafetensorError, FileNotFoundError) as error:
+                logger.warning(
+                    "%s: this checkpoint is damaged (%s); it is left out", folder, one_line(error)
+                )
+                shutil.rmtree(folder)
+            except OSError as error:
+                raise RecordError(
+                    f"{folder}: this checkpoint cannot be read ({one_line(error)}); see to that "
+                    "and start the same command again, or start over with rerun=true"
+                ) from error
+            else:
+                return int(kept["step"])
+        return None
+
+    def discard(self) -> None:
+        """Remove all states: the run is finished."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _all(self) -> list[Path]:
+        """Their folders, the oldest first."""
+        return sorted(self._folder.glob("step-*"))
+
+    def _write(self, folder: Path, content: dict[str, Any]) -> None:
+        shutil.rmtree(folder, ignore_errors=True)  # a kill may have left it
+        folder.mkdir(parents=True)
+        tensors: dict[str, Tensor] = {}
+        values = _without_tensors(content, tensors)
+        contents = {
+            STATE: json.dumps(values, allow_nan=False).encode(),
+            TENSORS: save(tensors),
+        }
+        digests = {name: _digest(data) for name, data in contents.items()}
+        contents[CHECKSUMS] = json.dumps(digests, indent=2).encode()
+        for name, data in contents.items():
+            write_durably(folder / name, data)
+        sync_directory(folder)
+
+    def _read(self, folder: Path) -> dict[str, Any]:
+        """Check and load.
+
+        Raises:
+            ValueError: if it is damaged; or SafetensorError, or FileNotFoundError.
+        """
+        digests = json.loads((folder / CHECKSUMS).read_bytes())
+        contents = {name: (folder / name).read_bytes() for name in digests}
+        for name, data in contents.items():
+            if _digest(data) != digests[name]:
+                raise ValueError(f"{name} is not what was written")
+        if not {STATE, TENSORS} <= contents.keys():
+            raise ValueError(f"{CHECKSUMS} lacks a file")
+        kept: dict[str, Any] = json.loads(contents[STATE])
+        self._check(kept["facts"])
+        for path, tensor in load(contents[TENSORS]).items():
+            *parents, name = path.split("/")
+            node = kept
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            # Cloned, because tensors from a file's bytes may be aligned otherwise than torch's.
+            node[name] = tensor.clone()
+        return kept
+
+    def _check(self, theirs: Mapping[str, object]) -> None:
+        for name, ours in self.facts.items():
+            if theirs.get(name) != ours:
+                raise RecordError(
+                    f"{self._folder}: its checkpoint is of {name} {theirs.get(name)} and this "
+                    f"run of {ours}, so that it cannot go on from there; set that back, or start "
+                    "over with rerun=true"
+                )
 
 
-def restore(file: Path, inventory: Inventory) -> None:
-    """Put the adapters and head of `file` on the model; the allocation too."""
-    inventory.load_state(torch.load_file(file))
-    with safe_open(file, "pt") as stream:
-        enabled = set(stream.metadata()["enabled"].split())
-    inventory.enable_only(site for site in inventory.sites if str(site) in enabled)
+def _without_tensors(
+    node: Mapping[str, Any], tensors: dict[str, Tensor], path: str = ""
+) -> dict[str, Any]:
+    """`node` without its tensors, which go to `tensors` by their path, such as `a/b/c`."""
+    kept: dict[str, Any] = {}
+    for name, value in node.items():
+        if isinstance(value, Tensor):
+            tensors[f"{path}{name}"] = value.detach().cpu().contiguous()
+        elif isinstance(value, Mapping):
+            kept[name] = _without_tensors(value, tensors, f"{path}{name}/")
+        else:
+            kept[name] = value
+    return kept
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

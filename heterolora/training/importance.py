@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from heterolora.adapters import Inventory
+from heterolora.adapters import Adapters
 
 
 def leave_one_out(
-    inventory: Inventory, evaluate: Callable[[], dict[str, float]], metric: str
+    adapters: Adapters,
+    evaluate: Callable[[], dict[str, float]],
+    metric: str,
+    higher_is_better: bool = True,
 ) -> list[dict[str, Any]]:
     """Switch each site that is on off by itself, evaluate, and switch it on again.
 
@@ -16,21 +19,27 @@ def leave_one_out(
         loss_difference = loss(without it) - loss(with all)
         metric_difference = metric(with all) - metric(without it)
 
+    the latter with the opposite sign for a metric of which less is better.
+
     Returns:
-        `site` and both differences, in the order of the sites; weights are never changed.
+        `site` and both differences, in the order of the sites. Ranks are as before, however it
+        ends, and weights are never changed.
     """
-    enabled = inventory.enabled
+    ranks = adapters.ranks
+    sign = 1 if higher_is_better else -1
     whole = evaluate()
     rows = []
-    for site in (site for site in inventory.sites if site in enabled):
-        inventory.enable_only(enabled - {site})
-        measured = evaluate()
-        rows.append(
-            {
-                "site": str(site),
-                "loss_difference": measured["loss"] - whole["loss"],
-                "metric_difference": whole[metric] - measured[metric],
-            }
-        )
-    inventory.enable_only(enabled)
+    try:
+        for site in (site for site, rank in ranks.items() if rank):
+            adapters.apply({**ranks, site: 0})
+            measured = evaluate()
+            rows.append(
+                {
+                    "site": str(site),
+                    "loss_difference": measured["loss"] - whole["loss"],
+                    "metric_difference": sign * (whole[metric] - measured[metric]),
+                }
+            )
+    finally:
+        adapters.apply(ranks)
     return rows

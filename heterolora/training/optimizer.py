@@ -2,18 +2,24 @@
 
 import torch
 
-from heterolora.adapters import Inventory
-from heterolora.config import OptimizerConfig
+from heterolora.adapters import Adapters
+from heterolora.adapters.freezing import freeze_disabled
 
 
-def build_optimizer(inventory: Inventory, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over adapters and head, passing over adapters that are off at each step."""
+def adamw(
+    adapters: Adapters,
+    learning_rate: float,
+    weight_decay: float = 0.01,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> torch.optim.AdamW:
+    """AdamW over adapters and head that leaves ranks alone while they are off."""
     optimizer = torch.optim.AdamW(
-        [*inventory.adapter_parameters(), *inventory.head.values()],
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
+        list(adapters.named_tensors().values()),
+        lr=learning_rate,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
     )
-    inventory.spare_disabled(optimizer)
+    freeze_disabled(optimizer, adapters)
     return optimizer

@@ -1,7 +1,7 @@
 """Devices and number formats."""
 
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -23,22 +23,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine()
-
-
-def device_exists(device: str) -> Iterable[str]:
-    """A rule for `validate`: the machine has the device."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    wanted = resolve_device(device)
-    if wanted.type != "cpu" and (
-        accelerator is None
-        or accelerator.type != wanted.type
-        or (wanted.index or 0) >= torch.accelerator.device_count()
-    ):
-        found = f"{torch.accelerator.device_count()} of {accelerator}" if accelerator else "none"
-        yield (
-            f"device={device}: this machine has no such device (accelerators: {found}); "
-            "set device=auto"
-        )
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

@@ -1,11 +1,14 @@
 """Signals that stop a run, put off to a moment when it can be saved."""
 
+import logging
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from heterolora.errors import one_line
+
+logger = logging.getLogger(__name__)
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Ctrl-C; the end of a job or of a machine; what SLURM is asked to send ahead of time."""
@@ -30,10 +33,11 @@ class Stopped(BaseException):
 
 
 class Signals:
-    """Inside, the first signal of a kind waits for `obey`; a second SIGINT does not.
+    """Inside, the first signal of a kind waits for `obey` or the end; a second SIGINT does not.
 
     `obey` gives each signal to the handler that had it before, such as submitit's, which has SLURM
-    queue the job again. Where there was none, the process ends as the signal would have it.
+    queue the job again. Where there was none, the process ends as the signal would have it. What
+    was ignored before, as the shell has SIGINT for a command in the background, stays ignored.
     """
 
     def __init__(self) -> None:
@@ -56,6 +60,12 @@ class Signals:
     ) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
+        # A step that fails never gets to `obey`. Without the signal the next run of the job would
+        # start, and be killed in the middle of it.
+        if error is None or isinstance(error, Exception):
+            if error is not None and self._waiting:
+                logger.warning("a signal came in a step that failed: %s", one_line(error))
+            self.obey()
         self._before.clear()
 
     @property

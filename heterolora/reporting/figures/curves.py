@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from heterolora.records.read import Run
 from heterolora.reporting.arms import Arm
 from heterolora.reporting.figures.style import COLOURS, legend_below, panel, panels, role_style
-from heterolora.reporting.load import Run
 from heterolora.sites import ROLES, Site
 
 
@@ -35,8 +35,8 @@ def validation_curves(arms: Sequence[Arm], title: str) -> Figure:
 
 
 def _draw_curve(axes: Axes, arm: Arm, colour: str) -> None:
-    epochs = [row["epoch"] for row in arm.runs[0].epochs]
-    values = 100 * np.array([[row[run.metric] for row in run.epochs] for run in arm.runs])
+    epochs = [row.epoch for row in arm.runs[0].epochs]
+    values = 100 * np.array([[row.metrics[run.metric] for row in run.epochs] for run in arm.runs])
     label = f"{arm.label} (n = {len(arm.runs)})"
     axes.plot(epochs, values.mean(axis=0), color=colour, marker=".", markersize=3, label=label)
     low, high = values.min(axis=0), values.max(axis=0)
@@ -49,10 +49,10 @@ def score_trajectories(run: Run, title: str) -> Figure:
     The median lies amid its sites on a logarithmic axis too, which there is where all scores are
     positive.
     """
-    steps = [search["step"] for search in run.searches]
+    steps = [search.step for search in run.searches]
     by_role: dict[str, list[list[float]]] = {}
-    for site in run.searches[0]["scores"]:
-        trajectory = [search["scores"][site] for search in run.searches]
+    for site in run.searches[0].scores:
+        trajectory = [search.scores[site] for search in run.searches]
         by_role.setdefault(Site.parse(site).role, []).append(trajectory)
     figure, axes = panel(title, 2.6)
     for role in sorted(by_role, key=ROLES.index):

@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
+from heterolora.loggers.grid import Grid, on_frequency
+from heterolora.loggers.heatmap import draw_grid
+from heterolora.records.read import Run
 from heterolora.reporting.arms import Arm
 from heterolora.reporting.figures.style import COLOURS, legend_below, panel
-from heterolora.reporting.load import Run
-from heterolora.reporting.published import FIGURE4
-from heterolora.tracking.grid import Grid, on_frequency
-from heterolora.tracking.heatmap import draw_grid
+from heterolora.reporting.frame import matching
+from heterolora.reporting.layout import Frequency
 
 
 def frequency_map(runs: Sequence[Run], title: str) -> Figure:
@@ -20,8 +22,7 @@ def frequency_map(runs: Sequence[Run], title: str) -> Figure:
         runs: of one arm; each has searched.
         title: above the picture.
     """
-    shares = [on_frequency(run.searches) for run in runs]
-    grid = Grid.of({site: 100 * float(np.mean([s[site] for s in shares])) for site in shares[0]})
+    grid = Grid.of((100 * pd.DataFrame(map(_frequency, runs)).mean()).to_dict())
     figure, axes = panel(title, 1 + 0.115 * max(len(grid.layers), 8))
     image = draw_grid(axes, grid, cmap="viridis", vmin=0, vmax=100)
     figure.colorbar(image, ax=axes, label="on (% of searches)", pad=0.02)
@@ -36,9 +37,8 @@ def role_bars(runs: Sequence[Run], title: str, paper: Mapping[str, float] | None
         title: above the picture.
         paper: its percentage for each role, drawn beside.
     """
-    seeds = [Grid.of(on_frequency(run.searches)).role_means() for run in runs]
-    roles = list(seeds[0])
-    values = 100 * np.array([[means[role] for role in roles] for means in seeds])
+    means = pd.DataFrame([Grid.of(_frequency(run)).role_means() for run in runs])
+    roles, values = list(means.columns), 100 * means.to_numpy()
     spread = values.std(axis=0, ddof=1) if len(runs) > 1 else None
     width = 0.8 if paper is None else 0.4
     places = np.arange(len(roles))
@@ -62,16 +62,11 @@ def role_bars(runs: Sequence[Run], title: str, paper: Mapping[str, float] | None
     return figure
 
 
-def paper_frequency(arm: Arm) -> Mapping[str, float] | None:
+def _frequency(run: Run) -> dict[str, float]:
+    return on_frequency([search.ranks for search in run.searches])
+
+
+def paper_frequency(arm: Arm, paper: Sequence[Frequency]) -> Mapping[str, float] | None:
     """The paper's frequencies by role where the arm's search is one that its Figure 4 shows."""
-    lora_rank, shortcut_rank = arm.settings["rank_budget"]
-    space = arm.setting("search_space")
-    same = (
-        arm.setting("task.name") == "mrpc"
-        and arm.setting("strategy.name") == "dynamic"
-        and arm.setting("proxy.name") == "gradnorm"
-        and lora_rank == shortcut_rank
-        and {*space["projections"], *space["shortcuts"]} == FIGURE4[(8, "combined")].keys()
-    )
-    rank = round(lora_rank / arm.setting("strategy.enable_rate"))
-    return FIGURE4.get((rank, space["pool"])) if same else None
+    same = [known.roles for known in paper if matching(arm.frame, known.where).all()]
+    return same[0] if same else None

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from heterolora.loggers.heatmap import draw_cells
 from heterolora.reporting.agreement import (
     jaccard_between,
     jaccard_by_chance,
@@ -16,14 +17,13 @@ from heterolora.reporting.agreement import (
 )
 from heterolora.reporting.arms import Arm, labels
 from heterolora.reporting.figures.style import panel, text_colour
-from heterolora.tracking.heatmap import draw_cells
 
 
 def seed_matrix(arm: Arm, title: str) -> Figure:
     """Jaccard of what is on after the last search, for each two seeds of an arm."""
     seeds = [run.seed for run in arm.searched]
     last = arm.searched[0].searches[-1]
-    chance = jaccard_by_chance(len(last["ranks"]), len(on_sites(last)))
+    chance = jaccard_by_chance(len(last.ranks), len(on_sites(last)))
     values = _symmetric(seeds, jaccard_between(arm.runs))
     names = [f"seed {seed}" for seed in seeds]
     label = f"Jaccard of the sites on\n(by chance: {chance:.2f})"
@@ -46,7 +46,7 @@ def proxy_matrix(arms: Sequence[Arm], title: str) -> Figure:
     ]
     names = [name.replace(", ", "\n") for name in labels(proxies)]
     counts = sorted({len(values) for values in pairs.values() if values})
-    label = f"Spearman of the first scores\n(mean over {_range(counts)} seeds)"
+    label = f"Spearman, first search\n(mean over {_range(counts)} seeds)"
     return _matrix(values, names, title, label, cmap="PuOr", vmin=-1)
 
 
@@ -70,7 +70,7 @@ def _matrix(
     cmap: str,
     vmin: float,
 ) -> Figure:
-    figure, axes = panel(title, 0.9 + 0.4 * len(names))
+    figure, axes = panel(title, 1 + 0.4 * max(len(names), 3))
     image = draw_cells(axes, values, names, names, cmap=cmap, vmin=vmin, vmax=1)
     axes.tick_params(axis="x", rotation=35)
     for tick in axes.get_xticklabels():

@@ -1,0 +1,7 @@
+"""How ranks follow from scores. Each selection lives in the file of its name."""
+
+from heterolora.allocation.selection.base import Candidates, Selection
+from heterolora.allocation.selection.proportional import Proportional
+from heterolora.allocation.selection.top import Top
+
+__all__ = ["Candidates", "Proportional", "Selection", "Top"]

@@ -1,0 +1,60 @@
+"""BERT, and what was distilled from it, such as MiniLM."""
+
+from typing import Any
+
+from torch import Tensor
+
+from heterolora.architectures.family import Family, Parts, register
+
+PROJECTIONS = {
+    "q": "attention.self.query",
+    "k": "attention.self.key",
+    "v": "attention.self.value",
+    "o": "attention.output.dense",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+}
+
+
+class BertParts(Parts):
+    """A layer of BERT. Its output modules hold a projection, a dropout and a norm."""
+
+    def attention(
+        self, x: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Attn(x). What follows the mask is for decoders with cross-attention."""
+        x, _ = self.layer.attention.self(x, attention_mask=attention_mask, **kwargs)
+        return _projected(self.layer.attention.output, x)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """FFN(x)."""
+        return _projected(self.layer.output, self.layer.intermediate(x))
+
+    def norm1(self, x: Tensor) -> Tensor:
+        """LN1(x)."""
+        y: Tensor = self.layer.attention.output.LayerNorm(x)
+        return y
+
+    def norm2(self, x: Tensor) -> Tensor:
+        """LN2(x)."""
+        y: Tensor = self.layer.output.LayerNorm(x)
+        return y
+
+
+def _projected(output: Any, x: Tensor) -> Tensor:
+    """What an output module does before it adds the residual and normalises."""
+    y: Tensor = output.dropout(output.dense(x))
+    return y
+
+
+register(
+    Family(
+        model_type="bert",
+        layers="encoder.layer",
+        projections=PROJECTIONS,
+        parts=BertParts,
+        post_norm=lambda config: True,
+        positions=lambda config: config.max_position_embeddings,
+        optional=("pooler",),
+    )
+)

@@ -1,0 +1,131 @@
+"""A configuration becomes objects."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from heterolora import architectures
+from heterolora.adapters import Adapters, Space
+from heterolora.allocation import Pool, enabled_rank, make_pools
+from heterolora.architectures import Loaded
+from heterolora.config import Config
+from heterolora.strategies import Search
+from heterolora.tasks import Task
+from heterolora.tasks.encoded import Encoded
+from heterolora.training.checkpoint import CheckpointManager
+from heterolora.training.engines import LocalEngine
+from heterolora.training.logging import Logger
+from heterolora.training.optimizer import adamw
+from heterolora.training.precision import autocast_for
+from heterolora.training.trainer import Trainer
+from heterolora.training.weights import WeightFiles
+
+
+def build_space(config: Config) -> Space:
+    """The search space: a site can hold rank budget / enable rate."""
+    space, budget = config.search_space, config.rank_budget.ranks()
+    capacities: dict[str, dict[str, int]] = {}
+    budget_ranks: dict[str, int] = {}
+    for kind, roles in space.roles().items():
+        capacity = enabled_rank(budget[kind], config.strategy.enable_rate)
+        assert capacity is not None  # a rule of the configuration
+        capacities[kind] = dict.fromkeys(roles, capacity)
+        budget_ranks |= dict.fromkeys(roles, budget[kind])
+    return Space(
+        lora=capacities["lora"],
+        shortcuts=capacities["shortcut"],
+        lora_alpha=space.lora_alpha,
+        shortcut_alpha=space.shortcut_alpha,
+        scaling=space.scaling,
+        budget_ranks=budget_ranks,
+        renormalize=space.renormalize,
+    )
+
+
+def build_adapters(config: Config, loaded: Loaded) -> Adapters:
+    """Adapters on the loaded model, which moves to its device."""
+    model = loaded.model.to(torch.device(config.device))
+    return architectures.wire(model, loaded.family, build_space(config), loaded.head, config.seed)
+
+
+def build_pools(config: Config, adapters: Adapters) -> list[Pool]:
+    """Which sites share a budget."""
+    budget = config.rank_budget.ranks()
+    at_budget = {site: budget[site.kind] for site in adapters.sites}
+    return make_pools(config.search_space.pool, adapters.unit_costs, at_budget)
+
+
+def build_search(config: Config, adapters: Adapters, task: Task, train: Encoded) -> Search | None:
+    """What makes the searches; None under a strategy that makes none."""
+    if config.proxy is None or config.selection is None:
+        return None
+    return Search(
+        adapters=adapters,
+        proxy=config.proxy.build(),
+        examples=train,
+        pools=build_pools(config, adapters),
+        selection=config.selection.build(),
+        loss=task.loss,
+        autocast=autocast_for(config.precision, torch.device(config.device)),
+    )
+
+
+def build_trainer(
+    config: Config,
+    adapters: Adapters,
+    task: Task,
+    splits: Mapping[str, Encoded],
+    search: Search | None,
+    logger: Logger,
+    weights: Path,
+    checkpoints: CheckpointManager,
+) -> Trainer:
+    """The trainer of a run.
+
+    Args:
+        config: of the run.
+        adapters: of the model.
+        task: of the run.
+        splits: `train` and `validation`.
+        search: what the strategy calls for.
+        logger: told of everything.
+        weights: a folder for the best and the last weights.
+        checkpoints: keeps the state.
+    """
+    engine = LocalEngine(
+        adapters,
+        task,
+        adamw(adapters, **config.optimizer.model_dump(exclude={"name"})),
+        autocast_for(config.precision, torch.device(config.device)),
+        config.evaluation.batch_size,
+        [search.proxy.observe] if search else [],
+    )
+    files = WeightFiles(weights, adapters)
+    trainer = Trainer(
+        engine=engine,
+        train=splits["train"],
+        validation=_evaluated(config, splits["validation"]),
+        epochs=config.training.epochs,
+        batch_size=config.training.batch_size,
+        seed=config.seed,
+        metric=task.metrics[0],
+        higher_is_better=task.higher_is_better(task.metrics[0]),
+        strategy=config.strategy.build(),
+        search=search,
+        loggers=[logger],
+        log_every=config.training.log_every,
+        weights=files,
+        checkpoints=checkpoints,
+        every_minutes=config.checkpoint.every_minutes,
+    )
+    checkpoints.stateful |= {"weights": files, "trainer": trainer}
+    return trainer
+
+
+def _evaluated(config: Config, validation: Encoded) -> dict[str, Encoded]:
+    """What is evaluated, by the prefix of its metrics: what selects has none."""
+    if config.evaluation.split == "full":
+        return {"": validation}
+    selection, report = validation.halves()
+    return {"": selection, "report_": report}

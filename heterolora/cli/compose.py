@@ -1,0 +1,87 @@
+"""What Hydra composes, and what is wrong with overrides that it cannot compose, a line each."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from heterolora.config import prepare, suggestion
+from heterolora.config.folder import CONF
+from heterolora.errors import ConfigError, one_line
+
+HYDRA_VERSION = "1.3"
+
+
+def check_groups(overrides: Sequence[str]) -> None:
+    """Refuse a list where a group takes one choice: Hydra would silently use its last.
+
+    Raises:
+        ConfigError: naming every such override.
+    """
+    problems = [line for override in overrides for line in _list_for_group(override)]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _list_for_group(override: str) -> list[str]:
+    parsed = OverridesParser.create().parse_override(override)
+    group, _, given = override.lstrip("+").partition("=")
+    values = list(parsed.sweep_iterator()) if parsed.is_discrete_sweep() else [parsed.value()]
+    if not (CONF / parsed.key_or_group).is_dir() or not any(isinstance(v, list) for v in values):
+        return []
+    each = given.replace("[", "").replace("]", "").replace(" ", "")
+    return [f"{override}: {group} takes one choice; for a run with each of them, -m {group}={each}"]
+
+
+def composition_problems(error: Exception, overrides: Sequence[str]) -> list[str]:
+    """Every problem of a composition: of each override alone, then of the rest together.
+
+    Args:
+        error: what Hydra raised when it composed them all; returned where nothing better is found.
+        overrides: as on the command line.
+    """
+    GlobalHydra.instance().clear()
+    problems: list[str] = []
+    sound: list[str] = []
+    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+        for override in overrides:
+            try:
+                check_groups([override])
+                compose("config", [override])
+                sound.append(override)
+            except ConfigError as problem:
+                problems += problem.problems
+            except (HydraException, OmegaConfBaseException) as problem:
+                if "--multirun" not in str(problem):
+                    problems.append(_override_problem(override, problem))
+        try:
+            prepare(compose("config", sound))
+        except (ConfigError, HydraException, OmegaConfBaseException) as problem:
+            problems += problem.problems if isinstance(problem, ConfigError) else []
+    return problems or [one_line(error)]
+
+
+def _override_problem(override: str, problem: Exception) -> str:
+    key, _, value = override.partition("=")
+    key = key.lstrip("+~")
+    files = (file.relative_to(CONF / key) for file in (CONF / key).rglob("*.yaml"))
+    options = [str(file.with_suffix("")) for file in files if file.parts[0] != "base"]
+    if options and value not in options:
+        return f"{key}={value}: there is no such {key}; {suggestion(value, options)}"
+    if "Could not override" in str(problem):
+        known = _dotted(OmegaConf.to_container(compose("config")))
+        return f"{key}: unknown key; {suggestion(key, known)}"
+    return f"{override}: {one_line(problem)[:200]}"
+
+
+def _dotted(node: Any, prefix: str = "") -> list[str]:
+    """Every key of nested dictionaries, as `group.key`."""
+    if not isinstance(node, dict):
+        return []
+    keys = [f"{prefix}{key}" for key in node]
+    return keys + [k for key, value in node.items() for k in _dotted(value, f"{prefix}{key}.")]

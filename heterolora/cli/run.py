@@ -1,0 +1,90 @@
+"""The command line: `heterolora proxy=gradnorm strategy=dynamic`, or a sweep with `-m`."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+import hydra
+import transformers
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from heterolora.cli.compose import HYDRA_VERSION, check_groups, composition_problems
+from heterolora.cli.sweep import job
+from heterolora.config.folder import CONF
+from heterolora.errors import ConfigError, UserError, print_errors
+from heterolora.run import run
+from hydra_plugins._heterolora import GridSweeper
+
+
+def main() -> int:
+    """Do what the arguments of the process say; returns the exit code."""
+    Plugins.instance().register(GridSweeper)
+    on_hydra = hydra.main(version_base=HYDRA_VERSION, config_path=str(CONF), config_name="config")
+    return report_errors(on_hydra(task))
+
+
+def task(cfg: DictConfig) -> float:
+    """One run, or one job of a sweep; returns the task's first metric at the best epoch."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return job(cfg)
+    try:
+        check_groups(HydraConfig.get().overrides.task)
+        _check_launcher()
+        return single(cfg)
+    except UserError as error:  # Hydra would print a traceback of it
+        print_errors(error)
+        raise SystemExit(error.exit_code) from None
+
+
+def single(cfg: DictConfig) -> float:
+    """One run, with its whole summary.
+
+    Raises:
+        UserError: for anything that the user can put right.
+    """
+    console = Console()
+    outcome = run(cfg, console)
+    outcome.show(console)
+    return outcome.metric
+
+
+def _check_launcher() -> None:
+    """Refuse a launcher for what is no sweep: Hydra would run it here, without a word.
+
+    Raises:
+        ConfigError: if there is one.
+    """
+    launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
+    if launcher != "basic":
+        raise ConfigError(
+            [f"hydra/launcher={launcher}: starts the runs of a sweep only; add -m, or leave it out"]
+        )
+
+
+def report_errors(command: Callable[[], object]) -> int:
+    """Run a command; what a user can put right is a line on stderr and exit code 2."""
+    # Hydra prints composition errors over many lines and exits with 1, unless it may raise them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        command()
+    except (HydraException, OmegaConfBaseException) as error:
+        overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+        print_errors(ConfigError(composition_problems(error, overrides)))
+        return UserError.exit_code
+    except UserError as error:
+        print_errors(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,119 @@
+"""The jobs of a sweep: each makes its runs one after another, and notes how each of them ended."""
+
+import json
+import traceback
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from heterolora.cli import slurm
+from heterolora.errors import UserError, one_line
+from heterolora.files import write_atomically
+from heterolora.loggers.console import PLAIN
+from heterolora.records.record import read_json
+from heterolora.run import run
+from heterolora.training.signals import Stopped
+
+Row = dict[str, Any]
+OUTCOMES = "outcomes"
+"""A folder in that of a sweep: how each run ended, by its number."""
+
+
+def job(cfg: DictConfig) -> float:
+    """One job of a sweep: the runs that the plan gives it, one after another.
+
+    A run that fails ends neither the job nor the sweep: the summary tells of it.
+
+    Returns:
+        The task's first metric at the best epoch of the last run; not a number if that failed.
+    """
+    hydra = HydraConfig.get()
+    folder = Path(hydra.sweep.dir)
+    if "job" not in cfg:  # another sweeper than this project's: one run at a time, without a plan
+        return _attempt(cfg, folder, hydra.job.num, " ".join(hydra.overrides.task))
+    plan = json.loads((folder / slurm.PLAN).read_text())
+    metric = float("nan")
+    for index in plan["jobs"][cfg.job]:
+        planned = plan["runs"][index]
+        planned_cfg = OmegaConf.create(planned["config"])
+        if planned_cfg.rerun and begun(folder, index, planned["directory"]):
+            planned_cfg.rerun = False
+        metric = _attempt(planned_cfg, folder, index, planned["overrides"])
+    return metric
+
+
+def _attempt(cfg: DictConfig, folder: Path, index: int, overrides: str) -> float:
+    """One run, and a line that says how it ended."""
+    label, console = f"#{index}", Console()
+    try:
+        outcome = run(cfg, console, label)
+    except UserError as error:
+        reason = "; ".join(str(error).splitlines())
+        row, metric = row_of("failed", overrides, reason, error.exit_code), float("nan")
+    except Stopped as error:
+        note(folder, index, row_of("failed", overrides, one_line(error), 1))
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        row, metric = row_of("failed", overrides, reason, 1), float("nan")
+    else:
+        status = "skipped" if outcome.skipped else "finished"
+        row, metric = row_of(status, str(outcome.directory), outcome.headline()), outcome.metric
+    note(folder, index, row)
+    console.print(f"{label} {row['status']}: {row['said']}", **PLAIN)
+    return metric
+
+
+def begun(folder: Path, index: int, directory: str | None) -> bool:
+    """Whether this sweep had begun a run before its job was requeued: its record is newer."""
+    mark = folder / OUTCOMES / f"{index}.begun"
+    record = Path(directory or "") / "run.json"
+    if mark.exists():
+        return record.is_file() and record.stat().st_mtime_ns > mark.stat().st_mtime_ns
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    return False
+
+
+def row_of(status: str, what: str, said: str, exit_code: int = 0) -> Row:
+    """The line of a run in the summary, and the exit code that it asks for."""
+    return {"status": status, "what": what, "said": said, "exit_code": exit_code}
+
+
+def note(folder: Path, index: int, row: Row) -> None:
+    """Keep how a run ended; a requeued job skips the runs that it had finished itself."""
+    (folder / OUTCOMES).mkdir(parents=True, exist_ok=True)
+    file = folder / OUTCOMES / f"{index}.json"
+    before = read_json(file)
+    if before is None or before["status"] != "finished":
+        write_atomically(file, json.dumps(row))
+
+
+def summarize(folder: Path) -> int:
+    """Print a line for each run of a sweep, and how many there are of each status.
+
+    Returns:
+        The exit code: 0 if none of them failed.
+    """
+    files = sorted((folder / OUTCOMES).glob("*.json"), key=lambda file: int(file.stem))
+    rows = {int(file.stem): json.loads(file.read_text()) for file in files}
+    for index, planned in enumerate(json.loads((folder / slurm.PLAN).read_text())["runs"]):
+        said = f"its job ended without a result; see {folder}/.submitit"
+        rows.setdefault(index, row_of("lost", planned["overrides"], said, 1))
+    console = Console()
+    console.print()
+    for _, row in sorted(rows.items()):
+        console.print(f"{row['status']:<8}  {row['what']}  {row['said']}", **PLAIN)
+    counts = dict.fromkeys(("finished", "skipped", "failed"), 0)
+    for row in rows.values():
+        counts[row["status"]] = counts.get(row["status"], 0) + 1
+    if counts["failed"] or counts.get("lost"):
+        console.print("the same command again runs what is missing", **PLAIN)
+    told = ", ".join(f"{count} {status}" for status, count in counts.items())
+    console.print(f"{len(rows)} runs: {told}", **PLAIN)
+    # A bug (1) is worse than what a user can put right (2).
+    return min({row["exit_code"] for row in rows.values()} - {0}, default=0)

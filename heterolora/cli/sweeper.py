@@ -1,0 +1,282 @@
+"""The sweeper: plans every run of the grids, launches what is missing, and tells how each ended."""
+
+import itertools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from heterolora.cli import slurm
+from heterolora.cli.compose import check_groups, composition_problems
+from heterolora.cli.sweep import Row, note, row_of, summarize
+from heterolora.config import prepare
+from heterolora.config.folder import INSTALLED
+from heterolora.errors import ConfigError, RecordError, UserError, one_line
+from heterolora.files import write_atomically
+from heterolora.loggers.console import headline
+from heterolora.records import source
+from heterolora.records.lock import holder
+from heterolora.records.record import check_writable, finished
+from heterolora.run import directory_of
+
+CLUSTER = "SlurmLauncher"
+
+
+class GridSweeper(Sweeper):
+    """Hydra's sweeper for this project: one plan for all grids, of the runs that are missing.
+
+    Args:
+        params: parameters of every grid, as Hydra's own sweeper has them.
+        grids: mappings of parameters to values such as `0,13,42`, swept one after another.
+            Without them there is one grid, that of `params`.
+        max_batch_size: launch so many jobs at once at most, the next when they have ended.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Any] | None = None,
+        grids: Sequence[Mapping[str, Any]] | None = None,
+        max_batch_size: int | None = None,
+    ) -> None:
+        self.params = params
+        self.grids = grids
+        self.max_batch_size = max_batch_size
+        self.hydra_context: HydraContext | None = None
+        self.config: DictConfig | None = None
+        self.launcher: Launcher | None = None
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Called by Hydra before `sweep`."""
+        self.hydra_context = hydra_context
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Plan, launch, and print a line for each run.
+
+        On a cluster the jobs run the source as it is now: this process starts again from a copy.
+
+        Args:
+            arguments: the overrides of the command line, but for those of Hydra itself.
+
+        Raises:
+            UserError: if it cannot be planned.
+            SystemExit: with the exit code of the worst run, if one failed.
+        """
+        assert self.config is not None
+        assert self.hydra_context is not None
+        folder = Path(self.config.hydra.sweep.dir).absolute()
+        check_writable(Path(self.config.output))
+        on_cluster = str(self.config.hydra.launcher._target_).endswith(CLUSTER)
+        if on_cluster:
+            _start_from_copy(Path(self.config.output))
+        combinations = swept(self.hydra_context.config_loader, self.config.hydra.sweeper, arguments)
+        runs = _planned(composed(self.hydra_context.config_loader, self.config, combinations))
+        try:
+            jobs = self._plan(runs, folder, on_cluster)
+        except OSError as error:
+            raise RecordError(f"output={self.config.output}: {one_line(error)}") from error
+        launched = [self._launch(batch, folder) for batch in jobs]
+        code = summarize(folder) or int(not all(launched))
+        if code:
+            raise SystemExit(code)
+
+    def _plan(self, runs: list[Row], folder: Path, on_cluster: bool) -> list[list[int]]:
+        """Write the plan; returns the numbers of its jobs, batch by batch."""
+        assert self.config is not None
+        queued = {}
+        if on_cluster:
+            _check_for_cluster(runs)
+            queued = slurm.submitted(folder.parent)
+        known = {index: _known(run, queued) for index, run in enumerate(runs)}
+        missing = [index for index, row in known.items() if row is None]
+        jobs = slurm.cut(missing, self.config.runs_per_job)
+        size = self._batch_size(len(jobs))
+        for index, row in known.items():
+            if row is not None:
+                note(folder, index, row)
+        folder.mkdir(parents=True, exist_ok=True)
+        plan = {"runs": runs, "jobs": jobs, "batch": size}
+        write_atomically(folder / slurm.PLAN, json.dumps(plan))
+        return slurm.cut(range(len(jobs)), size)
+
+    def _batch_size(self, jobs: int) -> int:
+        size = self.max_batch_size
+        if size is not None and (not isinstance(size, int) or size < 1):
+            raise ConfigError(
+                [
+                    f"hydra.sweeper.max_batch_size={size}: must be a whole number greater than 0; "
+                    "for example hydra.sweeper.max_batch_size=1000"
+                ]
+            )
+        return min(size or jobs, jobs) or 1
+
+    def _launch(self, jobs: Sequence[int], folder: Path) -> bool:
+        """Whether all jobs of a batch came back; how their runs ended, they note themselves."""
+        assert self.launcher is not None
+        quoted = str(folder).replace("'", r"\'")
+        overrides = [[f"+job={index}", f"hydra.sweep.dir='{quoted}'"] for index in jobs]
+        try:
+            for result in self.launcher.launch(overrides, initial_job_idx=jobs[0]):
+                _ = result.return_value  # raises what the job raised
+        except Exception:
+            # The launcher raises at the first job that the cluster lost; the others go on.
+            traceback.print_exc()
+            slurm.wait_for(folder)
+            return False
+        return True
+
+
+def swept(loader: ConfigLoader, sweeper: DictConfig, arguments: Sequence[str]) -> list[list[str]]:
+    """The overrides of every run of a sweep, grid after grid.
+
+    An argument takes the place of a parameter of the same name, and is added to grids without it.
+
+    Raises:
+        ConfigError: if grids or arguments cannot be swept.
+    """
+    check_groups(arguments)
+    params = sweeper.get("params") or {}
+    grids = OmegaConf.create([{}]) if sweeper.get("grids") is None else sweeper.grids
+    if not OmegaConf.is_list(grids) or not all(map(OmegaConf.is_dict, grids)):
+        raise ConfigError(
+            [
+                f"hydra.sweeper.grids={grids}: must be a list of mappings from parameters to "
+                "values; for example hydra.sweeper.grids=[{seed:'0,13'}]"
+            ]
+        )
+    combinations = []
+    for grid in grids:
+        own = [f"{key}={_value(value)}" for key, value in {**params, **grid}.items()]
+        combinations += _product(loader, [*own, *arguments])
+    return combinations
+
+
+def _value(value: object) -> object:
+    return "null" if value is None else value
+
+
+def _product(loader: ConfigLoader, arguments: list[str]) -> list[list[str]]:
+    """Every combination of the arguments' values."""
+    values: dict[str, list[str]] = {}
+    for override in OverridesParser.create(loader).parse_overrides(arguments):
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            assert override.input_line is not None
+            values[key] = [override.input_line]
+        elif override.is_discrete_sweep():
+            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise ConfigError(
+                [f"{override.input_line}: has no end of values; list them, as in {key}=1,2,3"]
+            )
+    return [list(combination) for combination in itertools.product(*values.values())]
+
+
+def composed(
+    loader: ConfigLoader, config: DictConfig, combinations: Sequence[Sequence[str]]
+) -> Iterator[tuple[str, DictConfig]]:
+    """The overrides and the configuration of every run of a sweep.
+
+    Args:
+        loader: Hydra's.
+        config: as Hydra composed it for the sweep as a whole, its own node included.
+        combinations: the overrides of each run.
+
+    Raises:
+        ConfigError: for the first that cannot be composed.
+    """
+    for combination in combinations:
+        try:
+            cfg = loader.load_sweep_config(config, list(combination))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(composition_problems(error, combination)) from error
+        with open_dict(cfg):
+            del cfg["hydra"]
+        yield " ".join(combination), cfg
+
+
+def _planned(runs: Iterator[tuple[str, DictConfig]]) -> list[Row]:
+    """What the plan has of each run; of those that are the same run, the first."""
+    planned: dict[str, Row] = {}
+    for overrides, cfg in runs:
+        directory, config = _directory(cfg), OmegaConf.to_container(cfg)
+        row = {"overrides": overrides, "config": config, "directory": directory}
+        planned.setdefault(directory or json.dumps(config, sort_keys=True), row)
+    return list(planned.values())
+
+
+def _directory(cfg: DictConfig) -> str | None:
+    """Where the record of a run will be; None if it cannot be made, as the run itself will say."""
+    # Where the precision is given, the device has no part in where the record is, and the machine
+    # that plans need not have it.
+    here = cfg if cfg.precision == "auto" else OmegaConf.merge(cfg, {"device": "auto"})
+    assert isinstance(here, DictConfig)
+    try:
+        return str(directory_of(prepare(here)))
+    except UserError:
+        return None
+
+
+def _check_for_cluster(runs: Sequence[Row]) -> None:
+    """Refuse what each node would settle for itself.
+
+    Raises:
+        ConfigError: if that is left open.
+    """
+    if any(run["config"]["precision"] == "auto" for run in runs):
+        raise ConfigError(
+            [
+                "precision=auto: each node would choose its own, and which runs are finished "
+                "could not be known here; set precision=bf16 or precision=fp32"
+            ]
+        )
+
+
+def _known(run: Row, queued: Mapping[str, str]) -> Row | None:
+    """The summary's line of a run that is finished or under way; None of one to be launched."""
+    if run["directory"] is None:
+        return None
+    directory = Path(run["directory"])
+    try:
+        done = None if run["config"]["rerun"] else finished(directory)
+    except RecordError:
+        done = None  # the run itself says what is wrong with its record
+    if done is not None:
+        return row_of("skipped", str(directory), headline(done))
+    if process := holder(directory):
+        return row_of("running", str(directory), process)
+    if task := queued.get(str(directory)):
+        return row_of("queued", str(directory), f"SLURM job {task}")
+    return None
+
+
+def _start_from_copy(output: Path) -> None:
+    """Go on in a copy of the source, unless this is one, or there is no source to be edited."""
+    if INSTALLED or source.is_copy():
+        return
+    copy = source.keep(output.absolute() / ".sweeps" / "source")
+    paths = [str(copy), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # Jobs inherit both: what is imported is the copy, wherever they are started.
+    environment = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    script = [sys.executable, str(copy / "train.py"), *sys.argv[1:]]
+    os.execve(sys.executable, script, {**os.environ, **environment})

@@ -1,0 +1,164 @@
+"""A checkpoint as the configuration names it: its `config.json`, its shapes, and its weights."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import is_offline_mode
+from torch import nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig
+
+from heterolora import architectures
+from heterolora.architectures import FAMILIES, Family, Headed, Loaded
+from heterolora.architectures.wiring import check_shortcuts
+from heterolora.config.schema import ModelConfig, SearchSpaceConfig
+from heterolora.errors import ModelError, one_line
+from heterolora.network import PREFETCH
+from heterolora.sites import Site
+
+EMBEDDED = {"heterolora/opt-starter": Path(__file__).parents[1] / "data" / "starter" / "model"}
+"""Models that the package carries itself."""
+
+
+def source(model: ModelConfig) -> str | Path:
+    """The folder of a checkpoint, or its name at the hub.
+
+    Raises:
+        ModelError: if there is no such folder.
+    """
+    if model.path is None:
+        return EMBEDDED.get(model.name, model.name)
+    if not Path(model.path).is_dir():
+        raise ModelError(
+            f"model.path={model.path}: there is no such directory; give one with config.json, "
+            "model.safetensors and a tokenizer"
+        )
+    return Path(model.path)
+
+
+def settings(model: ModelConfig) -> PretrainedConfig:
+    """What `config.json` says.
+
+    Raises:
+        ModelError: if it cannot be found, reached or read.
+    """
+    return _settings(str(source(model)), model.revision, model.where)
+
+
+def family(model: ModelConfig) -> Family:
+    """Where models of this kind keep their parts.
+
+    Raises:
+        ModelError: as `settings`, and of a kind that cannot be wired.
+    """
+    return architectures.family_named(settings(model).model_type, model.where)
+
+
+def load(model: ModelConfig, task: Headed, seed: int) -> Loaded:
+    """The model with a head for `task`, and its tokenizer.
+
+    Raises:
+        ModelError: as `settings` and `architectures.load_pretrained`.
+    """
+    family(model)
+    try:
+        return architectures.load_pretrained(source(model), task, model.revision, seed, model.where)
+    except ModelError as error:
+        if isinstance(error.__cause__, OSError) and is_offline_mode() and _is_remote(model):
+            reason = one_line(error.__cause__)[:200]
+            raise ModelError(f"{model.where}: cannot be loaded ({reason}); {PREFETCH}") from error
+        raise
+
+
+def fetch(model: ModelConfig, task: Headed) -> Path | None:
+    """Have all that `load` reads in the cache, by loading it.
+
+    Returns:
+        The folder in the cache, named by the hub's commit; None of a model that is local.
+
+    Raises:
+        ModelError: as `load` does.
+    """
+    if not _is_remote(model):
+        return None
+    load(model, task, seed=0)
+    return architectures.folder_of(model.name, model.revision)
+
+
+def _is_remote(model: ModelConfig) -> bool:
+    return isinstance(source(model), str)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an adapter maps: from `inputs` features to `outputs`."""
+
+    inputs: int
+    outputs: int
+
+    @property
+    def width(self) -> int:
+        """The highest rank that a matrix of this shape can have."""
+        return min(self.inputs, self.outputs)
+
+    @property
+    def unit_cost(self) -> int:
+        """The adapter parameters of one rank."""
+        return self.inputs + self.outputs
+
+
+def sites(model: ModelConfig, space: SearchSpaceConfig) -> dict[Site, Shape]:
+    """Every site that the search space has in this model.
+
+    Raises:
+        ModelError: if the model cannot be had, or has not all of the roles.
+    """
+    known = family(model)
+    config = settings(model)
+    layers = _skeleton(str(source(model)), model.revision, model.where)
+    found: dict[Site, Shape] = {}
+    for index, layer in enumerate(layers.children()):
+        for role in space.projections:
+            linear = layer.get_submodule(known.projections[role])
+            assert isinstance(linear, nn.Linear)
+            found[Site(index, role)] = Shape(linear.in_features, linear.out_features)
+        for shortcut in space.shortcuts:
+            if shortcut != "cut" or index > 0:  # there is no attention below the first
+                found[Site(index, shortcut)] = Shape(config.hidden_size, config.hidden_size)
+    return found
+
+
+def shortcuts_problem(model: ModelConfig) -> str | None:
+    """Why the model cannot have shortcuts; None where it can."""
+    try:
+        check_shortcuts(settings(model))
+    except ModelError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def _settings(where_from: str, revision: str | None, where: str) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(where_from, revision=revision)
+    except (OSError, ValueError) as error:
+        if where.startswith("model.path"):
+            raise ModelError(
+                f"{where}: is not a model in Hugging Face format ({one_line(error)[:160]}); give a "
+                "directory with config.json, model.safetensors and a tokenizer"
+            ) from error
+        raise ModelError(
+            f"{where}: is neither cached nor can the hub be reached ({one_line(error)[:160]}); "
+            f"give a local directory with model.path=DIR, {PREFETCH}, or use the embedded "
+            "model=opt_starter"
+        ) from error
+
+
+@functools.cache
+def _skeleton(where_from: str, revision: str | None, where: str) -> nn.ModuleList:
+    """The layers of a model that has shapes and no weights."""
+    config = _settings(where_from, revision, where)
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    return architectures.layers_of(model, FAMILIES[config.model_type])

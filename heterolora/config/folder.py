@@ -1,0 +1,11 @@
+"""Where the groups and experiments are."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parents[1]
+
+INSTALLED = (_PACKAGE / "conf").is_dir()
+"""Whether this is an installed wheel, with `conf` inside the package, and not a source tree."""
+
+CONF = (_PACKAGE if INSTALLED else _PACKAGE.parent) / "conf"
+"""The folder of `config.yaml`, with one subfolder for each group and one for experiments."""

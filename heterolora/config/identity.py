@@ -1,0 +1,62 @@
+"""What tells one arm from another: everything that shapes a run's numbers, the seed apart."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from heterolora.config.schema import Config
+
+EVERY = "*"
+"""Stands for each key of a mapping."""
+
+NOT_IN_IDENTITY: Mapping[str, Any] = {
+    "seed": True,
+    "name": True,
+    "device": True,
+    "output": True,
+    "rerun": True,
+    "offline": True,
+    "runs_per_job": True,
+    "checkpoint": True,
+    "tracking": True,
+    "table": True,
+    "training": {"log_every": True},
+    "evaluation": {"batch_size": True},
+    "proxy": {"micro_batch_size": True},
+    "importance": {EVERY: {"micro_batch_size": True}},
+}
+"""Settings that two runs of one arm may differ in: the seed, and what shapes no number."""
+
+BY_FINGERPRINT: Mapping[str, Any] = {
+    "model": True,
+    "task": dict.fromkeys(
+        ("source", "subset", "path", "revision", "train_split", "validation_split"), True
+    ),
+}
+"""Settings that say where model and data are; what they are is in their fingerprints."""
+
+
+def without(values: Mapping[str, Any], apart: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested plain values, but for those that `apart` marks with True."""
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        here = apart.get(key, apart.get(EVERY, {}))
+        if here is not True:
+            kept[key] = without(value, here) if isinstance(value, Mapping) else value
+    return kept
+
+
+def identity(config: Config) -> str:
+    """Eight hex digits of the settings that shape the run's numbers, and of its model and data.
+
+    Raises:
+        UserError: if the model or the data cannot be found.
+    """
+    # Fingerprints need libraries that who reads records does without.
+    from heterolora.config.fingerprints import fingerprints
+
+    shaping = without(without(config.resolved(), NOT_IN_IDENTITY), BY_FINGERPRINT)
+    shaping["fingerprints"] = dataclasses.asdict(fingerprints(config.model, config.task))
+    return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:8]

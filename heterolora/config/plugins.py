@@ -1,0 +1,144 @@
+"""Sections of what the library offers under a name: one file, one class, one name.
+
+A class of the library is a frozen `Settings` dataclass. Its section has the same fields, with their
+types, bounds, defaults and help, and a `name` that can be the file's alone; so the sections of a
+group are in effect a union that `name` discriminates, each imported when it is asked for.
+"""
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import Field, create_model
+from pydantic.fields import FieldInfo
+
+from heterolora.config.schema import (
+    Number,
+    PluginConfig,
+    ProxyConfig,
+    SelectionConfig,
+    StrategyConfig,
+    TaskConfig,
+)
+from heterolora.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A part of the configuration whose schema is a class of the library, chosen by name.
+
+    Attributes:
+        package: has one file for each choice.
+        base: what the sections of all choices share.
+        tag: the key that names the choice.
+        default: what it names where it is not given.
+    """
+
+    package: str
+    base: type[PluginConfig]
+    tag: str = "name"
+    default: str | None = None
+
+
+GROUPS: Mapping[str, Group] = {
+    "proxy": Group("heterolora.proxies", ProxyConfig),
+    "selection": Group("heterolora.allocation.selection", SelectionConfig),
+    "strategy": Group("heterolora.strategies", StrategyConfig),
+    "task": Group("heterolora.tasks", TaskConfig, tag="kind", default="classification"),
+}
+
+
+def find(group: str, name: str) -> type[PluginConfig] | None:
+    """The section of the class in the file `name` of the group's package; None without such."""
+    found = find_class(GROUPS[group].package, name)
+    if found is None or issubclass(found, PluginConfig):
+        return found
+    return section(found, group, name)  # type: ignore[arg-type]  # mypy takes a class for instances
+
+
+def choices(group: str) -> list[str]:
+    """The names that a group has."""
+    modules = pkgutil.iter_modules(importlib.import_module(GROUPS[group].package).__path__)
+    return sorted(module.name for module in modules if find(group, module.name) is not None)
+
+
+def find_class(package: str, name: str) -> type[Settings] | type[PluginConfig] | None:
+    """The concrete `Settings` class that `package/name.py` defines, or None."""
+    module_name = f"{package}.{name}"
+    if not re.fullmatch(r"(?!base$)[a-z][a-z0-9_]*", name):  # base: what the others share
+        return None
+    if importlib.util.find_spec(module_name) is None:
+        return None
+    for member in vars(importlib.import_module(module_name)).values():
+        if (
+            inspect.isclass(member)
+            and issubclass(member, Settings | PluginConfig)
+            and not inspect.isabstract(member)
+            and member.__module__ == module_name
+        ):
+            return member
+    return None
+
+
+@functools.cache
+def section(settings: type[Settings], group: str, name: str) -> type[PluginConfig]:
+    """The section that describes `settings`.
+
+    Args:
+        settings: a frozen dataclass whose fields are made by `setting`.
+        group: a key of `GROUPS`.
+        name: the one value of the group's tag.
+    """
+    hints = get_type_hints(settings)
+    fields: dict[str, Any] = {
+        field.name: (strict(hints[field.name]), _described(field))
+        for field in dataclasses.fields(settings)
+    }
+    chosen = GROUPS[group]
+    default = ... if chosen.default is None else chosen.default
+    fields[chosen.tag] = (Literal[name], Field(default, examples=[name], validate_default=True))
+    create: Any = create_model  # mypy's plug-in takes the name below for a class
+    made: type[PluginConfig] = create(
+        f"{settings.__name__}Config",
+        __base__=chosen.base,
+        __doc__=settings.__doc__,
+        __module__=settings.__module__,
+        **fields,
+    )
+    made.settings = settings
+    return made
+
+
+def strict(hint: Any) -> Any:
+    """The type of a field, for which `true` is no number and 1.5 no integer."""
+    if hint is int or hint is bool:
+        return Annotated[hint, Field(strict=True)]
+    if hint is float:
+        return Number
+    if get_origin(hint) in (Union, UnionType):
+        parts = tuple(part if part is NoneType else strict(part) for part in get_args(hint))
+        return Union[parts]  # noqa: UP007 - of a tuple
+    if get_origin(hint) is tuple:
+        first, *_ = get_args(hint)
+        return tuple[strict(first), ...]  # type: ignore[misc]
+    return hint
+
+
+def _described(field: "dataclasses.Field[Any]") -> FieldInfo:
+    """The field's default, bounds, help and example, as pydantic has them."""
+    default = ... if field.default is dataclasses.MISSING else field.default
+    example = field.metadata["example"]
+    described: FieldInfo = Field(
+        default,
+        description=field.metadata["help"],
+        examples=None if example is None else [example],
+        **field.metadata["bounds"],
+    )
+    return described

@@ -1,0 +1,250 @@
+"""The schema of a run's configuration, section by section.
+
+The sections of proxies, selections, strategies and tasks are derived from the classes of the
+library (`heterolora.config.plugins`), so that adding one is one file and one YAML.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NewType, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from heterolora.settings import Settings
+from heterolora.sites import Kind, LoraRole, ShortcutRole
+
+if TYPE_CHECKING:
+    from heterolora.allocation.selection import Selection
+    from heterolora.proxies import Proxy
+    from heterolora.strategies import Strategy
+    from heterolora.tasks import Task
+
+PositiveInt = Annotated[int, Field(strict=True, gt=0)]
+Rank = Annotated[int, Field(strict=True, ge=0)]
+"""Zero for a kind of site that the search space does not have."""
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A finite number; `true` is none."""
+PathPart = r"[A-Za-z0-9][\w.-]*"
+"""A name that can be a folder, and cannot lead out of one."""
+Beta = Annotated[Number, Field(ge=0, lt=1)]
+Device = NewType("Device", str)
+"""The name of a device; a type of its own, by which rules ask for it."""
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration; a key it does not have is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Section):
+    """Which checkpoint: a hub name, or a local directory in Hugging Face format."""
+
+    name: str = Field(min_length=1, examples=["facebook/opt-350m"])
+    path: str | None = Field(examples=["path/to/model"])
+    revision: str | None = Field(examples=["main"])
+
+    @property
+    def where(self) -> str:
+        """The key that says which checkpoint, and its value."""
+        return f"model.name={self.name}" if self.path is None else f"model.path={self.path}"
+
+
+class SearchSpaceConfig(Section):
+    """Where adapters may go: beside linear projections (LoRA sites), and on shortcuts."""
+
+    projections: tuple[LoraRole, ...] = Field(examples=["[q,v]"])
+    shortcuts: tuple[ShortcutRole, ...] = Field(examples=["[res1,res2,in,cut]"])
+    lora_alpha: Number = Field(gt=0, examples=[16])
+    shortcut_alpha: Number = Field(gt=0, examples=[4])
+    scaling: Literal["alpha_over_rank", "alpha_over_budget_rank", "rslora"] = Field(
+        examples=["alpha_over_rank"]
+    )
+    pool: Literal["combined", "separated"] = Field(examples=["combined"])
+    renormalize: Literal["always", "enabled"] = Field(examples=["always"])
+
+    @field_validator("projections", "shortcuts")
+    @classmethod
+    def _each_once(cls, roles: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if len(set(roles)) != len(roles):
+            raise ValueError(f"must name each {str(info.field_name).removesuffix('s')} once")
+        return roles
+
+    def roles(self) -> dict[Kind, tuple[str, ...]]:
+        """The roles of each kind of site."""
+        return {"lora": self.projections, "shortcut": self.shortcuts}
+
+
+class RankBudgetConfig(Section):
+    """The budget: the parameters of the homogeneous model, every site at the rank of its kind."""
+
+    lora_rank: Rank = Field(examples=[2])
+    shortcut_rank: Rank = Field(examples=[2])
+
+    def ranks(self) -> dict[Kind, int]:
+        """The rank of each kind of site."""
+        return {"lora": self.lora_rank, "shortcut": self.shortcut_rank}
+
+
+class TrainingConfig(Section):
+    """Length and batching of the fine-tuning, and how often a step is logged."""
+
+    epochs: PositiveInt = Field(examples=[20])
+    batch_size: PositiveInt = Field(examples=[8])
+    log_every: PositiveInt = Field(examples=[10])
+
+
+class EvaluationConfig(Section):
+    """The validation pass: all of the split, or a half that selects and one that is reported."""
+
+    batch_size: PositiveInt = Field(examples=[64])
+    split: Literal["full", "halves"] = Field(examples=["halves"])
+
+
+class CheckpointConfig(Section):
+    """How often a run is saved beside every epoch's end and the signals that stop it."""
+
+    every_minutes: Number = Field(gt=0, examples=[10])
+
+
+class TrackingConfig(Section):
+    """Where metrics go besides the local files, which are always written."""
+
+    name: Literal["local", "wandb"] = Field(examples=["local"])
+    project: str = Field(default="heterolora", min_length=1)
+    entity: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+class PluginConfig(Section):
+    """What a `Settings` class of the library can be told, and the object that `build` makes of it.
+
+    Attributes:
+        settings: the class.
+    """
+
+    settings: ClassVar[type[Settings] | None] = None
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        self.build()  # the class has checks of its own
+        return self
+
+    def build(self) -> Any:
+        """The object that does what the section says."""
+        if self.settings is None:
+            return self
+        names = [field.name for field in dataclasses.fields(self.settings)]
+        return self.settings(**{name: getattr(self, name) for name in names})
+
+
+class ProxyConfig(PluginConfig):
+    """A proxy, by the name of its file in `heterolora/proxies`, and its settings."""
+
+    name: str
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the score depends on the examples' labels."""
+        return True
+
+    def build(self) -> "Proxy":
+        """The proxy."""
+        made: Proxy = super().build()
+        return made
+
+
+class SelectionConfig(PluginConfig):
+    """A selection, by the name of its file in `heterolora/allocation/selection`."""
+
+    name: str
+
+    def build(self) -> "Selection":
+        """The selection."""
+        made: Selection = super().build()
+        return made
+
+
+class StrategyConfig(PluginConfig):
+    """A strategy, by the name of its file in `heterolora/strategies`; the share that is on."""
+
+    name: str
+    searches: ClassVar[bool] = True
+    enable_rate: Number = Field(gt=0, le=1, examples=[0.25])
+
+    def build(self) -> "Strategy":
+        """The strategy."""
+        made: Strategy = super().build()
+        return made
+
+
+class TaskConfig(PluginConfig):
+    """A task, by the name of its kind's file in `heterolora/tasks`, and where its data is."""
+
+    name: str = Field(pattern=rf"^{PathPart}$", examples=["mrpc"])
+    source: str = Field(min_length=1, examples=["nyu-mll/glue"])
+    subset: str | None = Field(examples=["mrpc"])
+    path: str | None = Field(examples=["path/to/parquet"])
+    revision: str | None = Field(examples=["main"])
+    train_split: str = Field(examples=["train"])
+    validation_split: str = Field(examples=["validation"])
+    kind: str
+    metrics: tuple[str, ...]
+
+    def build(self) -> "Task":
+        """The task."""
+        made: Task = super().build()
+        return made
+
+
+class OptimizerConfig(Section):
+    """AdamW at a constant learning rate."""
+
+    name: Literal["adamw"]
+    learning_rate: Number = Field(gt=0, examples=[2e-4])
+    weight_decay: Number = Field(ge=0, examples=[0.01])
+    betas: tuple[Beta, Beta] = Field(examples=["[0.9,0.999]"])
+    eps: Number = Field(gt=0, lt=1, examples=[1e-8])
+
+
+class Config(Section):
+    """One run, completely: what `config.yaml` in its directory holds.
+
+    `proxy` and `selection` are None under a strategy that never searches. `table` is an
+    experiment's, for reports alone.
+    """
+
+    name: str = Field(pattern=rf"^{PathPart}(/{PathPart})*$", examples=["main"])
+    seed: int = Field(strict=True, ge=0, examples=[0])
+    device: Device = Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", examples=["auto"])
+    precision: Literal["auto", "fp32", "bf16"] = Field(examples=["auto"])
+    output: str = Field(min_length=1, examples=["outputs"])
+    rerun: bool = Field(strict=True, examples=["true"])
+    offline: bool = Field(strict=True, examples=["true"])
+    model: ModelConfig
+    task: SerializeAsAny[TaskConfig]
+    search_space: SearchSpaceConfig
+    proxy: SerializeAsAny[ProxyConfig] | None
+    selection: SerializeAsAny[SelectionConfig] | None
+    strategy: SerializeAsAny[StrategyConfig]
+    rank_budget: RankBudgetConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+    checkpoint: CheckpointConfig
+    tracking: TrackingConfig
+    importance: dict[str, SerializeAsAny[ProxyConfig]]
+    runs_per_job: PositiveInt = Field(examples=[3])
+    table: Any = Field(default=None, exclude=True)
+
+    def resolved(self) -> dict[str, Any]:
+        """The configuration as plain JSON values."""
+        return self.model_dump(mode="json")

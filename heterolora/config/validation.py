@@ -1,0 +1,155 @@
+"""`validate`: a configuration is checked whole, and every problem found at once."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from heterolora.config import plugins
+from heterolora.config.schema import Config
+from heterolora.errors import ConfigError
+
+Rule = Callable[..., Iterable[str]]
+"""A check across sections, which yields problems. The types of its parameters name the sections
+that it reads; it is asked where these are valid by themselves."""
+
+
+def validate(raw: Mapping[str, Any], rules: Sequence[Rule]) -> Config:
+    """Check a composed configuration whole, and type it.
+
+    Args:
+        raw: the configuration as plain, resolved values.
+        rules: checks across sections, run beside those of the schema.
+
+    Returns:
+        The typed configuration. Under a strategy that never searches, `proxy` and `selection` are
+        None.
+
+    Raises:
+        ConfigError: with every problem found, one line each.
+    """
+    problems = [_unknown(key, Config.model_fields) for key in raw if key not in Config.model_fields]
+    sections: dict[str, Any] = {}
+    for key, field in Config.model_fields.items():
+        if raw.get(key) is None and (key in SEARCHED or not field.is_required()):
+            sections[key] = None  # of a search, whether that may be is for a rule to say
+            continue
+        if raw.get(key) is None:
+            problems.append(f"{key}: is missing; choose one with {key}=...")
+            continue
+        try:
+            sections[key] = _typed(key, raw[key])
+        except ConfigError as error:
+            problems.extend(error.problems)
+    for rule in rules:
+        wanted = bound(rule)
+        if set(wanted.values()) <= sections.keys():
+            problems.extend(rule(**{name: sections[key] for name, key in wanted.items()}))
+    if problems:
+        raise ConfigError(problems)
+    if not sections["strategy"].build().searches:
+        sections |= dict.fromkeys(SEARCHED)
+    return Config.model_construct(**sections)
+
+
+SEARCHED = ("proxy", "selection")
+"""What only a search reads."""
+
+
+def bound(rule: Rule) -> dict[str, str]:
+    """For each parameter of a rule, the key of the section whose type it has."""
+    keys = {hint: key for key, hint in get_type_hints(Config).items()}
+    wanted = get_type_hints(rule)
+    del wanted["return"]
+    return {name: keys[hint] for name, hint in wanted.items()}
+
+
+def _typed(key: str, value: Any) -> Any:
+    """The value of a key of `Config`, as its schema has it."""
+    if key == "importance" and isinstance(value, Mapping):
+        problems: list[str] = []
+        proxies: dict[str, Any] = {}
+        for name, proxy in value.items():
+            try:
+                proxies[name] = _plugin(f"{key}.{name}", "proxy", proxy)
+            except ConfigError as error:
+                problems.extend(error.problems)
+        if problems:
+            raise ConfigError(problems)
+        return proxies
+    if key in plugins.GROUPS:
+        return _plugin(key, key, value)
+    field = Config.model_fields[key]
+    if field.exclude:
+        return value  # for readers of the file, not for a run
+    return _checked(key, Annotated[field.annotation, field], value)
+
+
+def _plugin(key: str, group: str, value: Any) -> Any:
+    """The section of the class that `value` names."""
+    chosen = plugins.GROUPS[group]
+    name = value.get(chosen.tag, chosen.default) if isinstance(value, Mapping) else value
+    schema = plugins.find(group, str(name))
+    if schema is None:
+        known = ", ".join(plugins.choices(group))
+        remedy = (
+            f"leave {key}.name alone and choose one of {known} with {key}=..."
+            if chosen.tag == "name"
+            else f"choose one of {known}"
+        )
+        raise ConfigError([f"{key}.{chosen.tag}={name}: there is no such {group}; {remedy}"])
+    return _checked(key, schema, value)
+
+
+def _checked(key: str, schema: Any, value: Any) -> Any:
+    try:
+        return TypeAdapter(schema).validate_python(value)
+    except ValidationError as error:
+        raise ConfigError(list(_problems(key, schema, error))) from error
+
+
+def suggestion(key: str, known: Iterable[str]) -> str:
+    """What to write instead of the unknown `key`: the nearest known one, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}"
+
+
+def _unknown(key: str, fields: Iterable[str], prefix: str = "") -> str:
+    return f"{prefix}{key}: unknown key; {suggestion(key, fields)}"
+
+
+def _problems(section: str, schema: Any, error: ValidationError) -> Iterable[str]:
+    """One line for each key that pydantic finds wrong: the key, the value, the rule, a remedy."""
+    fields = _fields(section, schema)
+    said: set[str] = set()
+    for detail in error.errors():
+        path = [str(part) for part in detail["loc"]]
+        leaf = ".".join([section, *path[:1]])
+        if leaf in said:
+            continue
+        said.add(leaf)
+        if detail["type"] == "extra_forbidden":
+            yield _unknown(path[0], fields, prefix=f"{section}.")
+            continue
+        if detail["type"] == "value_error" and not path:  # of a class that checks its own fields
+            yield f"{section}.{detail['msg'].removeprefix('Value error, ')}"
+            continue
+        field = fields.get(path[0]) if path else Config.model_fields[section]
+        examples = field.examples if field else None
+        remedy = f"for example {leaf}={examples[0]}" if examples else f"set it with {leaf}=..."
+        if detail["type"] == "missing":
+            yield f"{leaf}: is missing; {remedy}"
+            continue
+        rule = re.sub(r"^\w+ should ", "must ", detail["msg"].removeprefix("Value error, "))
+        yield f"{'.'.join([section, *path])}={detail['input']}: {rule}; {remedy}"
+
+
+def _fields(section: str, schema: Any) -> Mapping[str, FieldInfo]:
+    """The fields of a section's model; none where the section is a plain value."""
+    if not hasattr(schema, "model_fields"):
+        schema = Config.model_fields[section].annotation
+    return getattr(schema, "model_fields", {})

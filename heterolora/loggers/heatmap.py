@@ -1,0 +1,67 @@
+"""One search as a picture: layers down, roles across."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from numpy.typing import NDArray
+
+from heterolora.loggers.grid import Grid
+
+
+def heatmap(scores: Mapping[str, float], ranks: Mapping[str, int]) -> NDArray[np.uint8]:
+    """Scores as colours, the sites that are on marked with their rank; RGBA, (height, width, 4).
+
+    Args:
+        scores: by site, as in `allocations.jsonl`.
+        ranks: by site; 0 for a site that is off.
+    """
+    grid = Grid.of(scores)
+    size = (1.5 + 0.6 * len(grid.roles), 1 + 0.3 * len(grid.layers))
+    figure = Figure(figsize=size, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    image = draw_grid(axes, grid)
+    for (row, column), rank in np.ndenumerate(Grid.of(ranks).values):
+        if rank > 0:
+            axes.text(
+                column,
+                row,
+                f"{rank:.0f}",
+                ha="center",
+                va="center",
+                color="white",
+                bbox={"boxstyle": "round,pad=0.2", "color": "black", "alpha": 0.6},
+            )
+    figure.colorbar(image, ax=axes, label="score\n(number: rank of a site on)")
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba()).copy()  # type: ignore[no-untyped-call]
+
+
+def draw_grid(axes: Axes, grid: Grid, **colours: Any) -> AxesImage:
+    """Layers down, roles across; `colours` are those of `Axes.imshow`."""
+    image = draw_cells(
+        axes, grid.values, [str(layer) for layer in grid.layers], grid.roles, **colours
+    )
+    axes.set(xlabel="role", ylabel="layer")
+    return image
+
+
+def draw_cells(
+    axes: Axes,
+    values: NDArray[np.float64],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    **colours: Any,
+) -> AxesImage:
+    """Numbers as coloured cells, hatched where there is none (NaN)."""
+    axes.patch.set(facecolor="white", edgecolor="0.75", hatch="//////")
+    # Without interpolation a vector file holds the cells themselves, with sharp edges.
+    image = axes.imshow(values, aspect="auto", interpolation="none", **colours)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    return image

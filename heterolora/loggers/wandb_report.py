@@ -1,0 +1,62 @@
+"""Weights & Biases: a finished report, its tables and figures, as one run."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import wandb
+from rich.console import Console
+
+from heterolora.errors import TrackingError, one_line
+from heterolora.loggers.base import Row
+from heterolora.loggers.wandb import mode, say_how_to_send
+
+
+def log_report(
+    title: str,
+    tables: Mapping[str, Sequence[Row]],
+    figures: Sequence[Path],
+    folder: Path,
+    tracking: Row,
+    console: Console,
+) -> None:
+    """Log a report as a run of job type `report`; without an API key it is kept in `folder`.
+
+    Args:
+        title: names the run.
+        tables: by name; the rows of one all have the same keys.
+        figures: files; those that are no PNG are left out.
+        folder: where the reported runs lie.
+        tracking: the configuration group of the reported runs: `project`, `entity`, `group`.
+        console: is told how to send what was kept offline.
+
+    Raises:
+        TrackingError: if W&B does not take it.
+    """
+    try:
+        run = wandb.init(
+            project=tracking["project"],
+            entity=tracking["entity"],
+            group=tracking["group"],
+            dir=str(folder),
+            name=title,
+            job_type="report",
+            mode=mode(),
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, x_disable_stats=True
+            ),
+        )
+    except wandb.errors.Error as error:
+        raise TrackingError(
+            f"--wandb: {one_line(error)}; run `wandb login`, or set WANDB_MODE=offline"
+        ) from error
+    for name, rows in tables.items():
+        columns = list(rows[0])
+        data = [[row[column] for column in columns] for row in rows]
+        key = re.sub(r"\W+", "-", name)
+        run.log({f"tables/{key}": wandb.Table(columns, data, allow_mixed_types=True)})
+    for figure in figures:
+        if figure.suffix == ".png":
+            run.log({f"figures/{figure.stem}": wandb.Image(str(figure))})
+    run.finish()
+    say_how_to_send(run, console)

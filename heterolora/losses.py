@@ -1,0 +1,74 @@
+"""What a model is trained by: a batch, and the loss of its outputs as a sum and a count.
+
+A loss says sum and count apart, so that the mean over any set of batches is exact however they
+are cut: `mean = (sum of sums) / (sum of counts)`.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Batch = Mapping[str, Tensor]
+"""The model's inputs, each (n, ...), such as `input_ids` and `attention_mask`; and `labels`."""
+
+Loss = Callable[[Any, Batch], tuple[Tensor, Tensor | int]]
+"""`(the model's output, batch) -> (the sum of the losses, how many were summed)`."""
+
+Autocast = Callable[[], AbstractContextManager[object]]
+"""Makes the context in which the model's forward pass runs."""
+
+
+def inputs(batch: Batch) -> dict[str, Tensor]:
+    """What of a batch the model is called with: all but the labels."""
+    return {name: tensor for name, tensor in batch.items() if name != "labels"}
+
+
+def cross_entropy(output: Any, batch: Batch) -> tuple[Tensor, int]:
+    """`sum_i -log softmax(logits_i)[label_i]` over n examples; logits (n, classes), labels (n,)."""
+    labels = batch["labels"]
+    return F.cross_entropy(_full(output.logits), labels, reduction="sum"), len(labels)
+
+
+def squared_error(output: Any, batch: Batch) -> tuple[Tensor, int]:
+    """`sum_i (logit_i - label_i)^2` over n examples; logits (n, 1), labels (n,)."""
+    labels = batch["labels"]
+    return F.mse_loss(_full(output.logits).squeeze(-1), labels, reduction="sum"), len(labels)
+
+
+def next_token(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """`sum_t -log p(token_{t+1} | tokens up to t)` over all tokens whose label is not -100.
+
+    logits (n, length, vocabulary), labels (n, length), not shifted. The count stays on the device.
+    """
+    logits, labels = _full(output.logits)[:, :-1], batch["labels"][:, 1:]
+    total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    return total, (labels != -100).sum()
+
+
+def default_loss(output: Any, batch: Batch) -> tuple[Tensor, Tensor | int]:
+    """The usual loss of a Hugging Face head, by the labels.
+
+    Whole numbers (n,) are classes, fractions (n,) the targets of a regression, and whole numbers
+    (n, length) the tokens of a language model.
+
+    Raises:
+        ValueError: if the output has no logits or the batch no labels.
+    """
+    if "labels" not in batch or not hasattr(output, "logits"):
+        raise ValueError(
+            "there is no default loss for a model without logits or batches without labels; give "
+            "a function of (output, batch) that returns the sum of the losses and their count"
+        )
+    labels = batch["labels"]
+    if labels.is_floating_point():
+        return squared_error(output, batch)
+    return cross_entropy(output, batch) if labels.dim() == 1 else next_token(output, batch)
+
+
+def _full(logits: Tensor) -> Tensor:
+    """Half precisions as float32; float64, in which SYNFLOW runs, as it is."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

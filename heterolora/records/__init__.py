@@ -1,0 +1,1 @@
+"""The record of a run: its files, their schema, and the lock on its directory."""

@@ -1,0 +1,52 @@
+"""Where a run's numbers come from, as far as it is known before model and data are loaded."""
+
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+from heterolora.records import source
+
+PACKAGES = (
+    "heterolora",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "safetensors",
+    "numpy",
+    "scikit-learn",
+    "scipy",
+    "hydra-core",
+    "omegaconf",
+    "pydantic",
+    "wandb",
+)
+
+
+def provenance(device: str, device_name: str) -> dict[str, Any]:
+    """Code, packages and hardware for `Record.open`: no environment and no secrets.
+
+    What is known only later, such as the revisions of model and data, is for
+    `Record.add_provenance`.
+    """
+    return {
+        "code": source.version(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "hardware": {
+            "platform": platform.platform(),
+            "cpus": len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(),
+            "device": device,
+            "device_name": device_name,
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

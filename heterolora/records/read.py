@@ -1,0 +1,247 @@
+"""The records of runs, read back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+from yaml import YAMLError
+
+from heterolora.errors import RecordError, one_line
+from heterolora.records import schema
+from heterolora.records.schema import (
+    EpochRow,
+    ImportanceRow,
+    Provenance,
+    RunConfig,
+    RunRecord,
+    SearchRow,
+    StepRow,
+)
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory.
+
+    Its lines are read when they are first asked for; `load` has seen that they can be.
+
+    Attributes:
+        directory: where it lies.
+        config: the resolved configuration, nested as in `config.yaml`.
+        result: the content of `run.json`.
+        provenance: where its numbers come from; empty where that was not kept.
+    """
+
+    directory: Path
+    config: dict[str, Any]
+    result: RunRecord
+    provenance: Provenance
+
+    def setting(self, key: str) -> Any:
+        """The value of a dotted key such as `strategy.enable_rate`; None where there is none."""
+        value: Any = self.config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.config["seed"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether its numbers are final."""
+        return self.result.status == "finished"
+
+    @property
+    def metric(self) -> str:
+        """The key of the number that tables show, among an epoch's metrics.
+
+        It is the task's first metric: of the whole validation split, or under
+        `evaluation.split=halves` of the half that chose nothing.
+        """
+        primary = str(self.config["task"]["metrics"][0])
+        return f"report_{primary}" if self.setting("evaluation.split") == "halves" else primary
+
+    @property
+    def best(self) -> float:
+        """`metric` of a finished run at the best epoch, the paper's statistic, in percent."""
+        assert self.result.best is not None
+        return 100 * self.result.best.metrics[self.metric]
+
+    @property
+    def last(self) -> float:
+        """`metric` of a finished run at the last epoch, in percent."""
+        assert self.result.last is not None
+        return 100 * self.result.last.metrics[self.metric]
+
+    @cached_property
+    def epochs(self) -> Sequence[EpochRow]:
+        """The row of each epoch."""
+        return [row for row in self._metrics if isinstance(row, EpochRow)]
+
+    @cached_property
+    def steps(self) -> Sequence[StepRow]:
+        """The row of each logged step."""
+        return [row for row in self._metrics if isinstance(row, StepRow)]
+
+    @cached_property
+    def searches(self) -> Sequence[SearchRow]:
+        """The row of each search."""
+        return read_lines(
+            self.directory / schema.ALLOCATIONS, schema.SEARCH_ROW, growing=not self.finished
+        )
+
+    @cached_property
+    def importance(self) -> Sequence[ImportanceRow]:
+        """The row of each site that was left out after training; none where it was not asked."""
+        file = self.directory / schema.IMPORTANCE
+        return read_lines(file, schema.IMPORTANCE_ROW) if file.exists() else []
+
+    @property
+    def _metrics(self) -> Sequence[StepRow | EpochRow]:
+        return read_lines(
+            self.directory / schema.METRICS, schema.METRICS_ROW, growing=not self.finished
+        )
+
+
+def load(folder: Path) -> tuple[list[Run], list[str]]:
+    """Every run below `folder`, finished or not, in the order of their paths.
+
+    Returns:
+        The runs, and a line for each record that is damaged or of another schema, which is left
+        out.
+
+    Raises:
+        RecordError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise RecordError(f"{folder}: there is no such folder; name one that holds runs")
+    runs, problems = [], []
+    for file in sorted(folder.rglob(schema.RUN)):
+        try:
+            runs.append(read(file.parent))
+        except RecordError as error:
+            problems.append(f"left out: {error}")
+    return runs, problems
+
+
+def read(directory: Path) -> Run:
+    """The run in a directory, every file of it checked.
+
+    Raises:
+        RecordError: if one is damaged or of another schema, or a finished run lacks one.
+    """
+    run = Run(
+        directory,
+        config=_config(directory / schema.CONFIG),
+        result=read_result(directory),
+        provenance=_provenance(directory / schema.PROVENANCE),
+    )
+    for row in (run.result.best, run.result.last):
+        if run.finished and row is not None and run.metric not in row.metrics:
+            raise RecordError(f"{directory / schema.RUN}: best and last must have {run.metric}")
+    checked = replace(run)  # a copy, so that the lines are not kept until they are asked for
+    for lines in ("epochs", "searches", "importance"):
+        getattr(checked, lines)
+    return run
+
+
+def read_result(directory: Path) -> RunRecord:
+    """The content of `run.json`.
+
+    Raises:
+        RecordError: if it cannot be read, or is of another schema.
+    """
+    file = directory / schema.RUN
+    try:
+        record = RunRecord.model_validate_json(_content(file))
+    except ValidationError as error:
+        version = _schema_version(file)
+        if version is not None and version != schema.SCHEMA_VERSION:
+            raise _of_another_schema(file, version) from error
+        raise RecordError(f"{file}: is damaged ({schema.reason(error)})") from error
+    if record.schema_version != schema.SCHEMA_VERSION:
+        raise _of_another_schema(file, record.schema_version)
+    return record
+
+
+def read_lines(file: Path, row: TypeAdapter[Row], growing: bool = False) -> list[Row]:
+    """The rows of a JSON-lines file.
+
+    Args:
+        file: of a record.
+        row: the model of a line.
+        growing: the file may still be missing, and its last line on the way.
+
+    Raises:
+        RecordError: if the file or a line cannot be read.
+    """
+    if growing and not file.exists():
+        return []
+    *lines, rest = _content(file).split(b"\n")
+    if rest and not growing:
+        lines.append(rest)
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(row.validate_json(line))
+        except ValidationError as error:
+            what = f"line {number} is damaged ({schema.reason(error)})"
+            raise RecordError(f"{file}: {what}") from error
+    return rows
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """The resolved configuration."""
+    try:
+        config: Any = OmegaConf.to_container(OmegaConf.create(_content(file).decode()))
+        RunConfig.model_validate(config)
+    except ValidationError as error:
+        raise RecordError(f"{file}: is damaged ({schema.reason(error)})") from error
+    except (UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise RecordError(f"{file}: is damaged ({one_line(error)})") from error
+    return {str(key): value for key, value in config.items()}
+
+
+def _provenance(file: Path) -> Provenance:
+    if not file.exists():
+        return Provenance()
+    try:
+        return Provenance.model_validate_json(_content(file))
+    except ValidationError as error:
+        raise RecordError(f"{file}: is damaged ({schema.reason(error)})") from error
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise RecordError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def _schema_version(file: Path) -> int | None:
+    """What a `run.json` that the models do not take says of its schema."""
+    try:
+        return _SchemaVersion.model_validate_json(_content(file)).schema_version
+    except ValidationError:
+        return None
+
+
+class _SchemaVersion(schema.RecordModel):
+    schema_version: int
+
+
+def _of_another_schema(file: Path, version: int) -> RecordError:
+    return RecordError(
+        f"{file}: schema_version={version}, but this version reads {schema.SCHEMA_VERSION}; report "
+        "it with the version that wrote it"
+    )

@@ -1,0 +1,345 @@
+"""The record of a run: one directory, whose files are the source of truth."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from pydantic import ValidationError
+
+from heterolora.errors import RecordError, one_line
+from heterolora.files import write_atomically, writing
+from heterolora.records import schema, source
+from heterolora.records.read import read_result
+from heterolora.records.schema import (
+    EpochRow,
+    ImportanceRow,
+    Provenance,
+    RecordModel,
+    RunRecord,
+    SearchRow,
+    StepRow,
+)
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+LINES = (schema.METRICS, schema.ALLOCATIONS)
+WANDB_ID = "wandb-id"
+"""A file: a record that is resumed goes on in the same W&B run, one that starts over in another."""
+RESULTS = (*LINES, *(f"{schema.CHECKPOINT}/{name}" for name in schema.WEIGHTS))
+"""What a finished run leaves besides `run.json` and `config.yaml`."""
+
+
+def run_directory(
+    output: str | Path,
+    name: str,
+    task: str,
+    strategy: str,
+    proxy: str | None,
+    identity: str,
+    seed: int,
+) -> Path:
+    """`<output>/<name>/<task>/<strategy>-<proxy>-<identity>-s<seed>`, named by what is run."""
+    leaf = "-".join([strategy, *([proxy] if proxy else []), identity, f"s{seed}"])
+    return Path(output) / name / task / leaf
+
+
+def finished(directory: Path) -> RunRecord | None:
+    """The result of a run that is finished; None of one that is yet to be run, or to go on.
+
+    Raises:
+        RecordError: if that cannot be told, or files of a finished run are missing: running it
+            would erase what is left.
+    """
+    again = "or run it again with rerun=true, which erases what is left"
+    if not (directory / schema.RUN).exists():
+        if left := [name for name in RESULTS if _size(directory / name)]:
+            raise RecordError(
+                f"{directory}: has {_listed(left)} but no {schema.RUN}; put it back, {again}"
+            )
+        return None
+    try:
+        result = read_result(directory)
+    except RecordError as error:
+        raise RecordError(f"{error}; put back one that is whole, {again}") from error
+    if result.status != "finished":
+        return None
+    names = (schema.CONFIG, *RESULTS)
+    if missing := [name for name in names if not (directory / name).is_file()]:
+        raise RecordError(
+            f"{directory}: the run is finished but lacks {_listed(missing)}; put back what is "
+            f"missing, {again}"
+        )
+    return result
+
+
+def read_run(directory: Path) -> Row | None:
+    """The content of `run.json`, or None where there is none that can be read."""
+    return read_json(directory / schema.RUN)
+
+
+def read_json(file: Path) -> Row | None:
+    """The object in a JSON file, or None where there is none that can be read."""
+    try:
+        content = json.loads(file.read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def read_rows(file: Path) -> list[Row]:
+    """The rows of a JSON-lines file; none where there is no file."""
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def check_writable(directory: Path) -> None:
+    """Make sure that `directory` can be written in, before anything costly is done.
+
+    Raises:
+        RecordError: if it cannot be made or written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise RecordError(
+            f"output={directory}: cannot be written ({one_line(error)}); choose another with "
+            "output=DIR"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where an earlier process left the record in good order.
+
+    Attributes:
+        step: optimizer steps made by then.
+        lines: for each JSON-lines file, its length in bytes.
+    """
+
+    step: int
+    lines: dict[str, int]
+
+    def is_in(self, directory: Path) -> bool:
+        """Whether the files are as long as that."""
+        return all(_size(directory / name) >= size for name, size in self.lines.items())
+
+
+class Record:
+    """The files of one run, opened before anything is loaded that may fail.
+
+    It is a logger: `metrics.jsonl` and `allocations.jsonl` grow by a line for each event. And it
+    has state, how far they go, so that a run that resumes continues its record where its
+    checkpoint was made.
+    """
+
+    def __init__(self, directory: Path, config: Mapping[str, Any], now: Row, first: Row) -> None:
+        """Use `Record.open`."""
+        self.directory = directory
+        self._config = dict(config)
+        self._now = now
+        self._first = first
+        self._lines: dict[str, FileIO] = {}
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        config: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        resume: bool = False,
+    ) -> "Record":
+        """Write `run.json` (status `running`), `config.yaml` and `provenance.json`.
+
+        Args:
+            directory: the run's; made where there is none.
+            config: the resolved configuration.
+            provenance: what is known of it so far; see `add_provenance`.
+            resume: keep what an unfinished run left. Then `load_state_dict` and `log_resumption`
+                follow, or `restart`. Otherwise it is cleared.
+
+        Raises:
+            RecordError: if the directory cannot be written.
+        """
+        now = dict(provenance)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            record = cls(directory, config, now, _first(directory) or now if resume else now)
+            # Before all else: a directory without it has nothing that could be lost.
+            record._write_run({"status": "running"})
+            if not resume:
+                record._begin()
+            elif not (directory / schema.CONFIG).exists():
+                record._write_config()
+            record._open_lines()
+        except OSError as error:
+            raise RecordError(
+                f"{directory}: the record cannot be written ({one_line(error)}); choose another "
+                "place with output=DIR"
+            ) from error
+        return record
+
+    def restart(self) -> None:
+        """Clear what an unfinished run left: after `open` with `resume` there was no way on."""
+        with writing(self.directory):
+            self._first = self._now
+            self._begin()
+            self._open_lines()
+
+    def add_provenance(self, **sections: Any) -> None:
+        """Add what is known by now, such as `model` and `data`, to `provenance.json`."""
+        self._now |= sections
+        self._first = {**self._now, **self._first}
+        with writing(self.directory / schema.PROVENANCE):
+            self._write_provenance()
+
+    def log_resumption(self, step: int) -> None:
+        """Add to `provenance.json` where the run resumes, and whatever is not as it began."""
+        first = self._first
+        changed = {key: value for key, value in self._now.items() if value != first.get(key)}
+        for key in sorted({"code", "packages"} & changed.keys()):
+            logger.warning(
+                "%s: %s changed since the run began; see provenance.json", self.directory, key
+            )
+        entry = {"step": step, "code": self._now.get("code"), **changed}
+        self._first = {**first, "resumed": [*first.get("resumed", []), entry]}
+        with writing(self.directory / schema.PROVENANCE):
+            self._write_provenance()
+
+    def log_step(self, row: Mapping[str, Any]) -> None:
+        """A `StepRow`, as a line of `metrics.jsonl`."""
+        self._append(schema.METRICS, StepRow, {"event": "step", **row})
+
+    def log_epoch(self, row: Mapping[str, Any]) -> None:
+        """An `EpochRow`, as a line of `metrics.jsonl`."""
+        self._append(schema.METRICS, EpochRow, {"event": "epoch", **row})
+
+    def log_search(self, row: Mapping[str, Any]) -> None:
+        """A `SearchRow`, as a line of `allocations.jsonl`."""
+        self._append(schema.ALLOCATIONS, SearchRow, dict(row))
+
+    def log_importance(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """`ImportanceRow`s, as the whole of `importance.jsonl`."""
+        file = self.directory / schema.IMPORTANCE
+        with writing(file):
+            write_atomically(file, "".join(_line(ImportanceRow, dict(row)) for row in rows))
+
+    def close(self, run: Mapping[str, Any]) -> None:
+        """A `RunRecord`, as `run.json`, for the last time."""
+        for stream in self._lines.values():
+            stream.close()
+        with writing(self.directory / schema.RUN):
+            self._write_run(dict(run))
+
+    def state_dict(self) -> dict[str, int]:
+        """How many bytes each JSON-lines file has, all of them on the disk."""
+        for stream in self._lines.values():
+            os.fsync(stream.fileno())
+        return {name: os.fstat(stream.fileno()).st_size for name, stream in self._lines.items()}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Cut the JSON-lines files back to what they were.
+
+        Raises:
+            ValueError: if one is shorter than that; then nothing is changed.
+        """
+        if any(_size(self.directory / name) < state[name] for name in LINES):
+            raise ValueError("the record lacks lines that were written before")
+        with writing(self.directory):
+            for name, stream in self._lines.items():
+                stream.truncate(state[name])
+
+    def _begin(self) -> None:
+        """Clear what an earlier run left, and write what is known before the first step."""
+        # The states to resume from go first: without the lines they count on they are no use.
+        shutil.rmtree(self.directory / schema.CHECKPOINT / "resume", ignore_errors=True)
+        for stale in (schema.IMPORTANCE, schema.CODE_DIFF, WANDB_ID, *LINES):
+            (self.directory / stale).unlink(missing_ok=True)
+        for weights in self.directory.glob(f"{schema.CHECKPOINT}/*.safetensors"):
+            weights.unlink()
+        self._write_config()
+        self._write_provenance()
+        if diff := source.diff():
+            write_atomically(self.directory / schema.CODE_DIFF, diff)
+
+    def _open_lines(self) -> None:
+        """To be added to; each line is written when it comes."""
+        for stream in self._lines.values():
+            stream.close()
+        self._lines = {name: FileIO(self.directory / name, "a") for name in LINES}
+
+    def _write_config(self) -> None:
+        write_atomically(self.directory / schema.CONFIG, OmegaConf.to_yaml(self._config))
+
+    def _write_provenance(self) -> None:
+        write_atomically(self.directory / schema.PROVENANCE, _json(Provenance, self._first))
+
+    def _append(self, name: str, model: type[RecordModel], row: Row) -> None:
+        """Add a line, or nothing at all where the disk is full."""
+        line = _line(model, row).encode()
+        stream = self._lines[name]
+        before = os.fstat(stream.fileno()).st_size
+        with writing(self.directory / name):
+            try:
+                while line:
+                    line = line[stream.write(line) :]
+            except OSError:
+                stream.truncate(before)
+                raise
+
+    def _write_run(self, run: Row) -> None:
+        content = {"schema_version": schema.SCHEMA_VERSION, **run}
+        write_atomically(self.directory / schema.RUN, _json(RunRecord, content))
+
+
+def _first(directory: Path) -> Row | None:
+    """The provenance of a run as it began; None where that is lost."""
+    file = directory / schema.PROVENANCE
+    try:
+        return Provenance.model_validate_json(file.read_bytes()).row()
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        logger.warning("%s: is damaged (%s) and begins anew", file, schema.reason(error))
+        return None
+
+
+def _line(model: type[RecordModel], row: Row) -> str:
+    _check(model, row)
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def _json(model: type[RecordModel], content: Row) -> str:
+    _check(model, content)
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def _check(model: type[RecordModel], row: Row) -> None:
+    """See that readers will find what they look for.
+
+    Raises:
+        ValueError: for a key that the model lacks or the row does, or a value of another type.
+    """
+    checked = model.model_validate(row)
+    if checked.model_extra and model is not EpochRow:
+        raise ValueError(f"{model.__name__} has no {_listed(sorted(checked.model_extra))}")
+
+
+def _size(file: Path) -> int:
+    """Bytes; none where there is no file."""
+    return file.stat().st_size if file.is_file() else 0
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]

@@ -1,0 +1,104 @@
+"""The source code that runs: its version, and copies of it for jobs that wait in a queue."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+"""The tree that this package is in."""
+
+PARTS = ("train.py", "conf", "heterolora", "hydra_plugins")
+VERSION = "source.json"
+"""In a copy: the version of what was copied, since there is no git to ask."""
+
+PACKAGE = "heterolora"
+"""What of `ROOT` is ours where it is no source tree but the place of installed packages."""
+
+
+def version() -> dict[str, Any]:
+    """The `commit` of the source and whether the tree is `dirty`; None of both outside git."""
+    if is_copy():
+        kept = _kept()
+        return {"commit": kept["commit"], "dirty": kept["dirty"]}
+    if not _is_tracked():
+        return {"commit": None, "dirty": None}
+    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    return {
+        "commit": None if commit is None else commit.strip(),
+        "dirty": None if status is None else bool(status),
+    }
+
+
+def diff() -> str:
+    """What the source has that the commit has not, new files too, for `git apply`."""
+    if is_copy():
+        return str(_kept()["diff"])
+    if not _is_tracked():
+        return ""
+    new = (_git("ls-files", "--others", "--exclude-standard", "-z", *PARTS) or "").split("\0")
+    changes = [_git("diff", "HEAD", "--binary", "--", *PARTS)]
+    changes += [_git("diff", "--no-index", "--binary", "/dev/null", file) for file in new if file]
+    return "".join(filter(None, changes))
+
+
+def is_copy() -> bool:
+    """Whether this process runs a copy that `keep` made."""
+    return (ROOT / VERSION).is_file()
+
+
+def keep(folder: Path) -> Path:
+    """Copy the source to a subfolder of `folder` that is named by its content and version.
+
+    Equal sources share a copy. A copy is complete from the moment that it has its name.
+    """
+    parts = PARTS if (ROOT / PARTS[0]).is_file() else (PACKAGE,)
+    files = sorted(file for part in parts for file in _files(ROOT / part))
+    digest = hashlib.sha256()
+    digest.update(json.dumps(version()).encode())
+    for file in files:
+        digest.update(f"{file.relative_to(ROOT)}\n".encode() + file.read_bytes())
+    copy = folder / digest.hexdigest()[:12]
+    if copy.is_dir():
+        return copy
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".", dir=folder))
+    for file in files:
+        target = partial / file.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+    (partial / VERSION).write_text(json.dumps({**version(), "diff": diff()}))
+    partial.chmod(0o755)
+    try:
+        partial.rename(copy)
+    except OSError:  # another sweep was as quick
+        shutil.rmtree(partial)
+    return copy
+
+
+def _kept() -> dict[str, Any]:
+    kept: dict[str, Any] = json.loads((ROOT / VERSION).read_text())
+    return kept
+
+
+def _is_tracked() -> bool:
+    """Whether git knows this package: an environment may lie in a repository of something else."""
+    return bool(_git("ls-files", PACKAGE))
+
+
+def _files(path: Path) -> list[Path]:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return [file for file in files if file.is_file() and "__pycache__" not in file.parts]
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return done.stdout if done.returncode <= 1 else None  # 1: there is a difference

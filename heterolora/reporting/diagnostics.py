@@ -1,0 +1,163 @@
+"""Diagnostics: signs that a method fails, looked for in the records of its runs."""
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations, groupby, pairwise
+from statistics import mean
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from heterolora.records.read import Run
+from heterolora.reporting.agreement import churn, on_sites
+from heterolora.reporting.arms import CONTROL, Arm, arms
+from heterolora.sites import ROLES, Site
+
+CHURN = 0.5
+"""Of the churn of random allocation: nearer to it than to an allocation that stands still."""
+
+NEVER_ON = 0.1
+"""Of the sites: a search is there to leave sites off; past this the search space is too wide."""
+
+JUMP = 3.0
+"""Robust standard deviations: one step in 740 rises as much where the noise is normal."""
+
+JUMP_LEVEL = 0.01
+"""One-sided p of Fisher's exact test: among the ten arms of a report, chance seldom passes."""
+
+MORE_PARAMETERS = 1.5
+"""Budgets nearer than this differ by how ranks come out whole, not by intention."""
+
+
+def diagnostics(runs: pd.DataFrame) -> list[str]:
+    """A sentence for each sign of failure in the finished runs; none where there is no sign.
+
+    Looked for in each arm: churn, sites that are never on, and jumps of the training loss after a
+    search; between arms: more parameters without more accuracy.
+    """
+    found = arms(runs)
+    of_one = (churning, never_on, jumping)
+    sentences = [sentence for arm in found for look in of_one for sentence in look(arm)]
+    return [*sentences, *wasted_parameters(found)]
+
+
+def churning(arm: Arm) -> Iterable[str]:
+    """An allocation that is replaced from search to search."""
+    replaced = [share for run in arm.searched for share in churn(run)]
+    if not replaced or arm.setting("proxy.name") == CONTROL:
+        return
+    searches = [search for run in arm.searched for search in run.searches]
+    by_chance = 1 - mean(len(on_sites(search)) / len(search.ranks) for search in searches)
+    if mean(replaced) > CHURN * by_chance:
+        yield (
+            f"{arm.label}: a search replaces {mean(replaced):.0%} of the sites on "
+            f"(mean of {len(replaced)}; random allocation: {by_chance:.0%})"
+        )
+
+
+def never_on(arm: Arm) -> Iterable[str]:
+    """Sites that no search of any seed switched on, where a run searches more than once."""
+    searches = [search for run in arm.searched if len(run.searches) > 1 for search in run.searches]
+    if not searches:
+        return
+    ever = frozenset[str]().union(*(on_sites(search) for search in searches))
+    sites = list(searches[0].ranks)
+    never = [site for site in sites if site not in ever]
+    if len(never) > NEVER_ON * len(sites):
+        yield (
+            f"{arm.label}: {len(never)} of {len(sites)} sites ({len(never) / len(sites):.0%}) are "
+            f"never on ({_count(len(arm.searched), 'seed')}): {_compactly(never, sites)}"
+        )
+
+
+def jumping(arm: Arm) -> Iterable[str]:
+    """A training loss that jumps after a search more often than elsewhere.
+
+    A logged loss is the mean over the steps since the one before. The rise over a search that
+    changed the allocation is that from the last loss that ends before it to the first that begins
+    after it; any other rise is that from one loss to the next. It is a jump where it exceeds the
+    run's median by more than `JUMP` robust standard deviations, 1.4826 times the median absolute
+    deviation, both of the other rises. Fisher's exact test compares the two shares of jumps over
+    the arm's runs.
+    """
+    counts = np.sum([_jumps(run) for run in arm.searched], axis=0, initial=0)
+    if not np.any(counts):
+        return
+    (after, calm_after), (elsewhere, calm_elsewhere) = counts
+    test = stats.fisher_exact(counts, alternative="greater")
+    if test.pvalue < JUMP_LEVEL:
+        yield (
+            f"{arm.label}: the training loss jumps after {after} of {after + calm_after} searches "
+            f"that changed the allocation, and at {elsewhere} of {elsewhere + calm_elsewhere} "
+            f"other logged steps (p = {test.pvalue:.1g})"
+        )
+
+
+def _jumps(run: Run) -> list[list[int]]:
+    """[[jumps, others] after reallocations, [jumps, others] elsewhere]."""
+    steps, losses = [row.step for row in run.steps], np.array([row.loss for row in run.steps])
+    over = set()
+    for before, after in pairwise(run.searches):
+        # The last row that ends before the search, and the first that begins after it.
+        last = int(np.searchsorted(steps, after.step, side="right")) - 1
+        first = int(np.searchsorted(steps, after.step, side="left")) + 1
+        if before.ranks != after.ranks and last >= 0 and first < len(steps):
+            over.add((last, first))
+    touched = [row for last, first in over for row in range(last + 1, first + 1)]
+    across = np.array([losses[first] - losses[last] for last, first in over])
+    usual = np.delete(np.diff(losses), np.array(touched, dtype=int) - 1)
+    if not across.size or not usual.size:
+        return [[0, 0], [0, 0]]
+    threshold = np.median(usual) + JUMP * stats.median_abs_deviation(usual, scale="normal")
+    return [[int(sum(r > threshold)), int(sum(r <= threshold))] for r in (across, usual)]
+
+
+def wasted_parameters(arms: Sequence[Arm]) -> Iterable[str]:
+    """Of two arms that differ in the budget alone, the larger that is no better."""
+    for pair in combinations(arms, 2):
+        small, large = sorted(pair, key=_parameters)
+        seeds = {run.seed for run in small.runs} & {run.seed for run in large.runs}
+        if (
+            not seeds
+            or _parameters(large) < MORE_PARAMETERS * _parameters(small)
+            or {**small.settings, "rank_budget": None} != {**large.settings, "rank_budget": None}
+        ):
+            continue
+        less, more = (mean(arm.by_seed()[seed] for seed in seeds) for arm in (small, large))
+        if more <= less:
+            yield (
+                f"{large.label}: {_parameters(large):,} adapter parameters are no better than the "
+                f"{_parameters(small):,} of {small.label}: {large.runs[0].metric} {more:.1f} and "
+                f"{less:.1f} (mean best of {_count(len(seeds), 'seed')})"
+            )
+
+
+def _parameters(arm: Arm) -> int:
+    return int(arm.frame["parameters.enabled"].iloc[0])
+
+
+def _compactly(some: Sequence[str], of_all: Sequence[str]) -> str:
+    """Sites by role, their layers as ranges: `q 0-3, 7; cut (all)`."""
+    layers, every = _layers_by_role(some), _layers_by_role(of_all)
+    return "; ".join(
+        f"{role} (all)" if layers[role] == every[role] else f"{role} {_ranges(layers[role])}"
+        for role in sorted(layers, key=ROLES.index)
+    )
+
+
+def _layers_by_role(names: Sequence[str]) -> dict[str, list[int]]:
+    layers: dict[str, list[int]] = {}
+    for site in sorted(map(Site.parse, names), key=lambda site: site.layer):
+        layers.setdefault(site.role, []).append(site.layer)
+    return layers
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`0-3, 7`."""
+    runs = groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    ends = [[number for _, number in run] for _, run in runs]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in ends)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

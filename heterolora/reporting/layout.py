@@ -1,0 +1,242 @@
+"""The `table` key of an experiment's YAML: its rows and columns, and the paper's numbers."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from yaml import YAMLError
+
+from heterolora.errors import ConfigError, one_line
+from heterolora.reporting.statistics import Spread, spread
+
+Where = Mapping[str, Any]
+"""Dotted keys of the configuration, and the values that a run must have there."""
+
+
+class Spec(BaseModel):
+    """A frozen part of the key; a key it does not have is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Number(Spec):
+    """One of the paper's numbers, in percent; None is one that is not known.
+
+    Attributes:
+        printed: the mean that the paper prints.
+        std: its sample standard deviation.
+        logged: the best epoch of each of `Paper.seeds` in the authors' event logs.
+        later: seed 0 in the authors' later logs, where they ran it again.
+        summary: n, mean and sample standard deviation of the logs, where the seeds are not known.
+    """
+
+    printed: float | None = None
+    std: float | None = None
+    logged: tuple[float | None, ...] = ()
+    later: float | None = None
+    summary: tuple[int, float, float] | None = None
+
+    @property
+    def logs(self) -> Spread | None:
+        """What the logs say of the cell; None where there are none."""
+        if self.summary is not None:
+            n, mean, std = self.summary
+            return Spread(n, mean, std, mean)
+        return spread([value for value in self.logged if value is not None])
+
+
+class Frequency(Spec):
+    """A panel of the paper's Figure 4: percent of the searches that chose a role's sites."""
+
+    where: Where
+    roles: Mapping[str, float]
+
+
+class Paper(Spec):
+    """What the paper and its authors' logs say of a table.
+
+    Attributes:
+        model: the hub name of the model that the numbers are of.
+        seeds: those of `Number.logged`.
+        learning_rates: of the logged runs, by task.
+        remark: what a reader of the numbers must know.
+        numbers: by row (`row, column` where there are columns), then by task.
+        frequencies: of Figure 4.
+    """
+
+    model: str
+    seeds: tuple[int, ...] = (0, 13, 42)
+    learning_rates: Mapping[str, float] = {}
+    remark: str | None = None
+    numbers: Mapping[str, Mapping[str, Number]] = {}
+    frequencies: tuple[Frequency, ...] = ()
+
+
+class Row(Spec):
+    """A row of a table.
+
+    Attributes:
+        where: what its runs have, beside what those of all rows and of its columns have.
+        columns: the columns in which it has an entry; all where it names none.
+        baseline: the row of equal budget that it is compared with, in the same column; or
+            `row, column`.
+        controls: the rows of random allocation that it is compared with, by what a comparison
+            calls them.
+        optional: whether it is left out where neither it nor its row or column has runs.
+    """
+
+    where: Where = {}
+    columns: tuple[str, ...] = ()
+    baseline: str | None = None
+    controls: Mapping[str, str] = {}
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What belongs in one place of a table: a row, or its part in one column.
+
+    Attributes:
+        row: the row's name.
+        column: the column's; empty where the columns are tasks.
+        where: what its runs have.
+        against: the entries that it is compared with, by their role: `baseline` and the controls.
+        optional: see `Row`.
+    """
+
+    row: str
+    column: str
+    where: Where
+    against: Mapping[str, str]
+    optional: bool
+
+    @property
+    def label(self) -> str:
+        """What it is called outside the grid."""
+        return f"{self.row}, {self.column}" if self.column else self.row
+
+
+class Table(Spec):
+    """A table: what it shows, and which runs belong where.
+
+    Attributes:
+        name: of the experiment whose runs it shows.
+        report: `rows`, or the special report that takes their place.
+        title: its heading.
+        caption: what its rows have in common.
+        tasks: those of the paper's table, in its order.
+        where: what the runs of all rows have.
+        columns: the same for each column; without any, tasks stand across.
+        rows: by name, in order.
+        borrows: experiments whose runs fill the entries for which its own has none.
+        tuned: a key that is chosen for each row by the half of the validation split that is not
+            reported.
+        stability: whether to show how alike the seeds of each row are.
+        effect: points; the size that seeds are counted for where the paper prints no difference.
+            The default is the largest gain of a searched row in its Table 4 (MRPC, r = 2).
+        paper: its numbers.
+    """
+
+    name: str
+    report: Literal["rows", "importance"] = "rows"
+    title: str
+    caption: str
+    tasks: tuple[str, ...] = ()
+    where: Where = {}
+    columns: Mapping[str, Where] = {}
+    rows: Mapping[str, Row] = {}
+    borrows: tuple[str, ...] = ()
+    tuned: str | None = None
+    stability: bool = False
+    effect: float = Field(default=0.6, gt=0)
+    paper: Paper | None = None
+
+    @cached_property
+    def entries(self) -> dict[str, Entry]:
+        """Every entry by its label, row by row."""
+        found = [
+            Entry(
+                name,
+                column,
+                {**self.where, **self.columns.get(column, {}), **row.where},
+                dict(self._against(row, column)),
+                row.optional,
+            )
+            for name, row in self.rows.items()
+            for column in (row.columns or tuple(self.columns) or ("",))
+        ]
+        return {entry.label: entry for entry in found}
+
+    def number(self, label: str, model: str, task: str) -> Number | None:
+        """The paper's number for an entry; None where it has none, or is of another model."""
+        if self.paper is None or model != self.paper.model:
+            return None
+        return self.paper.numbers.get(label, {}).get(task)
+
+    def _against(self, row: Row, column: str) -> Iterator[tuple[str, str]]:
+        """The label of each comparison; one with a row that this column lacks is left out."""
+        others = {"baseline": row.baseline} if row.baseline else {}
+        for role, name in (others | dict(row.controls)).items():
+            if name not in self.rows:
+                yield role, name
+            elif not column or column in (self.rows[name].columns or self.columns):
+                yield role, f"{name}, {column}" if column else name
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> "Table":
+        if (self.report == "rows") != bool(self.rows):
+            raise ValueError(f"report {self.report} goes with{'out' * bool(self.rows)} rows")
+        for name, row in self.rows.items():
+            check(f"rows.{name}.columns", row.columns, self.columns)
+        for entry in self.entries.values():
+            check(f"rows.{entry.row}: baseline and controls", entry.against.values(), self.entries)
+        if self.paper is not None:
+            check("paper.numbers", self.paper.numbers, self.entries)
+        return self
+
+
+def check(place: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise a ValueError for the first of `names` that is not `known`."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{place}: there is no {name!r}; choose from {'; '.join(known)}")
+
+
+def experiments(folder: Path) -> dict[str, Path]:
+    """The YAML of every experiment, by name."""
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def frequencies(folder: Path) -> list[Frequency]:
+    """The panels of the paper's Figure 4, whichever tables have them."""
+    papers = [read(file).paper for file in experiments(folder).values()]
+    return [panel for paper in papers if paper for panel in paper.frequencies]
+
+
+def read(file: Path) -> Table:
+    """The table of an experiment.
+
+    Raises:
+        ConfigError: if the file has none, or one that breaks its rules; a line for each problem.
+    """
+    try:
+        content: Any = OmegaConf.to_container(OmegaConf.load(file))
+        return Table.model_validate({**content["table"], "name": file.stem})
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError([f"{file}: cannot be read ({one_line(error)})"]) from error
+    except (KeyError, TypeError) as error:
+        remedy = "add a top-level key table with title and rows"
+        raise ConfigError([f"{file}: has no table; {remedy}"]) from error
+    except ValidationError as error:
+        raise ConfigError([f"{file}: {problem}" for problem in _problems(error)]) from error
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for detail in error.errors():
+        message = detail["msg"].removeprefix("Value error, ")
+        yield f"{'.'.join(map(str, ('table', *detail['loc'])))}: {message[:1].lower()}{message[1:]}"

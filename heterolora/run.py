@@ -1,0 +1,352 @@
+"""Objects become a run, the run a record."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from heterolora.architectures import Loaded
+from heterolora.build import build_adapters, build_pools, build_search, build_trainer
+from heterolora.config import Config, checkpoints, identity, prepare
+from heterolora.data import sources
+from heterolora.errors import one_line
+from heterolora.loggers.base import Loggers, RunInfo
+from heterolora.loggers.console import ConsoleLogger, headline, print_summary
+from heterolora.loggers.wandb import WandbLogger
+from heterolora.records import schema
+from heterolora.records.lock import lock_file, locked
+from heterolora.records.provenance import provenance
+from heterolora.records.read import read_lines
+from heterolora.records.record import Record, check_writable, finished, run_directory
+from heterolora.records.schema import RunRecord
+from heterolora.seeding import use_deterministic_kernels
+from heterolora.sites import Site
+from heterolora.tasks import Encoded, Examples, Task
+from heterolora.training.checkpoint import CheckpointManager
+from heterolora.training.importance import leave_one_out
+from heterolora.training.memory import forget_peak, memory_advice, peak_memory
+from heterolora.training.precision import autocast_for, device_name
+from heterolora.training.signals import Stopped
+from heterolora.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+STARTS_OVER = "%s: the run left no checkpoint to go on from; it starts over"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a configuration that was asked to run.
+
+    Attributes:
+        config: the configuration, validated.
+        directory: the run's.
+        result: the content of `run.json`.
+        skipped: it had been finished before.
+    """
+
+    config: Config
+    directory: Path
+    result: RunRecord
+    skipped: bool
+
+    @property
+    def metric(self) -> float:
+        """The task's first metric at the best epoch."""
+        assert self.result.best is not None
+        return self.result.best.metrics[self.config.task.metrics[0]]
+
+    def headline(self) -> str:
+        """The result in a few words."""
+        return headline(self.result)
+
+    def show(self, console: Console) -> None:
+        """Print the whole summary of the run."""
+        if self.skipped:
+            again = "already finished; use rerun=true to run it again"
+            console.print(
+                f"{again}: {self.directory}", soft_wrap=True, markup=False, highlight=False
+            )
+        searches = read_lines(self.directory / schema.ALLOCATIONS, schema.SEARCH_ROW)
+        print_summary(console, run_info(self.config, self.directory), self.result, searches)
+
+
+def directory_of(config: Config) -> Path:
+    """Where the record of a run is kept."""
+    return run_directory(
+        output=config.output,
+        name=config.name,
+        task=config.task.name,
+        strategy=config.strategy.name,
+        proxy=config.proxy.name if config.proxy else None,
+        identity=identity(config),
+        seed=config.seed,
+    )
+
+
+def run_info(config: Config, directory: Path) -> RunInfo:
+    """What loggers know of a run."""
+    return RunInfo(
+        directory=directory,
+        name=config.name,
+        task=config.task.name,
+        model=config.model.path or config.model.name,
+        strategy=config.strategy.name,
+        proxy=config.proxy.name if config.proxy else None,
+        seed=config.seed,
+        epochs=config.training.epochs,
+        metrics=config.task.metrics,
+        pool=config.search_space.pool,
+        config=config.resolved(),
+    )
+
+
+def run(cfg: DictConfig, console: Console, label: str = "") -> Outcome:
+    """Train and evaluate one configuration, unless its record shows that this has been done.
+
+    Args:
+        cfg: as Hydra composed it.
+        console: where progress is shown.
+        label: what tells this run's lines from those of others on the same console.
+
+    Raises:
+        UserError: for anything a user can put right; the message is one line for each problem.
+    """
+    config = prepare(cfg)
+    directory = directory_of(config)
+    done = None if config.rerun else finished(directory)
+    if done is None or lock_file(directory).exists():
+        check_writable(Path(config.output))
+        with locked(directory):
+            # Perhaps it was finished by who had the lock until now.
+            done = None if config.rerun else finished(directory)
+            if done is None:
+                use_deterministic_kernels()
+                result = _execute(config, directory, console, label)
+                return Outcome(config, directory, result, skipped=False)
+            checkpoints_of(directory).discard()  # for one that was killed before it could
+    return Outcome(config, directory, done, skipped=True)
+
+
+def _execute(config: Config, directory: Path, console: Console, label: str) -> RunRecord:
+    """Open the record, then train; whatever fails in between, `run.json` says so."""
+    device = torch.device(config.device)
+    forget_peak(device)
+    splits = sources.load_splits(config.task)
+    manager = checkpoints_of(directory)
+    resume = not config.rerun and manager.exists()
+    begun = (directory / schema.RUN).exists() and not config.rerun
+    origin = provenance(config.device, device_name(device))
+    record = Record.open(directory, config.resolved(), origin, resume)
+    if begun and not resume:
+        logger.warning(STARTS_OVER, directory)
+    loggers = Loggers([record])
+    run: Row = {"status": "failed", "error": None, "seed": config.seed}
+    run["identity"] = identity(config)
+    try:
+        trainer = _load(config, splits, record, loggers, manager)
+        try:
+            _train(config, trainer, record, loggers, console, label, resume)
+        finally:
+            run |= _numbers(config, trainer)
+        run["status"] = "finished"
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit | Stopped)
+        run |= {"status": "interrupted" if stopped else "failed", "error": one_line(error)}
+        raise
+    finally:
+        loggers.close(run)
+    manager.discard()
+    return RunRecord.model_validate(run)
+
+
+def checkpoints_of(directory: Path) -> CheckpointManager:
+    """What an unfinished run is resumed from."""
+    return CheckpointManager(directory / schema.CHECKPOINT / "resume")
+
+
+def _load(
+    config: Config,
+    splits: Mapping[str, Examples],
+    record: Record,
+    loggers: Loggers,
+    manager: CheckpointManager,
+) -> Trainer:
+    """Load the model, and build all that a training needs."""
+    task = config.task.build()
+    loaded = checkpoints.load(config.model, task, config.seed)
+    origin = _origin(config, loaded, splits)
+    record.add_provenance(**origin)
+    manager.facts |= _facts(config, origin)
+    manager.stateful["record"] = record
+    with memory_advice(torch.device(config.device)):
+        encoded = _encode(config, task, splits, loaded)
+        adapters = build_adapters(config, loaded)
+        return build_trainer(
+            config,
+            adapters,
+            task,
+            encoded,
+            build_search(config, adapters, task, encoded["train"]),
+            loggers,
+            record.directory / schema.CHECKPOINT,
+            manager,
+        )
+
+
+def _train(
+    config: Config,
+    trainer: Trainer,
+    record: Record,
+    loggers: Loggers,
+    console: Console,
+    label: str,
+    resume: bool,
+) -> None:
+    """Take up what an earlier process left, and train."""
+    device, info = torch.device(config.device), run_info(config, record.directory)
+    with memory_advice(device):
+        scores = _scores(config, trainer)  # of the weights before training
+    resumed = _resume(record, trainer) if resume else None
+    if config.tracking.name == "wandb":
+        loggers.add(_wandb(config, info, console))
+    loggers.add(ConsoleLogger(console, info, trainer.steps_per_epoch, label, resumed))
+    if trainer.strategy.searches and (said := trainer.strategy.shortfall(trainer.steps_per_epoch)):
+        logger.warning(said)
+    with memory_advice(device):
+        trainer.fit()
+        if scores:
+            record.log_importance(_importance(trainer, scores))
+
+
+def _resume(record: Record, trainer: Trainer) -> int | None:
+    """Go on where an unfinished run was, its record and weights put back; None to start over."""
+    assert trainer.checkpoints is not None
+    step = trainer.checkpoints.load()
+    if step is None:
+        logger.warning(STARTS_OVER, record.directory)
+        record.restart()
+    else:
+        record.log_resumption(step)
+    return step
+
+
+def _encode(
+    config: Config, task: Task, splits: Mapping[str, Examples], loaded: Loaded
+) -> dict[str, Encoded]:
+    device = torch.device(config.device)
+    encoded = {
+        name: task.encode(split, loaded.tokenizer, loaded.positions, device)
+        for name, split in splits.items()
+    }
+    truncated = sum(split.truncated for split in encoded.values())
+    if truncated:
+        limit, rows = encoded["train"].limit, sum(map(len, encoded.values()))
+        remedy = (
+            "the model has no more positions"
+            if limit == loaded.positions
+            else "to keep more of them, raise task.max_length"
+        )
+        logger.warning(
+            "%d of %d examples are longer than %s tokens and were truncated; %s",
+            truncated,
+            rows,
+            limit,
+            remedy,
+        )
+    return encoded
+
+
+def _scores(config: Config, trainer: Trainer) -> dict[str, dict[Site, float]]:
+    """What each proxy of `importance` says of every site before training."""
+    task, autocast = config.task.build(), autocast_for(config.precision, trainer.device)
+    scores = {}
+    for name, section in config.importance.items():
+        proxy = section.build()
+        batches = proxy.sample(trainer.train)
+        scores[name] = proxy.scores(trainer.engine.adapters, batches, task.loss, autocast)
+    return scores
+
+
+def _importance(trainer: Trainer, scores: dict[str, dict[Site, float]]) -> list[Row]:
+    """What each site is worth after training, beside what the proxies said of it before."""
+    adapters = trainer.engine.adapters
+    said = {
+        str(site): {name: by_site[site] for name, by_site in scores.items()}
+        for site in adapters.sites
+    }
+    left_out = leave_one_out(adapters, trainer.evaluate, trainer.metric, trainer.higher_is_better)
+    return [{**row, "scores": said[row["site"]]} for row in left_out]
+
+
+def _numbers(config: Config, trainer: Trainer) -> Row:
+    """What came out of a run so far, and what it cost, for `run.json`."""
+    progress, adapters = trainer.progress, trainer.engine.adapters
+    searches = trainer.strategy.search_steps(0, trainer.steps_per_epoch)
+    return {
+        "steps": progress.step,
+        "primary_metric": trainer.metric,
+        "higher_is_better": trainer.higher_is_better,
+        "best": progress.best,
+        "last": progress.last,
+        "searches_per_epoch": len(searches) if config.strategy.name == "dynamic" else None,
+        "parameters": {
+            "budget": sum(pool.budget for pool in build_pools(config, adapters)),
+            "enabled": adapters.count,
+            "sites": len(adapters),
+            "sites_enabled": len(adapters.enabled),
+            "head": adapters.head_count,
+        },
+        "seconds": {name: round(value, 3) for name, value in trainer.clock.seconds.items()},
+        "peak_memory_bytes": peak_memory(trainer.device),
+    }
+
+
+def _wandb(config: Config, info: RunInfo, console: Console) -> WandbLogger:
+    tracking = config.tracking
+    return WandbLogger(
+        info,
+        console,
+        project=tracking.project,
+        entity=tracking.entity,
+        group=tracking.group,
+        tags=tracking.tags,
+    )
+
+
+def _facts(config: Config, origin: Row) -> Row:
+    """What a run cannot change between its start and the end, in the words of an error."""
+    return {
+        "configuration": identity(config),
+        "seed": config.seed,
+        "device": torch.device(config.device).type,
+        "model": origin["model"]["revision"],
+        "training data": origin["data"]["train"]["fingerprint"],
+        "validation data": origin["data"]["validation"]["fingerprint"],
+    }
+
+
+def _origin(config: Config, loaded: Loaded, splits: Mapping[str, Examples]) -> Row:
+    """What `provenance.json` holds of model and data."""
+    return {
+        "model": {
+            "name": config.model.name,
+            "path": config.model.path,
+            "revision": loaded.revision,
+        },
+        "data": {
+            "task": config.task.name,
+            "source": config.task.source,
+            "path": config.task.path,
+            **{
+                name: {"rows": len(split), "fingerprint": split.fingerprint()}
+                for name, split in splits.items()
+            },
+        },
+    }

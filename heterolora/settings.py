@@ -1,0 +1,84 @@
+"""Settings of what a configuration can choose: proxies, selections, strategies, tasks.
+
+Such a class is a frozen dataclass whose fields are made by `setting`, so that one declaration
+serves the constructor, its checks, and the schema and help that a configuration derives from it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+def setting(
+    default: Any = MISSING,
+    *,
+    help: str,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+    example: Any = None,
+) -> Any:
+    """A field of a `Settings` class.
+
+    Args:
+        default: the value where none is given; without it, the setting is required.
+        help: what it is, in a few words.
+        gt: the value must be greater.
+        ge: the value must be greater or equal.
+        lt: the value must be less.
+        le: the value must be less or equal.
+        example: a valid value, for error messages; the default where there is one.
+    """
+    bounds = {"gt": gt, "ge": ge, "lt": lt, "le": le}
+    metadata = {
+        "help": help,
+        "example": default if example is None and default is not MISSING else example,
+        "bounds": {name: bound for name, bound in bounds.items() if bound is not None},
+    }
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A frozen dataclass that checks its own fields.
+
+    Raises:
+        ValueError: for a value that is outside its bounds or choices.
+    """
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for one in fields(self):
+            value = getattr(self, one.name)
+            hint = hints[one.name]
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                choices = ", ".join(map(repr, get_args(hint)))
+                raise ValueError(f"{one.name}={value!r}: must be one of {choices}")
+            for rule, bound in one.metadata.get("bounds", {}).items():
+                if value is not None and not _HOLDS[rule](value, bound):
+                    raise ValueError(f"{one.name}={value!r}: must be {_WORDS[rule]} {bound}")
+
+    @property
+    def name(self) -> str:
+        """The name that a configuration chooses it by: that of its file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and settings, as plain values."""
+        return {"name": self.name, **asdict(self)}
+
+
+_HOLDS: dict[str, Callable[[Any, Any], bool]] = {
+    "gt": lambda value, bound: value > bound and not math.isinf(value),
+    "ge": lambda value, bound: value >= bound and not math.isinf(value),
+    "lt": lambda value, bound: value < bound,
+    "le": lambda value, bound: value <= bound,
+}
+_WORDS = {
+    "gt": "greater than",
+    "ge": "at least",
+    "lt": "less than",
+    "le": "at most",
+}

@@ -1,0 +1,8 @@
+"""What a model is to learn. Each kind of task lives in the file of its name."""
+
+from heterolora.tasks.base import Examples, Metric, Task
+from heterolora.tasks.causal_lm import CausalLM
+from heterolora.tasks.classification import Classification
+from heterolora.tasks.encoded import Encoded
+
+__all__ = ["CausalLM", "Classification", "Encoded", "Examples", "Metric", "Task"]

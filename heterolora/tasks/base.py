@@ -1,0 +1,129 @@
+"""What a task is: everything that depends on what the model is to learn."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from heterolora.losses import Batch
+from heterolora.settings import Settings
+from heterolora.tasks.encoded import Encoded
+from heterolora.tasks.metrics import METRICS
+
+Columns = Mapping[str, Sequence[Any]]
+"""The rows of a dataset by column."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The rows of one split that a task has checked.
+
+    Attributes:
+        columns: those that the task reads, in its order, of n values each.
+    """
+
+    columns: Mapping[str, list[Any]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """The values of each example, in the order of the columns."""
+        return zip(*self.columns.values(), strict=True)
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of the content, to tell whether a dataset has changed."""
+        digest = hashlib.sha256()
+        for row in self.rows():
+            digest.update(repr(row).encode())
+        return digest.hexdigest()[:16]
+
+
+class Metric(ABC):
+    """The loss and metrics of a split, from its batches one after another."""
+
+    @abstractmethod
+    def update(self, output: Any, batch: Batch) -> None:
+        """Take in the model's output for a batch."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """The mean loss (`loss`), then the task's metrics, over all that was taken in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Settings, ABC):
+    """What a model is to learn: its class, its inputs, its loss and its metrics.
+
+    Attributes:
+        metrics: the names of its metrics; the first chooses the best epoch.
+    """
+
+    metrics: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def model_class(self) -> Any:
+        """The class of transformers that loads a model with a head for it."""
+
+    @property
+    def model_options(self) -> Mapping[str, Any]:
+        """What `model_class.from_pretrained` is given for the head."""
+        return {}
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a dataset that it reads."""
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether its examples have what the loss needs."""
+        return True
+
+    def problems(self) -> Iterable[str]:
+        """What is wrong with its settings taken together: `key=value: rule; remedy`."""
+        return ()
+
+    @abstractmethod
+    def check(self, columns: Columns, where: str) -> Examples:
+        """Check every row of a split.
+
+        Args:
+            columns: of the split, at least those that it reads.
+            where: what to call the split in an error.
+
+        Raises:
+            DataError: naming the first row that breaks a rule, and the rule.
+        """
+
+    @abstractmethod
+    def encode(
+        self,
+        examples: Examples,
+        tokenizer: PreTrainedTokenizerBase,
+        positions: int,
+        device: torch.device,
+    ) -> Encoded:
+        """Tokenize a split, truncated to what the task and the model's `positions` allow."""
+
+    @abstractmethod
+    def loss(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor | int]:
+        """The sum of the losses of a batch, and how many were summed."""
+
+    @abstractmethod
+    def metric(self) -> Metric:
+        """A new one, to be given the batches of a split."""
+
+    def unit(self, name: str) -> str:
+        """The unit in which a metric is shown: `%` is a hundred times its value."""
+        return METRICS[name.removeprefix("report_")].unit
+
+    def higher_is_better(self, name: str) -> bool:
+        """The direction of a metric, or of one with a prefix, such as `report_accuracy`."""
+        return METRICS[name.removeprefix("report_")].higher_is_better

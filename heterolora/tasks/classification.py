@@ -1,0 +1,165 @@
+"""Classification and regression of sentences or pairs of them."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+
+from heterolora.errors import DataError
+from heterolora.losses import Batch, cross_entropy, squared_error
+from heterolora.settings import setting
+from heterolora.tasks.base import Columns, Examples, Metric, Task
+from heterolora.tasks.encoded import LABELS, Encoded
+from heterolora.tasks.metrics import compute_metric
+from heterolora.tasks.tokens import check_columns, check_texts, tokenize
+
+MetricName = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Task):
+    """A label for one sentence or a pair; with `num_labels=1` a number, by regression."""
+
+    metrics: tuple[MetricName, ...] = setting(
+        help="the first chooses the best epoch", example="[accuracy]"
+    )
+    sentences: tuple[str, ...] = setting(
+        help="the columns of one sentence or of a pair", example="[sentence]"
+    )
+    label: str | None = setting(help="the column of the labels", example="label")
+    num_labels: int = setting(help="classes, or 1 for a regression", gt=0, example=2)
+    max_length: int = setting(help="tokens that an example may have", gt=0, example=128)
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether labels are numbers on a scale (one output, squared error)."""
+        return self.num_labels == 1
+
+    @property
+    def model_class(self) -> Any:
+        """Any model with a head on the whole sequence."""
+        return AutoModelForSequenceClassification
+
+    @property
+    def model_options(self) -> Mapping[str, Any]:
+        """The size of the head."""
+        return {"num_labels": self.num_labels}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The sentences, then the label."""
+        return (*self.sentences, *([self.label] if self.label is not None else []))
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there is a column of them."""
+        return self.label is not None
+
+    def problems(self) -> Iterable[str]:
+        """Columns must differ, metrics fit the labels, and training needs labels."""
+        if self.label is None:
+            yield ("label=null: fine-tuning needs labels; name their column with task.label=COLUMN")
+        if not 1 <= len(self.sentences) <= 2:
+            yield (
+                f"sentences={list(self.sentences)}: must name one column or two; for example "
+                "task.sentences=[sentence]"
+            )
+        if not self.metrics:
+            yield "metrics=[]: must name at least one; for example task.metrics=[accuracy]"
+        columns = [*self.sentences, self.label]
+        if len(set(columns)) != len(columns):
+            yield (
+                f"sentences={list(self.sentences)}: the columns {columns} must differ; name each "
+                "sentence's own with task.sentences=[...], the label's with task.label=..."
+            )
+        fitting = ["pearson", "spearman"] if self.is_regression else ["accuracy", "matthews"]
+        if self.num_labels == 2:
+            fitting.append("f1")
+        for name in self.metrics:
+            if name not in fitting:
+                yield (
+                    f"metrics={list(self.metrics)}: {name} does not fit a task with num_labels="
+                    f"{self.num_labels}; choose from {', '.join(fitting)}"
+                )
+
+    def check(self, columns: Columns, where: str) -> Examples:
+        """Every text is a string, every label one of the task's."""
+        assert self.label is not None
+        keys = {**dict.fromkeys(self.sentences, "task.sentences"), self.label: "task.label"}
+        check_columns(columns, keys, where)
+        for column in self.sentences:
+            check_texts(columns, column, where)
+        for row, label in enumerate(columns[self.label]):
+            if not self._is_label(label):
+                raise DataError(
+                    f"{where}: row {row} has label {label!r}, but the task takes "
+                    f"{self._labels_wanted()}; repair the row, or set task.num_labels"
+                )
+        number = float if self.is_regression else int
+        return Examples(
+            {column: list(columns[column]) for column in self.sentences}
+            | {self.label: [number(label) for label in columns[self.label]]}
+        )
+
+    def encode(
+        self,
+        examples: Examples,
+        tokenizer: PreTrainedTokenizerBase,
+        positions: int,
+        device: torch.device,
+    ) -> Encoded:
+        """Tokenize sentences or pairs, truncated to `max_length` and to `positions`."""
+        *texts, labels = examples.columns.values()
+        encoded = tokenize(texts, tokenizer, min(self.max_length, positions), device)
+        dtype = torch.float32 if self.is_regression else torch.int64
+        return encoded.with_labels(torch.tensor(labels, dtype=dtype).unbind())
+
+    def loss(self, output: Any, batch: Batch) -> tuple[Tensor, int]:
+        """Cross-entropy of classes, squared error of numbers."""
+        return (squared_error if self.is_regression else cross_entropy)(output, batch)
+
+    def metric(self) -> Metric:
+        """Of all predictions together."""
+        return Predictions(self)
+
+    def _is_label(self, label: Any) -> bool:
+        if isinstance(label, bool) or not isinstance(label, int | float):
+            return False
+        if self.is_regression:
+            return math.isfinite(label)
+        return isinstance(label, int) and 0 <= label < self.num_labels
+
+    def _labels_wanted(self) -> str:
+        if self.is_regression:
+            return "finite numbers"
+        return f"whole numbers 0 to {self.num_labels - 1}"
+
+
+@dataclass
+class Predictions(Metric):
+    """Keeps logits and labels: correlations and F1 are no means over batches."""
+
+    task: Classification
+    logits: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+
+    def update(self, output: Any, batch: Batch) -> None:
+        """Keep the batch's logits and labels, on the CPU."""
+        self.logits.append(output.logits.float().cpu())
+        self.labels.append(batch[LABELS].cpu())
+
+    def compute(self) -> dict[str, float]:
+        """The mean loss and the metrics of all predictions."""
+        logits, labels = torch.cat(self.logits), torch.cat(self.labels)
+        total, count = self.task.loss(SimpleNamespace(logits=logits), {LABELS: labels})
+        predicted = logits.squeeze(-1) if self.task.is_regression else logits.argmax(-1)
+        numbers: Sequence[float] = predicted.double().tolist()
+        return {
+            "loss": total.item() / count,
+            **{name: compute_metric(name, labels.tolist(), numbers) for name in self.task.metrics},
+        }

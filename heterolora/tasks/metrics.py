@@ -1,0 +1,50 @@
+"""What there is to know of each metric, and how those of predictions are computed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """How a metric is read.
+
+    Attributes:
+        higher_is_better: its direction.
+        unit: `%` for a share that is shown as percent, or nothing.
+    """
+
+    higher_is_better: bool
+    unit: str
+
+
+METRICS: Mapping[str, Meaning] = {
+    **dict.fromkeys(("accuracy", "f1", "matthews", "pearson", "spearman"), Meaning(True, unit="%")),
+    "perplexity": Meaning(False, unit=""),
+}
+"""Every metric that a task can have."""
+
+
+def compute_metric(name: str, labels: Sequence[float], predicted: Sequence[float]) -> float:
+    """A metric of predictions; accuracy and F1 are between 0 and 1.
+
+    A correlation that is undefined because predictions or labels are all equal counts as 0, and so
+    does an F1 without a predicted or a true positive. F1 is that of class 1.
+
+    Args:
+        name: of the metric.
+        labels: the n true labels.
+        predicted: the n predictions.
+    """
+    # Both take their time to import, and not every user of the library evaluates.
+    from scipy import stats
+    from sklearn import metrics as sk
+
+    if name in ("pearson", "spearman"):
+        if len(set(predicted)) == 1 or len(set(labels)) == 1:
+            return 0.0
+        correlation = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}[name]
+        return float(correlation(labels, predicted).statistic)
+    if name == "f1":
+        return float(sk.f1_score(labels, predicted, zero_division=0.0))
+    scores = {"accuracy": sk.accuracy_score, "matthews": sk.matthews_corrcoef}
+    return float(scores[name](labels, predicted))

@@ -1,0 +1,76 @@
+"""Texts as tokens, and what every task asks of them."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from heterolora.errors import DataError
+from heterolora.tasks.base import Columns
+from heterolora.tasks.encoded import Encoded
+
+
+def check_columns(columns: Columns, keys: Mapping[str, str], where: str) -> None:
+    """See that columns are there, and not empty.
+
+    Args:
+        columns: of the split.
+        keys: for each column, the setting that names it.
+        where: what to call the split in an error.
+
+    Raises:
+        DataError: if one is not, or there are no rows.
+    """
+    for column, key in keys.items():
+        if column not in columns:
+            raise DataError(
+                f"{key}: column '{column}' is not in {where}, which has {', '.join(columns)}; "
+                f"name the right one with {key}=..."
+            )
+    if any(len(columns[column]) == 0 for column in keys):
+        raise DataError(f"{where}: has no rows; give a split with examples")
+
+
+def check_texts(columns: Columns, column: str, where: str) -> None:
+    """See that every value of a column is a string.
+
+    Raises:
+        DataError: naming the first row where it is not.
+    """
+    for row, text in enumerate(columns[column]):
+        if not isinstance(text, str):
+            raise DataError(
+                f"{where}: row {row} of column '{column}' must be a string, not {text!r}; "
+                "repair or drop that row"
+            )
+
+
+def tokenize(
+    texts: Sequence[Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int,
+    device: torch.device,
+) -> Encoded:
+    """Tokenize texts, or pairs of them, truncated to `limit` tokens; without labels.
+
+    Args:
+        texts: one list of n texts, or two.
+        tokenizer: with a padding token.
+        limit: the most tokens of an example.
+        device: where batches go.
+    """
+    encoded = tokenizer(*map(list, texts), truncation=True, max_length=limit)
+    full = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) >= limit]
+    truncated = 0
+    if full:  # only these may have lost something
+        whole = tokenizer(*([column[row] for row in full] for column in texts), truncation=False)
+        truncated = sum(len(ids) > limit for ids in whole["input_ids"])
+    assert tokenizer.pad_token_id is not None
+    padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+    return Encoded(
+        features={name: [torch.tensor(row) for row in rows] for name, rows in encoded.items()},
+        padding={name: padding.get(name, 0) for name in encoded},
+        device=device,
+        truncated=truncated,
+        limit=limit,
+    )

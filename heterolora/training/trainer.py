@@ -1,0 +1,252 @@
+"""The fine-tuning loop."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heterolora.errors import TrainingError
+from heterolora.losses import Batch
+from heterolora.seeding import global_states, global_stream, set_global_states
+from heterolora.strategies import Search, Strategy
+from heterolora.strategies.homogeneous import Homogeneous
+from heterolora.tasks.encoded import Encoded
+from heterolora.training.checkpoint import CheckpointManager
+from heterolora.training.clock import Clock
+from heterolora.training.engines import Engine
+from heterolora.training.logging import Logger
+from heterolora.training.signals import Signals
+from heterolora.training.weights import WeightFiles
+
+
+@dataclass
+class Progress:
+    """What a training has reached.
+
+    Attributes:
+        step: optimizer steps made.
+        best: the row of the first epoch with the best metric.
+        last: the row of the last epoch.
+        losses: of the epoch's steps so far.
+        logged: how many of `losses` are in the log.
+    """
+
+    step: int = 0
+    best: dict[str, Any] | None = None
+    last: dict[str, Any] | None = None
+    losses: list[float] = field(default_factory=list)
+    logged: int = 0
+
+
+@dataclass
+class Trainer:
+    """Fine-tunes adapters and head, with a search wherever the strategy has one. `fit` it once.
+
+    Attributes:
+        engine: makes the steps.
+        train: the training split.
+        validation: what is evaluated after each epoch, by the prefix of its metrics; that
+            without a prefix chooses the best epoch.
+        epochs: passes over the training split.
+        batch_size: examples in a step.
+        seed: of the order of the examples and of dropout.
+        metric: the metric that chooses the best epoch.
+        higher_is_better: its direction.
+        strategy: when to search.
+        search: makes a search; needed by a strategy that asks for any.
+        loggers: told of everything.
+        log_every: steps between two rows of losses.
+        weights: keeps the best and the last weights.
+        checkpoints: keeps the state at every epoch's end, after `every_minutes`, and for signals.
+        every_minutes: between two checkpoints.
+    """
+
+    engine: Engine
+    train: Encoded
+    validation: Mapping[str, Encoded]
+    epochs: int
+    batch_size: int
+    seed: int
+    metric: str
+    higher_is_better: bool = True
+    strategy: Strategy = field(default_factory=Homogeneous)
+    search: Search | None = None
+    loggers: Sequence[Logger] = ()
+    log_every: int = 10
+    weights: WeightFiles | None = None
+    checkpoints: CheckpointManager | None = None
+    every_minutes: float = math.inf
+    progress: Progress = field(default_factory=Progress, init=False)
+    clock: Clock = field(init=False)
+    _signals: Signals = field(default_factory=Signals, init=False)
+    _generators: dict[str, Tensor] | None = field(default=None, init=False)
+    _saved: float = field(default=0.0, init=False)
+    _pending: list[Tensor] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self.device = self.engine.adapters.model.device
+        self.clock = Clock(self.device)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in a pass over the training split."""
+        return self.train.batches(self.batch_size)
+
+    def fit(self) -> Progress:
+        """Train for all epochs, or for what is left of them after `load_state_dict`.
+
+        Returns:
+            What was reached, with the rows of the best and the last epoch.
+
+        Raises:
+            TrainingError: at the first step whose loss is not finite.
+            RecordError: if there is no room for what has to be kept.
+        """
+        # Dropout draws from torch's global generators, so the whole loop runs on its stream.
+        with global_stream(self.seed, "dropout", device=self.device), self._signals:
+            if self._generators is not None:
+                set_global_states(self._generators, self.device)
+            self.clock.restart()
+            self._saved = time.monotonic()
+            for epoch in range(self.progress.step // self.steps_per_epoch, self.epochs):
+                self._fit_epoch(epoch)
+                self._validate(epoch)
+                self._save(epoch)
+                self._signals.obey()
+        return self.progress
+
+    def evaluate(self) -> dict[str, float]:
+        """The loss and metrics of every validation split, by prefixed name."""
+        return {
+            f"{prefix}{name}": value
+            for prefix, split in self.validation.items()
+            for name, value in self.engine.evaluate(split).items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the training depends on. Only between two steps."""
+        parts = {"search": self.search.state_dict()} if self.search else {}
+        return {
+            "engine": self.engine.state_dict(),
+            "generators": global_states(self.device),
+            "progress": asdict(self.progress),
+            "seconds": dict(self.clock.seconds),
+            **parts,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Be where `state_dict` was; `fit` goes on from there."""
+        self.engine.load_state_dict(state["engine"])
+        self._generators = state["generators"]
+        self.progress = Progress(**state["progress"])
+        self.clock.seconds.update(state["seconds"])
+        if self.search:
+            self.search.load_state_dict(state["search"])
+
+    def _save(self, epoch: int) -> None:
+        self._read_losses(epoch)
+        self.clock.lap("training")
+        if self.checkpoints is not None:
+            self.checkpoints.save(self.progress.step)
+        self._saved = time.monotonic()
+
+    def _pause(self, epoch: int) -> None:
+        """Between two steps: save if it is time or a signal has come, which then has its way."""
+        due = time.monotonic() - self._saved >= 60 * self.every_minutes
+        if due or self._signals.waiting:
+            self._save(epoch)
+            self._signals.obey()
+
+    def _fit_epoch(self, epoch: int) -> None:
+        """The rest of a pass over the training split."""
+        searches = self.strategy.search_steps(epoch, self.steps_per_epoch)
+        done = self.progress.step - epoch * self.steps_per_epoch
+        batches = self.train.shuffled(self.batch_size, self.seed, epoch, skip=done)
+        for step, batch in enumerate(batches, start=done):
+            self._pause(epoch)
+            if step in searches:
+                self._search(epoch)
+            self._pending.append(self.training_step(batch))
+            self.progress.step += 1
+            if self.progress.step % self.log_every == 0 or step + 1 == self.steps_per_epoch:
+                self._log(epoch)
+        self.clock.lap("training")
+
+    def training_step(self, batch: Batch) -> Tensor:
+        """One optimizer step; its mean loss, left on the device."""
+        return self.engine.step(batch)
+
+    def _log(self, epoch: int) -> None:
+        """Log the losses since the last time."""
+        self._read_losses(epoch)
+        losses = self.progress.losses[self.progress.logged :]
+        self.progress.logged += len(losses)
+        mean = sum(losses) / len(losses)
+        row = {"step": self.progress.step, "epoch": epoch + 1, "loss": mean}
+        self._tell(lambda logger: logger.log_step(row))
+
+    def _tell(self, what: Callable[[Logger], None]) -> None:
+        for logger in self.loggers:
+            what(logger)
+
+    def _read_losses(self, epoch: int) -> None:
+        """Note the pending losses, read in one transfer, each of them finite."""
+        losses: list[float] = torch.stack(self._pending).tolist() if self._pending else []
+        self._pending.clear()
+        first = self.progress.step - len(losses) + 1
+        for step, loss in enumerate(losses, start=first):
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the training loss is {loss} at step {step} (epoch {epoch + 1}); lower "
+                    f"optimizer.learning_rate, or set precision=fp32"
+                )
+        self.progress.losses += losses
+
+    def _search(self, epoch: int) -> None:
+        if self.search is None:
+            raise TypeError(f"the strategy {self.strategy.name} needs a search")
+        self._read_losses(epoch)  # a broken model is the loop's to report, by its step
+        self.clock.lap("training")
+        made = self.search()
+        seconds = self.clock.lap("searching")
+        row = {"step": self.progress.step, "epoch": epoch + 1, **made, "seconds": seconds}
+        self._tell(lambda logger: logger.log_search(row))
+
+    def _validate(self, epoch: int) -> None:
+        """Evaluate after an epoch, and keep the weights if they are the best."""
+        losses = self.progress.losses
+        measured = self.evaluate()
+        if not math.isfinite(measured["loss"]):
+            raise TrainingError(
+                f"the validation loss is {measured['loss']} after step {self.progress.step} "
+                f"(epoch {epoch + 1}); lower optimizer.learning_rate, or set precision=fp32"
+            )
+        row = {
+            "step": self.progress.step,
+            "epoch": epoch + 1,
+            "train_loss": sum(losses) / len(losses),
+            "validation_loss": measured.pop("loss"),
+            **measured,
+        }
+        self.progress.losses, self.progress.logged = [], 0
+        best = self._is_best(row)
+        self.progress.last = row
+        if best:
+            self.progress.best = row
+        if self.weights is not None:
+            for name in ("best", "last") if best else ("last",):
+                self.weights.save(name, epoch + 1)
+        self.clock.lap("evaluating")
+        self._tell(lambda logger: logger.log_epoch(row))
+
+    def _is_best(self, row: Mapping[str, float]) -> bool:
+        """Whether an epoch is better than all before it."""
+        if self.progress.best is None:
+            return True
+        new: float = row[self.metric]
+        old: float = self.progress.best[self.metric]
+        return new > old if self.higher_is_better else new < old

@@ -1,0 +1,60 @@
+"""The trained weights of a run on disk: adapters and head, never the frozen model."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from heterolora.adapters import Adapters
+from heterolora.adapters.files import write_adapters
+from heterolora.files import write_atomically, writing
+
+NAMES = ("best", "last")
+
+
+class WeightFiles:
+    """`best.safetensors` and `last.safetensors`, which `heterolora.load` reads.
+
+    Their content is state, because the files may be of a later epoch than a checkpoint, which the
+    resumed run has yet to reach.
+
+    Args:
+        folder: where; made when it is needed.
+        adapters: whose weights are kept.
+    """
+
+    def __init__(self, folder: Path, adapters: Adapters) -> None:
+        self._folder = folder
+        self._adapters = adapters
+
+    def save(self, name: str, epoch: int) -> None:
+        """Write the weights as they stand, atomically.
+
+        Raises:
+            RecordError: if there is no room for it.
+        """
+        file = self._file(name)
+        with writing(file):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_adapters(file, self._adapters, epoch=str(epoch))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The bytes of the files that there are."""
+        files = {name: self._file(name) for name in NAMES}
+        return {
+            name: torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
+            for name, file in files.items()
+            if file.exists()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Have the files be what they were."""
+        with writing(self._folder):
+            for name in NAMES:
+                if name in state:
+                    write_atomically(self._file(name), state[name].numpy().tobytes())
+                else:
+                    self._file(name).unlink(missing_ok=True)
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{name}.safetensors"

@@ -1,0 +1,239 @@
+"""The identity of a run: what shapes its numbers, its model and data by what they are."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CommandLine, composed, edited, sentence_pairs, write_parquet
+from omegaconf import DictConfig, OmegaConf
+
+from heterolora import network
+from heterolora.config import Config, identity, prepare, validate
+from heterolora.config.rules import RULES
+
+HOUSE = ["device=cpu", "tracking=local", "task=rte", "model=opt_350m"]
+
+
+@pytest.fixture(scope="module")
+def house(checkpoints: dict[str, Path], pairs: Path) -> DictConfig:
+    """A valid composed configuration, its model and data in folders."""
+    return composed(*HOUSE, f"model.path={checkpoints['opt-post-norm']}", f"task.path={pairs}")
+
+
+@pytest.fixture(scope="module")
+def homogeneous(house: DictConfig) -> dict[str, Config]:
+    path = f"model.path={house.model.path}"
+    data = f"task.path={house.task.path}"
+    return {
+        proxy: prepare(composed(*HOUSE, path, data, "strategy=homogeneous", f"proxy={proxy}"))
+        for proxy in ("gradnorm", "constant")
+    }
+
+
+def test_homogeneous_has_no_proxy(homogeneous: dict[str, Config]) -> None:
+    assert [config.proxy for config in homogeneous.values()] == [None, None]
+    assert identity(homogeneous["gradnorm"]) == identity(homogeneous["constant"])
+
+
+def again(config: Config) -> Config:
+    """Through the text of `config.yaml` and back."""
+    raw = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(config.resolved())))
+    assert raw == config.resolved()
+    assert isinstance(raw, dict)
+    return validate({str(key): value for key, value in raw.items()}, RULES)
+
+
+def test_a_resolved_configuration_validates_again(house: DictConfig) -> None:
+    config = prepare(edited(house, "optimizer.eps=1e-08"))
+    assert again(config).resolved() == config.resolved()
+    assert identity(again(config)) == identity(config)
+
+
+def test_a_resolved_configuration_without_proxy_validates_again(
+    homogeneous: dict[str, Config],
+) -> None:
+    assert identity(again(homogeneous["gradnorm"])) == identity(homogeneous["gradnorm"])
+
+
+IGNORED = [
+    "seed=7",
+    "runs_per_job=2",
+    "name=a/b",
+    "device=auto",
+    "output=o",
+    "rerun=true",
+    "offline=true",
+    "training.log_every=3",
+    "checkpoint.every_minutes=1",
+    "evaluation.batch_size=7",
+    "proxy.micro_batch_size=31",
+    "model.name=x",
+    "model.path={same_model}",
+    "task.path={same_pairs}",
+    "task.source=x",
+    "task.subset=mrpc",
+]
+SHAPING = [
+    "precision=bf16",
+    "model.path={bert}",
+    "task.name=x",
+    "task.path={pairs}",
+    "task.train_split=other",
+    "task.validation_split=other",
+    "task.sentences=[sentence2,sentence1]",
+    "task.label=x",
+    "task.num_labels=3",
+    "task.metrics=[accuracy,matthews]",
+    "task.max_length=64",
+    "evaluation.split=halves",
+    "search_space.projections=[q,k]",
+    "search_space.lora_alpha=8",
+    "search_space.shortcuts=[in]",
+    "search_space.shortcut_alpha=8",
+    "search_space.scaling=rslora",
+    "search_space.pool=separated",
+    "search_space.renormalize=enabled",
+    "proxy.weights=probe",
+    "proxy.num_batches=31",
+    "proxy.batch_size=7",
+    "strategy.enable_rate=0.5",
+    "strategy.searches_per_epoch=4",
+    "rank_budget.lora_rank=4",
+    "rank_budget.shortcut_rank=4",
+    "optimizer.learning_rate=0.001",
+    "optimizer.weight_decay=0",
+    "optimizer.betas=[0.9,0.99]",
+    "optimizer.eps=1.0e-6",
+    "training.epochs=7",
+    "training.batch_size=7",
+]
+"""For each key of a run but those of `tracking`, a value other than that of `house`."""
+
+
+@pytest.fixture(scope="module")
+def places(
+    house: DictConfig, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Other folders: of the same content as those of `house`, and of another."""
+    folder = tmp_path_factory.mktemp("places")
+    shutil.copytree(house.model.path, folder / "model")
+    shutil.copytree(house.task.path, folder / "pairs")
+    other = {name: sentence_pairs(40, seed) for seed, name in enumerate(("train", "validation"))}
+    return {
+        "same_model": folder / "model",
+        "same_pairs": folder / "pairs",
+        "bert": checkpoints["bert"],
+        "pairs": write_parquet(folder / "others", **other),
+    }
+
+
+@pytest.mark.parametrize("change", SHAPING)
+def test_the_identity_depends_on(
+    change: str, house: DictConfig, places: dict[str, Path], tmp_path: Path
+) -> None:
+    if "=other" in change:  # a split of the same folder, with other rows
+        shutil.copytree(house.task.path, tmp_path, dirs_exist_ok=True)
+        write_parquet(tmp_path, other=sentence_pairs(20, seed=9))
+        house = edited(house, f"task.path={tmp_path}")
+    changed = prepare(edited(house, change.format(**places)))
+    assert identity(changed) != identity(prepare(house))
+
+
+def test_the_identity_depends_on_proxy_and_strategy(house: DictConfig) -> None:
+    there = [*HOUSE, f"model.path={house.model.path}", f"task.path={house.task.path}"]
+    made = [
+        house,
+        composed(*there, "proxy=snip", "proxy.weights=current"),
+        composed(*there, "strategy=static"),
+        composed(*there, "selection=proportional"),
+    ]
+    assert len({identity(prepare(cfg)) for cfg in made}) == len(made)
+
+
+def test_the_identity_ignores_where_and_how_often(
+    house: DictConfig, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "stay_offline", lambda: None)  # the tests after this one are not
+    elsewhere = ["tracking.name=wandb", "tracking.project=p", "tracking.tags=[a]"]
+    ignored = [change.format(**places) for change in IGNORED]
+    changed = prepare(edited(house, *ignored, *elsewhere, "precision=fp32"))
+    config = prepare(edited(house, "precision=fp32"))
+    assert identity(changed) == identity(config)
+    assert changed.resolved() != config.resolved()
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        inner = isinstance(value, dict)
+        yield from leaves(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}"]
+
+
+def test_every_key_is_in_a_list_above(house: DictConfig) -> None:
+    """So that a new key is thought about: does it shape a run's numbers?"""
+    keys = set(leaves(prepare(house).resolved()))
+    names = {"proxy.name", "selection.name", "strategy.name", "optimizer.name", "task.kind"}
+    # A folder has neither; without one, what they name is found by the hub.
+    names |= {"model.revision", "task.revision"}
+    listed = {change.partition("=")[0] for change in [*IGNORED, *SHAPING]}
+    assert {key for key in keys if not key.startswith("tracking.")} == listed | names
+
+
+def test_the_identity_depends_on_every_file_that_is_read(house: DictConfig, tmp_path: Path) -> None:
+    shutil.copytree(house.model.path, tmp_path / "model")
+    shutil.copytree(house.task.path, tmp_path / "data")
+    here = edited(house, f"model.path={tmp_path / 'model'}", f"task.path={tmp_path / 'data'}")
+    seen = {identity(prepare(here))}
+    assert seen == {identity(prepare(house))}
+    (tmp_path / "model" / "README.md").write_text("read by nobody")
+    write_parquet(tmp_path / "data", test=sentence_pairs(9, seed=1))
+    assert {identity(prepare(here))} == seen
+    weights = tmp_path / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    seen.add(identity(prepare(here)))
+    tokenizer = tmp_path / "model" / "tokenizer.json"
+    changed = json.loads(tokenizer.read_text())
+    changed["model"]["vocab"]["more"] = 31
+    tokenizer.write_text(json.dumps(changed))
+    seen.add(identity(prepare(here)))
+    write_parquet(tmp_path / "data", validation=sentence_pairs(40, seed=3))
+    seen.add(identity(prepare(here)))
+    write_parquet(tmp_path / "data", train=sentence_pairs(60, seed=3))
+    seen.add(identity(prepare(here)))
+    assert len(seen) == 5
+
+
+def test_a_file_is_read_once(house: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = prepare(house)
+    first = identity(config)
+    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("a file was read again"))
+    assert identity(config) == first
+
+
+def test_the_embedded_model_and_task_are_told_by_their_files() -> None:
+    config = prepare(composed("device=cpu", "tracking=local"))
+    assert identity(config) == identity(again(config))
+    bigger = prepare(composed("device=cpu", "tracking=local", "rank_budget=r8"))
+    assert identity(config) != identity(bigger)
+
+
+def test_a_finished_run_is_found_again_by_what_its_model_and_data_are(
+    command_line: CommandLine, tiny: list[str], tmp_path: Path
+) -> None:
+    """Whatever they are called, and however much of them goes through the model at once."""
+    given = dict(override.split("=", 1) for override in tiny)
+    model = shutil.copytree(given["model.path"], tmp_path / "model")
+    data = shutil.copytree(given["task.path"], tmp_path / "data")
+    short = [*tiny, "training.epochs=1", "strategy=static", f"model.path={model}"]
+    assert command_line(*short, f"task.path={data}").code == 0
+    moved = shutil.move(data, tmp_path / "moved")
+    again = [*short, f"task.path={moved}", "proxy.micro_batch_size=1", "evaluation.batch_size=3"]
+    assert "already finished" in command_line(*again).out
+    write_parquet(Path(moved), validation=sentence_pairs(40, seed=8))
+    done = command_line(*again)
+    assert done.code == 0
+    assert "already finished" not in done.out

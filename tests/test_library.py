@@ -1,0 +1,185 @@
+"""What a user's own script writes: the public names, without the harness."""
+
+import ast
+import inspect
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, WIRINGS
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+import heterolora as hl
+from heterolora.errors import ModelError
+
+BLOCKED = ("hydra", "omegaconf", "pydantic", "wandb", "datasets", "pandas", "pyarrow", "submitit")
+BLOCKED += ("scipy", "sklearn", "matplotlib", "rich", "statsmodels")
+
+WITHOUT = f"""
+import sys
+sys.modules.update(dict.fromkeys({BLOCKED!r}))  # importing one of them fails
+"""
+
+SCRIPT = """
+import torch
+from transformers import AutoModelForSequenceClassification
+import heterolora as hl
+
+def load():
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_pretrained(sys.argv[1]).eval()
+
+model, out = load(), sys.argv[2]
+ids = torch.tensor([[0, 5, 6, 7, 8, 2], [0, 9, 10, 2, 1, 1], [0, 11, 5, 3, 2, 1]])
+rows = {"input_ids": ids, "attention_mask": (ids != 1).long()}
+batches = [{**rows, "labels": torch.tensor([0, 1, 1])}]
+if sys.argv[3] == "save":
+    adapters = hl.adapt(model, lora={"q": 8, "v": 8}, shortcuts={"res1": 8}, seed=0)
+    scores = hl.proxies.GradNorm().scores(adapters, batches)
+    adapters.apply(hl.select(scores, adapters, budget=adapters.count // 3))
+    optimizer = hl.adamw(adapters, 0.05)
+    for _ in range(3):
+        hl.default_loss(model(**rows), batches[0])[0].backward()
+        optimizer.step()
+    hl.save(adapters, out)
+else:
+    adapters = hl.load(model, out)
+print([str(site) for site, rank in adapters.ranks.items() if rank])
+print(model(**rows).logits.tolist())
+"""
+
+
+def script(*arguments: object) -> list[str]:
+    """Run the script in a process of its own; its lines."""
+    command = [sys.executable, "-c", WITHOUT + SCRIPT, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_adapt_score_select_save_and_load_in_another_process(
+    family: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    saved = script(checkpoints[family], tmp_path / "out", "save")
+    assert script(checkpoints[family], tmp_path / "out", "load") == saved
+    enabled, logits = saved
+    assert 0 < len(json.loads(enabled.replace("'", '"'))) < 9
+    assert len(json.loads(logits)) == 3
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["adapters.safetensors"]
+
+
+def test_importing_it_imports_nothing_but_itself() -> None:
+    """Its parts come when they are first used."""
+    code = "import sys, heterolora; print(sorted(n for n in sys.modules if n.startswith('torch')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    assert done.stdout.strip() == b"[]"
+
+
+def test_public_names_are_there_documented_and_typed() -> None:
+    """Those for type checkers are those that there are."""
+    (types,) = (
+        node
+        for node in ast.parse((ROOT / "heterolora" / "__init__.py").read_text()).body
+        if isinstance(node, ast.If)
+    )
+    named = {
+        alias.name
+        for node in types.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert named == set(hl.__all__)
+    assert dir(hl) == hl.__all__ == sorted(hl.__all__)
+    for name in hl.__all__:
+        value = getattr(hl, name)
+        assert inspect.getdoc(value), name
+    with pytest.raises(AttributeError, match="no attribute 'adept'"):
+        hl.adept  # noqa: B018
+
+
+@pytest.mark.parametrize("family", WIRINGS)
+def test_a_model_without_a_head(family: str, checkpoints: dict[str, Path]) -> None:
+    """Its loss is the user's to say."""
+    model = AutoModel.from_pretrained(checkpoints[family]).eval()
+    ids = torch.tensor([[0, 5, 6, 7, 8, 2], [0, 9, 10, 4, 3, 2]])
+    batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}]
+    plain = model(**batches[0]).last_hidden_state
+    adapters = hl.adapt(model, {"q": 4, "v": 4}, {"res1": 2})
+    assert torch.equal(model(**batches[0]).last_hidden_state, plain)
+    assert adapters.head == {}
+    with pytest.raises(ValueError, match=r"no default loss .*; give a function"):
+        hl.proxies.GradNorm().scores(adapters, batches)
+
+    def loss(output, batch):
+        return output.last_hidden_state.square().sum(), len(batch["input_ids"])
+
+    scores = hl.proxies.Snip().scores(adapters, batches, loss)
+    assert min(scores.values()) > 0
+    ranks = hl.selection.Proportional(floor=1)
+    allocation = hl.select(scores, adapters, adapters.count // 2, ranks)
+    adapters.apply(allocation)
+    assert adapters.ranks == allocation.ranks
+    assert abs(adapters.count - sum(adapters.unit_costs[s] * 4 for s in adapters) // 2) < 10_000
+    assert hl.select(scores, adapters, adapters.count, ranks) == hl.select(
+        scores, adapters, adapters.count, ranks
+    )
+
+
+def classifier(path: Path) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_pretrained(path).eval()
+
+
+def test_what_does_not_fit_is_one_line(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    model = classifier(checkpoints["bert"])
+    with pytest.raises(ModelError, match=r"^lora: a bert model has no 'gate'; choose from q, "):
+        hl.adapt(model, {"gate": 2})
+    with pytest.raises(ModelError, match=r"^shortcuts: a bert model has no 'res3'; choose from "):
+        hl.adapt(model, {"q": 2}, {"res3": 2})
+    with pytest.raises(ModelError, match=r"^lora: q=0: the rank must be at least 1"):
+        hl.adapt(model, {"q": 0})
+    with pytest.raises(ValueError, match=r"scaling='half': must be one of "):
+        hl.adapt(model, {"q": 2}, scaling="half")
+    adapters = hl.adapt(model, {"q": 2})
+    with pytest.raises(ModelError, match=r"has adapters already; load it once more"):
+        hl.adapt(model, {"q": 2})
+    with pytest.raises(ValueError, match=r"have not the same sites: layers\.0\.v"):
+        hl.select({**dict.fromkeys(adapters, 1.0), hl.Site(0, "v"): 1.0}, adapters, 100)
+    hl.save(adapters, tmp_path)
+    with pytest.raises(ModelError, match=r"holds adapters of a bert model, and this is a roberta"):
+        hl.load(classifier(checkpoints["roberta"]), tmp_path)
+    with pytest.raises(ModelError, match=r"holds a head \(.*that this model lacks"):
+        hl.load(AutoModel.from_pretrained(checkpoints["bert"]), tmp_path)
+    with pytest.raises(ModelError, match=r"nowhere: cannot be read .*; give a folder"):
+        hl.load(classifier(checkpoints["bert"]), tmp_path / "nowhere")
+    (tmp_path / "other.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match=r"other\.safetensors: cannot be read"):
+        hl.load(classifier(checkpoints["bert"]), tmp_path / "other.safetensors")
+
+
+def test_settings_are_checked_by_their_classes() -> None:
+    with pytest.raises(ValueError, match=r"num_batches=0: must be greater than 0"):
+        hl.proxies.GradNorm(num_batches=0)
+    with pytest.raises(ValueError, match=r"weights='old': must be one of 'current', 'probe'"):
+        hl.proxies.Snip(weights="old")
+    assert hl.proxies.SynFlow().to_dict() == {
+        "name": "synflow",
+        "weights": "probe",
+        "num_batches": 1,
+        "batch_size": 8,
+        "objective": "loss",
+    }
+
+
+def test_the_readmes_example_is_the_scripts() -> None:
+    """The README shows what is run here, line by line."""
+    shown = (ROOT / "README.md").read_text()
+    lines = [line.strip() for line in textwrap.dedent(SCRIPT).splitlines()]
+    for line in lines:
+        if line.startswith(("adapters = hl.", "scores = hl.", "adapters.apply(", "hl.save(")):
+            assert line.partition("(")[0] in shown, line

@@ -1,0 +1,172 @@
+"""Sections that are derived from the classes of the library."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from pydantic import ValidationError
+
+from heterolora.config import PluginConfig, plugins, validate
+from heterolora.config.plugins import GROUPS, Group, choices, find, find_class, section
+from heterolora.errors import ConfigError
+from heterolora.settings import Settings, setting
+
+
+@dataclass(frozen=True)
+class Dummy(Settings):
+    """What a dummy does."""
+
+    count: int = setting(help="how many", gt=0, example=3)
+    share: float = setting(0.25, help="how much", gt=0, le=1)
+    mode: Literal["fast", "slow"] = setting("fast", help="how")
+    columns: tuple[str, ...] = setting(("a", "b"), help="which")
+    label: str | None = setting(None, help="whose")
+    limit: int | None = setting(None, help="how far", ge=2)
+    verbose: bool = setting(False, help="whether it says so")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.count == 13:
+            raise ValueError("count=13: must be a lucky number; for example count=7")
+
+
+@pytest.fixture
+def dummies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A group of one file, and its section."""
+    (tmp_path / "dummies").mkdir()
+    (tmp_path / "dummies" / "__init__.py").write_text("")
+    (tmp_path / "dummies" / "dummy.py").write_text("from test_plugins import Dummy as Other\n")
+    (tmp_path / "dummies" / "own.py").write_text(
+        "from dataclasses import dataclass\nfrom heterolora.settings import Settings, setting\n"
+        "@dataclass(frozen=True)\nclass Own(Settings):\n"
+        "    size: int = setting(1, help='how big', ge=1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(GROUPS, "dummy", Group("dummies", DummyConfig))
+    yield "dummy"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "dummies"]:
+        del sys.modules[name]
+
+
+class DummyConfig(PluginConfig):
+    """What dummies share."""
+
+    name: str
+
+
+@pytest.fixture(scope="module")
+def kind() -> Iterator[type[PluginConfig]]:
+    """The section of `Dummy`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(GROUPS, "test", Group("tests", DummyConfig))
+        yield section(Dummy, "test", "dummy")
+
+
+def test_a_section_has_the_fields_of_its_class(kind: type[PluginConfig]) -> None:
+    made = kind(name="dummy", count=2)
+    assert made.model_dump(mode="json") == {
+        "name": "dummy",
+        "count": 2,
+        "share": 0.25,
+        "mode": "fast",
+        "columns": ["a", "b"],
+        "label": None,
+        "limit": None,
+        "verbose": False,
+    }
+    fields = kind.model_fields
+    assert fields["share"].description == "how much"
+    assert fields["count"].examples == [3]
+    assert fields["share"].examples == [0.25]
+    assert fields["count"].is_required()
+    assert kind.__doc__ == "What a dummy does."
+
+
+def test_a_section_builds_its_object(kind: type[PluginConfig]) -> None:
+    made = kind(name="dummy", count=2, columns=["x"], mode="slow", limit=5)
+    assert made.build() == Dummy(count=2, columns=("x",), mode="slow", limit=5)
+    assert kind.model_validate(made.model_dump(mode="json")) == made
+
+
+def test_a_section_does_not_change(kind: type[PluginConfig]) -> None:
+    made = kind(name="dummy", count=2)
+    with pytest.raises(ValidationError, match="frozen"):
+        made.count = 3  # type: ignore[attr-defined]
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"name": "other"}, "name"),
+    ({"count": 0}, "count"),
+    ({"count": True}, "count"),
+    ({"count": 1.5}, "count"),
+    ({"count": "1"}, "count"),
+    ({"share": True}, "share"),
+    ({"share": float("nan")}, "share"),
+    ({"share": 1.5}, "share"),
+    ({"mode": "medium"}, "mode"),
+    ({"columns": "ab"}, "columns"),
+    ({"columns": [1]}, "columns"),
+    ({"limit": 1}, "limit"),
+    ({"limit": True}, "limit"),
+    ({"verbose": 1}, "verbose"),
+    ({"more": 1}, "more"),
+]
+
+
+@pytest.mark.parametrize(("change", "where"), WRONG, ids=[str(change) for change, _ in WRONG])
+def test_a_section_refuses_what_its_class_would(
+    kind: type[PluginConfig], change: dict[str, Any], where: str
+) -> None:
+    with pytest.raises(ValidationError) as raised:
+        kind(**{"name": "dummy", "count": 2, **change})
+    assert raised.value.errors()[0]["loc"][0] == where
+
+
+def test_a_class_has_checks_of_its_own(kind: type[PluginConfig]) -> None:
+    with pytest.raises(ValidationError, match="count=13: must be a lucky number"):
+        kind(name="dummy", count=13)
+
+
+def test_a_name_is_that_of_the_file_with_the_class(dummies: str) -> None:
+    own = find(dummies, "own")
+    assert own is not None
+    assert own(name="own").model_dump() == {"name": "own", "size": 1}
+    assert own(name="own", size=3).build().size == 3
+    assert find(dummies, "own") is own
+    assert find(dummies, "dummy") is None  # it has a class of another file
+    assert choices(dummies) == ["own"]
+
+
+@pytest.mark.parametrize("name", ["nope", "..own", "__init__", "own.x", "", "Own"])
+def test_what_is_no_name_of_a_file(name: str, dummies: str) -> None:
+    assert find(dummies, name) is None
+    assert find_class("dummies", name) is None
+
+
+@pytest.mark.parametrize("group", ["proxy", "selection", "strategy"])
+def test_every_yaml_of_a_group_is_a_choice(group: str) -> None:
+    folder = Path(__file__).parents[1] / "conf" / group
+    assert choices(group) == sorted(file.stem for file in folder.glob("*.yaml"))
+    assert plugins.find(group, "base") is None
+
+
+def test_a_group_may_have_another_tag_than_its_name(
+    dummies: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task has a name of its own; its kind says which class it is, if it is said."""
+    monkeypatch.setitem(GROUPS, "task", Group("dummies", DummyConfig, "kind", "own"))
+    own = find("task", "own")
+    assert own is not None
+    section = own(name="mine", size=2)
+    assert section.model_dump() == {"name": "mine", "size": 2, "kind": "own"}
+    assert section.build().size == 2
+    with pytest.raises(ConfigError) as raised:
+        validate({"task": {"name": "mine", "kind": "nope"}}, ())
+    assert "task.kind=nope: there is no such task; choose one of own" in raised.value.problems
+    with pytest.raises(ConfigError) as raised:
+        validate({"task": {"name": "mine", "size": 0}}, ())
+    wrong = "task.size=0: must be greater than or equal to 1; for example task.size=1"
+    assert wrong in raised.value.problems

@@ -1,0 +1,111 @@
+"""Recipes: which epochs, batch size, learning rate and length a model takes for a task."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import CONF, composed
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from heterolora.config import prepare
+from heterolora.errors import ConfigError
+
+Recipe = tuple[int, int, float, int]
+
+DEFAULTS: dict[str, Recipe] = {
+    "minilm": (5, 16, 1e-3, 128),
+    "opt_125m": (10, 8, 4e-4, 512),
+    "opt_350m": (20, 8, 2e-4, 512),
+    "opt_starter": (5, 16, 1e-3, 128),
+    "roberta_base": (10, 16, 5e-4, 512),
+}
+EXCEPTIONS: dict[tuple[str, str], Recipe] = {
+    ("opt_350m", "mnli"): (10, 8, 1e-4, 512),
+    ("opt_350m", "qqp"): (10, 8, 2e-4, 512),
+    ("opt_350m", "rte"): (20, 8, 3e-4, 512),
+    ("opt_350m", "sst2"): (10, 8, 1e-4, 512),
+}
+TASKS = sorted(file.stem for file in (CONF / "task").glob("*.yaml"))
+
+
+def recipe(cfg: DictConfig) -> Recipe:
+    training = cfg.training
+    return training.epochs, training.batch_size, cfg.optimizer.learning_rate, cfg.task.max_length
+
+
+@pytest.mark.parametrize("model", sorted(file.stem for file in (CONF / "model").glob("*.yaml")))
+def test_every_model_has_its_recipe_for_every_task(model: str) -> None:
+    for task in TASKS:
+        found = recipe(composed(f"task={task}", f"model={model}"))  # in the order of a user
+        assert found == EXCEPTIONS.get((model, task), DEFAULTS[model]), task
+
+
+def experiments() -> Iterator[tuple[str, str]]:
+    """Each experiment, and whose learning rates it takes: of the models' recipes, or a variant."""
+    for file in sorted((CONF / "experiment").glob("*.yaml")):
+        variant = re.search(r"override /recipe/variant: (\w+?)_", file.read_text())
+        yield file.stem, variant[1] if variant else ""
+
+
+def test_these_tables_depart_from_the_recipes() -> None:
+    departing = {name: variant for name, variant in experiments() if variant}
+    assert departing.items() >= {"table2": "table2", "table4": "table8", "table9": "table8"}.items()
+
+
+@pytest.mark.parametrize(("name", "variant"), list(experiments()))
+def test_an_experiment_departs_from_the_recipe_where_the_paper_does(
+    name: str, variant: str
+) -> None:
+    rates = {"mrpc": 2e-4, "rte": 3e-4, "sst2": 1e-4}
+    rates |= {"table2": {"mrpc": 3e-4}, "table8": {"rte": 2e-4}}.get(variant, {})
+    for task, rate in rates.items():
+        epochs = EXCEPTIONS.get(("opt_350m", task), DEFAULTS["opt_350m"])[0]
+        found = recipe(composed(f"+experiment={name}", f"task={task}"))
+        assert found == (epochs, 8, rate, 512)
+        other = composed(f"+experiment={name}", f"task={task}", "model=opt_starter")
+        assert recipe(other) == DEFAULTS["opt_starter"]
+
+
+def test_a_label_changes_no_number() -> None:
+    table = ["+experiment=table4", "task=rte"]
+    named, renamed = composed(*table), composed(*table, "name=rerun")
+    assert recipe(named) == recipe(renamed) == (20, 8, 2e-4, 512)
+    assert recipe(composed("model=opt_350m", "task=rte", "name=table4"))[2] == 3e-4
+
+
+def test_every_recipe_and_variant_is_of_a_model_and_a_task() -> None:
+    pairs = {f"{model}_{task}" for model in DEFAULTS for task in TASKS}
+    assert {file.stem for file in (CONF / "recipe").glob("*.yaml")} <= pairs
+    for file in (CONF / "recipe" / "variant").glob("*.yaml"):
+        assert file.stem.partition("_")[2] in pairs
+
+
+def test_what_is_given_wins_over_a_recipe() -> None:
+    given = ["optimizer.learning_rate=0.5", "training.epochs=3", "task.max_length=64"]
+    assert recipe(composed("model=opt_350m", "task=rte", *given)) == (3, 8, 0.5, 64)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("learning_rate", "learning_rat", "optimizer.learning_rat: unknown key; did you mean"),
+        ("epochs", "epoch", "training.epoch: unknown key; did you mean epochs?"),
+        ("training", "trainin", "trainin: unknown key; did you mean training?"),
+    ],
+)
+def test_a_misspelt_key_of_a_recipe_is_an_error(
+    right: str, wrong: str, said: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(CONF, tmp_path / "conf")
+    recipe = tmp_path / "conf" / "recipe" / "opt_350m_rte.yaml"
+    recipe.write_text(recipe.read_text().replace(f"{right}:", f"{wrong}:"))
+    path = f"model.path={checkpoints['opt-post-norm']}"
+    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        cfg = compose("config", ["model=opt_350m", "task=rte", "device=cpu", path])
+    with pytest.raises(ConfigError) as raised:
+        prepare(cfg)
+    (line,) = raised.value.problems
+    assert line.startswith(said)
