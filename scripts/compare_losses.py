@@ -7,7 +7,7 @@ python scripts/compare_losses.py TREE --write              # keep what TREE give
 A case is a run of a second on a tiny model and a tiny dataset that this script makes. Compared are
 the lines of metrics, searches and importances, the results, and the trained weights by their
 SHA-256. Numbers that a golden does not have are not looked at. The bits depend on the machine:
-tests/goldens/machine.json says on what of it.
+each folder of tests/goldens is of the one that its machine.json describes.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import math
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens"
+MACHINE = "machine.json"
 SIDE_BY_SIDE = 2
 
 COMMON = (
@@ -45,9 +47,8 @@ COMMON = (
     "training.batch_size=8",
     "training.log_every=1",
     "optimizer.learning_rate=0.01",  # within two epochs allocations change
+    "search_space.scaling=alpha_over_rank",
 )
-SINCE: tuple[str, ...] = ()
-"""Settings that the code of the goldens did not have, at the values that it used."""
 
 BATCHES = "proxy.num_batches=2"
 RANK3 = ("rank_budget.lora_rank=3", "rank_budget.shortcut_rank=5")
@@ -333,7 +334,7 @@ RESULTS = ("best", "last", "parameters")
 WEIGHTS = ("checkpoint/best.safetensors", "checkpoint/last.safetensors")
 
 
-def overrides(case: Case, inputs: Path, output: Path, since: Sequence[str] = SINCE) -> list[str]:
+def overrides(case: Case, inputs: Path, output: Path) -> list[str]:
     """What the command line of a case has; `inputs` is what `build` has made."""
     return [
         f"model.path={inputs / case.model}",
@@ -342,11 +343,10 @@ def overrides(case: Case, inputs: Path, output: Path, since: Sequence[str] = SIN
         f"output={output}",
         *COMMON,
         *case.overrides,
-        *since,
     ]
 
 
-def run(case: Case, tree: Path, inputs: Path, since: Sequence[str] = SINCE) -> Numbers:
+def run(case: Case, tree: Path, inputs: Path) -> Numbers:
     """Run a case with the code in `tree`, by its command line.
 
     Raises:
@@ -362,7 +362,7 @@ def run(case: Case, tree: Path, inputs: Path, since: Sequence[str] = SINCE) -> N
     with TemporaryDirectory() as output:
         command = [sys.executable, str(tree / "train.py")]
         done = subprocess.run(
-            [*command, *overrides(case, inputs, Path(output), since)],
+            [*command, *overrides(case, inputs, Path(output))],
             cwd=tree,
             env=environment,
             capture_output=True,
@@ -499,39 +499,51 @@ def _differences(golden: Row, now: Row, same: Same) -> Iterator[tuple[str, Any, 
             yield key, value, other
 
 
-def golden_file(name: str) -> Path:
-    """Where the numbers of the case `name` are kept."""
-    return GOLDENS / f"{name}.json"
+def goldens() -> tuple[Path, bool]:
+    """A folder of goldens, and whether this machine must give their bits: its own, or any."""
+    here = machine()
+    folders = sorted(file.parent for file in GOLDENS.glob(f"*/{MACHINE}"))
+    own = [folder for folder in folders if json.loads((folder / MACHINE).read_text()) == here]
+    return [*own, *folders][0], bool(own)
 
 
-def read_golden(name: str) -> Numbers:
+def new_goldens() -> Path:
+    """A folder for the goldens of this machine."""
+    here = machine()
+    folder = GOLDENS / re.sub(r"\W+", "-", f"{here['processor']} {here['cpu_capability']}".lower())
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MACHINE).write_text(json.dumps(here, indent=2) + "\n")
+    return folder
+
+
+def read_golden(folder: Path, name: str) -> Numbers:
     """The numbers that the case `name` has to give."""
-    kept: Numbers = json.loads(golden_file(name).read_text())
+    kept: Numbers = json.loads((folder / f"{name}.json").read_text())
     return kept
 
 
-def write_golden(name: str, found: Numbers) -> None:
+def write_golden(folder: Path, name: str, found: Numbers) -> None:
     """Keep the numbers of the case `name`: compact, with a line for each row."""
     files = []
     for file, rows in found.items():
         lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
         files.append(f"{json.dumps(file)}:[\n{lines}]")
-    golden_file(name).write_text("{" + ",\n".join(files) + "}\n")
+    (folder / f"{name}.json").write_text("{" + ",\n".join(files) + "}\n")
 
 
 # The command line
 
 
-def _outcome(case: Case, tree: Path, inputs: Path, write: bool) -> tuple[str, float]:
+def _outcome(case: Case, tree: Path, inputs: Path, folder: Path, write: bool) -> tuple[str, float]:
     """Compare or keep one case; what there is to say of it, and the seconds that it took."""
     begun = time.monotonic()
     try:
-        found = run(case, tree, inputs, () if write else SINCE)
+        found = run(case, tree, inputs)
         if write:
-            write_golden(case.name, found)
+            write_golden(folder, case.name, found)
             said = "written"
         else:
-            said = str(first_difference(read_golden(case.name), found) or "equal")
+            said = str(first_difference(read_golden(folder, case.name), found) or "equal")
     except (RuntimeError, OSError) as error:
         said = f"failed: {error}"
     return said, time.monotonic() - begun
@@ -558,15 +570,17 @@ def main(arguments: Sequence[str]) -> int:
     """Exit code 1 if any case differs, or fails."""
     chosen = parsed(arguments)
     cases = [case for case in CASES if case.name in chosen.cases]
-    if chosen.write:
-        GOLDENS.mkdir(exist_ok=True)
-        (GOLDENS / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n")
-    elif machine() != json.loads((GOLDENS / "machine.json").read_text()):
-        print("another machine or other versions than the goldens': bits may differ", flush=True)
+    folder, exact = (new_goldens(), True) if chosen.write else goldens()
+    if not exact:
+        print("no goldens of this machine and these versions: bits may differ", flush=True)
     good = 0
-    with TemporaryDirectory() as folder, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+    with TemporaryDirectory() as inputs, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         one = partial(
-            _outcome, tree=chosen.tree.resolve(), inputs=build(Path(folder)), write=chosen.write
+            _outcome,
+            tree=chosen.tree.resolve(),
+            inputs=build(Path(inputs)),
+            folder=folder,
+            write=chosen.write,
         )
         width = max(len(case.name) for case in cases)
         for case, (said, seconds) in zip(cases, pool.map(one, cases), strict=True):
