@@ -17,13 +17,19 @@ from records import write_run
 from heterolora.records.read import Run, load
 from heterolora.reporting.agreement import by_proxy
 from heterolora.reporting.arms import Arm, arms
-from heterolora.reporting.figures import draw
-from heterolora.reporting.figures.curves import score_trajectories, validation_curves
-from heterolora.reporting.figures.frequency import frequency_map, paper_frequency, role_bars
-from heterolora.reporting.figures.matrices import proxy_matrix, seed_matrix
-from heterolora.reporting.figures.style import ROLE_COLOURS, WIDTH, slug
+from heterolora.reporting.figures import (
+    draw,
+    frequency_map,
+    paper_frequency,
+    proxy_matrix,
+    role_bars,
+    score_trajectories,
+    seed_matrix,
+    validation_curves,
+)
 from heterolora.reporting.frame import frame
 from heterolora.reporting.layout import frequencies
+from heterolora.reporting.style import ROLE_COLOURS, WIDTH, slug
 from heterolora.sites import ROLES
 
 SPACE = "search_space=lora_shortcuts"

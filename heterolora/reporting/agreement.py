@@ -37,7 +37,7 @@ def jaccard_between(runs: Sequence[Run]) -> dict[tuple[int, int], float]:
         runs: of one arm; those that never searched are passed over.
     """
     last = {run.seed: on_sites(run.searches[-1]) for run in runs if run.searches}
-    return {pair: jaccard(*map(last.__getitem__, pair)) for pair in combinations(sorted(last), 2)}
+    return {(a, b): jaccard(last[a], last[b]) for a, b in combinations(sorted(last), 2)}
 
 
 def churn(run: Run) -> list[float]:

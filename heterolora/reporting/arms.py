@@ -24,8 +24,6 @@ CONTENTS = ("model", "training data", "validation data")
 """Whose fingerprints tell arms apart where the names are the same."""
 
 WORDS: Mapping[str, Callable[[Any], str]] = {
-    "strategy.name": str,
-    "proxy.name": str,
     "proxy.weights": lambda weights: f"{weights} weights",
     "proxy.redraw": lambda redraw: "redrawn" if redraw else "drawn once",
     "rank_budget": lambda ranks: "r" + "/".join(str(rank) for rank in dict.fromkeys(ranks)),
@@ -69,18 +67,23 @@ class Arm:
 
     @cached_property
     def settings(self) -> Settings:
-        """What shapes its numbers."""
-        return settings(self.runs[0])
+        """What shapes its numbers; the two ranks of a budget are one value."""
+        run = self.runs[0]
+        own, origin = shaping(run), flat(run.provenance.row())
+        own["model.name"] = run.setting("model.name")
+        ranks = [own.pop(f"rank_budget.{kind}_rank") for kind in ("lora", "shortcut")]
+        own["rank_budget"] = tuple(ranks)
+        return own | {name: origin.get(ORIGINS[name]) for name in CONTENTS}
 
     def by_seed(self, column: str = "best") -> dict[int, float]:
         """A number of each seed; the mean where a seed has several runs."""
-        means = self.frame.groupby("seed")[column].agg(lambda values: values.astype(float).mean())
-        return {int(seed): float(mean) for seed, mean in means.items()}
+        means = self.frame[column].astype(float).groupby(self.frame["seed"].astype(int)).mean()
+        return dict(means)
 
     @cached_property
     def best(self) -> Spread | None:
         """The paper's statistic: over seeds, the best epoch."""
-        return spread(list(self.by_seed().values()))
+        return spread([*self.by_seed().values()])
 
 
 def arms(runs: pd.DataFrame) -> list[Arm]:
@@ -88,21 +91,11 @@ def arms(runs: pd.DataFrame) -> list[Arm]:
 
     Of runs that two experiments made of the same configuration and seed, the first counts.
     """
-    once = finished(runs)
-    if once.empty:
-        return []
-    once = once.drop_duplicates(["identity", "seed"]).sort_values("seed", kind="stable")
-    groups = [group for _, group in once.groupby("identity", sort=False)]
-    names = labels([settings(group["run"].iloc[0]) for group in groups])
-    return sorted(map(Arm, names, groups), key=lambda arm: arm.label)
-
-
-def settings(run: Run) -> dict[str, Any]:
-    """What shapes a run's numbers; the two ranks of a budget are one value."""
-    own, origin = shaping(run), flat(run.provenance.row())
-    ranks = (own.pop("rank_budget.lora_rank"), own.pop("rank_budget.shortcut_rank"))
-    contents = {key: origin.get(ORIGINS[key]) for key in CONTENTS}
-    return {**own, "model.name": run.setting("model.name"), "rank_budget": ranks, **contents}
+    once = finished(runs).drop_duplicates(["identity", "seed"]).sort_values("seed", kind="stable")
+    found = [Arm("", group) for _, group in once.groupby("identity", sort=False)]
+    names = labels([arm.settings for arm in found])
+    named = [Arm(label, arm.frame) for label, arm in zip(names, found, strict=True)]
+    return sorted(named, key=lambda arm: arm.label)
 
 
 def labels(among: Sequence[Settings]) -> list[str]:
@@ -113,18 +106,16 @@ def labels(among: Sequence[Settings]) -> list[str]:
     task, and of the same name in its own section: a proxy without batches tells nothing of one
     that has them.
     """
-    return [_label(own, among) for own in among]
-
-
-def _label(own: Settings, among: Sequence[Settings]) -> str:
-    ordered = [key for key in FIRST if key in own] + [key for key in own if key not in FIRST]
-    head = [str(own[key]) for key in FIRST[:2] if own.get(key) is not None]
-    rest = [
-        WORDS[key](own[key]) if key in WORDS else _in_words(key, own[key])
-        for key in ordered
-        if key not in FIRST[:2] and own[key] is not None and _tells_apart(key, own, among)
-    ]
-    return ", ".join([*([" ".join(head)] if head else []), *rest])
+    found = []
+    for own in among:
+        head = " ".join(own[key] for key in FIRST[:2] if own.get(key) is not None)
+        rest = [
+            WORDS[key](own[key]) if key in WORDS else _in_words(key, own[key])
+            for key in dict.fromkeys([*FIRST[2:], *own])
+            if key not in FIRST[:2] and own.get(key) is not None and _tells_apart(key, own, among)
+        ]
+        found.append(", ".join([*filter(None, [head]), *rest]))
+    return found
 
 
 def _tells_apart(key: str, own: Settings, among: Sequence[Settings]) -> bool:

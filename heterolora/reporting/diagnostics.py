@@ -60,13 +60,19 @@ def never_on(arm: Arm) -> Iterable[str]:
     searches = [search for run in arm.searched if len(run.searches) > 1 for search in run.searches]
     if not searches:
         return
-    ever = frozenset[str]().union(*(on_sites(search) for search in searches))
-    sites = list(searches[0].ranks)
-    never = [site for site in sites if site not in ever]
+    sites = pd.DataFrame(map(Site.parse, searches[0].ranks), searches[0].ranks)
+    ever = frozenset[str]().union(*map(on_sites, searches))
+    never = sites[~sites.index.isin(ever)]
     if len(never) > NEVER_ON * len(sites):
+        every = sites["role"].value_counts()
+        layers = dict(iter(never.groupby("role")["layer"]))
+        named = "; ".join(
+            f"{role} {'(all)' if len(layers[role]) == every[role] else _ranges(layers[role])}"
+            for role in sorted(layers, key=ROLES.index)
+        )
         yield (
             f"{arm.label}: {len(never)} of {len(sites)} sites ({len(never) / len(sites):.0%}) are "
-            f"never on ({_count(len(arm.searched), 'seed')}): {_compactly(never, sites)}"
+            f"never on ({_seeds(len(arm.searched))}): {named}"
         )
 
 
@@ -114,50 +120,31 @@ def _jumps(run: Run) -> list[list[int]]:
 
 def wasted_parameters(arms: Sequence[Arm]) -> Iterable[str]:
     """Of two arms that differ in the budget alone, the larger that is no better."""
+    parameters = {arm: int(arm.frame["parameters.enabled"].iloc[0]) for arm in arms}
     for pair in combinations(arms, 2):
-        small, large = sorted(pair, key=_parameters)
-        seeds = {run.seed for run in small.runs} & {run.seed for run in large.runs}
+        small, large = sorted(pair, key=parameters.__getitem__)
+        seeds = small.by_seed().keys() & large.by_seed().keys()
         if (
             not seeds
-            or _parameters(large) < MORE_PARAMETERS * _parameters(small)
+            or parameters[large] < MORE_PARAMETERS * parameters[small]
             or {**small.settings, "rank_budget": None} != {**large.settings, "rank_budget": None}
         ):
             continue
         less, more = (mean(arm.by_seed()[seed] for seed in seeds) for arm in (small, large))
         if more <= less:
             yield (
-                f"{large.label}: {_parameters(large):,} adapter parameters are no better than the "
-                f"{_parameters(small):,} of {small.label}: {large.runs[0].metric} {more:.1f} and "
-                f"{less:.1f} (mean best of {_count(len(seeds), 'seed')})"
+                f"{large.label}: {parameters[large]:,} adapter parameters are no better than the "
+                f"{parameters[small]:,} of {small.label}: {large.runs[0].metric} {more:.1f} and "
+                f"{less:.1f} (mean best of {_seeds(len(seeds))})"
             )
 
 
-def _parameters(arm: Arm) -> int:
-    return int(arm.frame["parameters.enabled"].iloc[0])
-
-
-def _compactly(some: Sequence[str], of_all: Sequence[str]) -> str:
-    """Sites by role, their layers as ranges: `q 0-3, 7; cut (all)`."""
-    layers, every = _layers_by_role(some), _layers_by_role(of_all)
-    return "; ".join(
-        f"{role} (all)" if layers[role] == every[role] else f"{role} {_ranges(layers[role])}"
-        for role in sorted(layers, key=ROLES.index)
-    )
-
-
-def _layers_by_role(names: Sequence[str]) -> dict[str, list[int]]:
-    layers: dict[str, list[int]] = {}
-    for site in sorted(map(Site.parse, names), key=lambda site: site.layer):
-        layers.setdefault(site.role, []).append(site.layer)
-    return layers
-
-
-def _ranges(numbers: Sequence[int]) -> str:
+def _ranges(numbers: Iterable[int]) -> str:
     """`0-3, 7`."""
-    runs = groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    runs = groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0])
     ends = [[number for _, number in run] for _, run in runs]
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in ends)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' * (count != 1)}"

@@ -30,7 +30,7 @@ class Number(Spec):
     Attributes:
         printed: the mean that the paper prints.
         std: its sample standard deviation.
-        logged: the best epoch of each of `Paper.seeds` in the authors' event logs.
+        logged: the best epoch of seeds 0, 13 and 42 in the authors' event logs.
         later: seed 0 in the authors' later logs, where they ran it again.
         summary: n, mean and sample standard deviation of the logs, where the seeds are not known.
     """
@@ -51,7 +51,7 @@ class Number(Spec):
 
 
 class Frequency(Spec):
-    """A panel of the paper's Figure 4: percent of the searches that chose a role's sites."""
+    """A panel of the paper's Figure 4: percent of the searches that switched on a role's sites."""
 
     where: Where
     roles: Mapping[str, float]
@@ -62,7 +62,6 @@ class Paper(Spec):
 
     Attributes:
         model: the hub name of the model that the numbers are of.
-        seeds: those of `Number.logged`.
         learning_rates: of the logged runs, by task.
         remark: what a reader of the numbers must know.
         numbers: by row (`row, column` where there are columns), then by task.
@@ -70,7 +69,6 @@ class Paper(Spec):
     """
 
     model: str
-    seeds: tuple[int, ...] = (0, 13, 42)
     learning_rates: Mapping[str, float] = {}
     remark: str | None = None
     numbers: Mapping[str, Mapping[str, Number]] = {}
@@ -159,18 +157,18 @@ class Table(Spec):
     @cached_property
     def entries(self) -> dict[str, Entry]:
         """Every entry by its label, row by row."""
-        found = [
-            Entry(
-                name,
-                column,
-                {**self.where, **self.columns.get(column, {}), **row.where},
-                dict(self._against(row, column)),
-                row.optional,
-            )
-            for name, row in self.rows.items()
-            for column in (row.columns or tuple(self.columns) or ("",))
-        ]
+        found = []
+        for name, row in self.rows.items():
+            for column in row.columns or [*self.columns] or [""]:
+                where = {**self.where, **self.columns.get(column, {}), **row.where}
+                against = dict(self._against(row, column))
+                found.append(Entry(name, column, where, against, row.optional))
         return {entry.label: entry for entry in found}
+
+    @property
+    def wheres(self) -> list[Where]:
+        """What the runs of each entry have."""
+        return [entry.where for entry in self.entries.values()]
 
     def number(self, label: str, model: str, task: str) -> Number | None:
         """The paper's number for an entry; None where it has none, or is of another model."""
@@ -189,22 +187,21 @@ class Table(Spec):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> "Table":
+        def check(place: str, names: Iterable[str], known: Iterable[str]) -> None:
+            for name in names:
+                if name not in known:
+                    raise ValueError(
+                        f"{place}: there is no {name!r}; choose from {'; '.join(known)}"
+                    )
+
         if (self.report == "rows") != bool(self.rows):
             raise ValueError(f"report {self.report} goes with{'out' * bool(self.rows)} rows")
         for name, row in self.rows.items():
             check(f"rows.{name}.columns", row.columns, self.columns)
         for entry in self.entries.values():
             check(f"rows.{entry.row}: baseline and controls", entry.against.values(), self.entries)
-        if self.paper is not None:
-            check("paper.numbers", self.paper.numbers, self.entries)
+        check("paper.numbers", self.paper.numbers if self.paper else (), self.entries)
         return self
-
-
-def check(place: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Raise a ValueError for the first of `names` that is not `known`."""
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{place}: there is no {name!r}; choose from {'; '.join(known)}")
 
 
 def experiments(folder: Path) -> dict[str, Path]:
@@ -233,10 +230,9 @@ def read(file: Path) -> Table:
         remedy = "add a top-level key table with title and rows"
         raise ConfigError([f"{file}: has no table; {remedy}"]) from error
     except ValidationError as error:
-        raise ConfigError([f"{file}: {problem}" for problem in _problems(error)]) from error
-
-
-def _problems(error: ValidationError) -> Iterator[str]:
-    for detail in error.errors():
-        message = detail["msg"].removeprefix("Value error, ")
-        yield f"{'.'.join(map(str, ('table', *detail['loc'])))}: {message[:1].lower()}{message[1:]}"
+        problems = []
+        for detail in error.errors():
+            place = ".".join(map(str, ("table", *detail["loc"])))
+            message = detail["msg"].removeprefix("Value error, ")
+            problems.append(f"{file}: {place}: {message[:1].lower()}{message[1:]}")
+        raise ConfigError(problems) from error

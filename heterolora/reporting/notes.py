@@ -1,19 +1,13 @@
 """What a reader must know to believe a table, in words."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 import pandas as pd
 
-from heterolora.reporting.cells import (
-    Cell,
-    Comparison,
-    known,
-    listed,
-    place,
-    placed,
-    unequal_rows,
-)
+from heterolora.reporting.arms import CONTROL
+from heterolora.reporting.cells import Cell, Comparison, listed, unequal_rows
+from heterolora.reporting.frame import matching
 from heterolora.reporting.layout import Table
 from heterolora.reporting.statistics import ALPHA, EXACT, RESAMPLES, fewest_pairs, smallest_p
 
@@ -22,7 +16,7 @@ def notes_of(
     table: Table, cells: Sequence[Cell], compared: Sequence[Comparison], runs: pd.DataFrame
 ) -> list[str]:
     """Every note of a table of `cells` and comparisons, made of `runs`, finished or not."""
-    own = known(table, runs)
+    own = matching(runs, *table.wheres)
     return [
         *limits(compared),
         *_unpaired(cells, compared),
@@ -68,30 +62,28 @@ def unfinished(runs: pd.DataFrame) -> Iterator[str]:
 def _unpaired(cells: Sequence[Cell], compared: Sequence[Comparison]) -> Iterator[str]:
     """Rows that were not compared with what they must beat."""
     done = {(one.role, id(one.cell)) for one in compared if one.paired.n}
-    for role in dict.fromkeys(role for cell in cells for role in cell.entry.against):
-        rows = [
-            cell
-            for cell in cells
-            if cell.runs and role in cell.entry.against and (role, id(cell)) not in done
-        ]
-        if rows:
-            what = "its baseline" if role == "baseline" else f"its control ({role})"
-            yield f"not compared with {what}, for want of a common seed: {_labels(rows, cells)}"
+    wanting: dict[str, list[Cell]] = {}
+    for cell in cells:
+        for role in cell.entry.against:
+            if cell.runs and (role, id(cell)) not in done:
+                wanting.setdefault(role, []).append(cell)
+    for role, rows in wanting.items():
+        what = "its baseline" if role == "baseline" else f"its control ({role})"
+        yield f"not compared with {what}, for want of a common seed: {_labels(rows)}"
 
 
 def _degenerate(cells: Sequence[Cell]) -> Iterator[str]:
     """The rows whose proxy did not choose."""
     counts = [
-        f"{cell.label}{''.join(f' ({task})' for task in placed(cell, cells).values())} "
+        f"{cell.label}{''.join(f' ({place})' for place in cell.placed.values())} "
         f"{cell.of_searches('degenerate')}"
         for cell in cells
-        if cell.searches["degenerate"].any() and cell.scored
+        if cell.searches["degenerate"].any()
+        and cell.entry.where.get("proxy.name") not in (None, CONTROL)
     ]
     if counts:
-        yield (
-            "degenerate searches (all scores equal, so chance chose the sites): "
-            f"{'; '.join(counts)}"
-        )
+        counted = "; ".join(counts)
+        yield f"degenerate searches (all scores equal, so chance chose the sites): {counted}"
 
 
 def _papers(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
@@ -125,10 +117,8 @@ def _missing(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
         if cell.missing:
             gaps.setdefault(cell.missing if cell.runs else (), []).append(cell)
     for seeds, rows in gaps.items():
-        what = (
-            f"seed{'s' * (len(seeds) > 1)} {listed(seeds)} missing" if seeds else "no finished run"
-        )
-        yield f"{what}: {_labels(rows, cells)}"
+        some = f"seed{'s' * (len(seeds) > 1)} {listed(seeds)} missing"
+        yield f"{some if seeds else 'no finished run'}: {_labels(rows)}"
     absent = [task for task in table.tasks if task not in {cell.task for cell in cells}]
     if absent and table.paper and any(cell.model == table.paper.model for cell in cells):
         yield f"no run at all on {', '.join(absent)}, which the paper's table has"
@@ -140,10 +130,10 @@ def _mixed(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
     """Runs of one cell, or of rows that are compared, that differ in more than they should."""
     for cell in cells:
         for flag in cell.flags:
-            yield f"! {cell.label}, {place(cell, cells)}: {flag}"
-    for where, here in groupby(cells, lambda cell: place(cell, cells)):
-        for difference in unequal_rows(list(here), table.tuned):
-            yield f"{where}: {difference}"
+            yield f"! {cell.label}, {cell.place}: {flag}"
+    for place, here in groupby(cells, lambda cell: cell.place):
+        for difference in unequal_rows(here, table.tuned):
+            yield f"{place}: {difference}"
     origins = [run.provenance.code for cell in cells for run in cell.runs]
     if dirty := sum(bool(code and code.dirty) for code in origins):
         yield f"{dirty} runs are from a working tree with uncommitted changes"
@@ -158,9 +148,9 @@ def _in_no_row(runs: pd.DataFrame) -> Iterator[str]:
         yield f"{len(runs)} runs here belong to no row of this table: {kinds}"
 
 
-def _labels(rows: Sequence[Cell], cells: Sequence[Cell]) -> str:
+def _labels(cells: Iterable[Cell]) -> str:
     """Which cells: the labels of each task."""
     return "; ".join(
-        f"{where} ({'; '.join(cell.label for cell in here)})"
-        for where, here in groupby(rows, lambda cell: place(cell, cells))
+        f"{place} ({'; '.join(cell.label for cell in here)})"
+        for place, here in groupby(cells, lambda cell: cell.place)
     )

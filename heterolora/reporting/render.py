@@ -26,13 +26,17 @@ def terminal(report: Report) -> str:
 
 
 def show(report: Report, console: Console) -> None:
-    """Print it for a person."""
-    console.print(f"[bold]{escape(report.title)}[/bold]", highlight=False)
+    """Print it for a person: names to the left, numbers to the right."""
+    console.print(Text(report.title, "bold"))
     console.print(Text(report.caption))
     for part in report.sections:
-        console.print(f"\n[bold]{escape(part.title)}[/bold]", highlight=False)
-        console.print(_rich(part.frame))
-        console.print(Text(part.explanation), style="dim")
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+        for index, name in enumerate(part.frame.columns):
+            words = index == 0 or name in ("task", "against", "row", "model")
+            table.add_column(name, justify="left" if words else "right", overflow="fold")
+        for row in part.frame.itertuples(index=False):
+            table.add_row(*map(escape, row), style="dim" if row[0].startswith("  ") else "")
+        console.print(Text(f"\n{part.title}", "bold"), table, Text(part.explanation, "dim"))
     if report.notes:
         console.print("\n[bold]Notes[/bold]")
         listed = Table.grid(padding=(0, 1))
@@ -120,14 +124,3 @@ def _tex(text: str) -> str:
 
 def _styled(frame: pd.DataFrame, escaped: Callable[[str], str]) -> Styler:
     return frame.style.hide(axis="index").format(escaped).format_index(escaped, axis=1)
-
-
-def _rich(frame: pd.DataFrame) -> Table:
-    """Names to the left, numbers to the right."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    for index, name in enumerate(frame.columns):
-        words = index == 0 or name in ("task", "against", "row", "model")
-        table.add_column(name, justify="left" if words else "right", overflow="fold")
-    for row in frame.itertuples(index=False):
-        table.add_row(*map(escape, row), style="dim" if row[0].startswith("  ") else "")
-    return table

@@ -1,12 +1,13 @@
 """The sections that every table has: the grid of the paper, its cells, comparisons and cost."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 import pandas as pd
 
-from heterolora.reporting.cells import Cell, Comparison, placed
+from heterolora.reporting.cells import Cell, Comparison
 from heterolora.reporting.layout import Number
 from heterolora.reporting.report import NOTHING, Section, mean_std, section, text
 from heterolora.reporting.statistics import EXACT, RESAMPLES, Paired, Spread, spread
@@ -23,33 +24,22 @@ def grids(cells: Sequence[Cell]) -> list[Section]:
     across = any(cell.entry.column for cell in cells)
     found = []
     for names, group in groupby(cells, lambda cell: (cell.model, cell.task)[: 1 + across]):
-        here = list(group)
-        metrics = {run.metric.replace("_", " ") for cell in here for run in cell.runs}
+        metrics = set()
+        lines: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+        for cell in group:
+            column = cell.entry.column if across else cell.task
+            lines[cell.entry.row, ""][column] = _entry(cell)
+            lines[cell.entry.row, PAPER][column] = _paper(cell.published)
+            metrics |= {run.metric.replace("_", " ") for run in cell.runs}
+        shown = {line: row for line, row in lines.items() if line[1] != PAPER or any(row.values())}
+        frame = pd.DataFrame(shown.values()).fillna("")
+        frame.insert(0, "", [line or name for name, line in shown])
         explanation = (
             f"Best validation {' or '.join(sorted(metrics)) or 'metric'} over epochs in %: mean ± "
             "sample standard deviation over seeds (number of seeds). !: see the notes."
         )
-        rows = [
-            {
-                "row": cell.entry.row,
-                "column": cell.entry.column if across else cell.task,
-                "": _entry(cell),
-                PAPER: _paper(cell.published),
-            }
-            for cell in here
-        ]
-        found.append(Section(", ".join(names), explanation, _grid(pd.DataFrame(rows))))
+        found.append(Section(", ".join(names), explanation, frame))
     return found
-
-
-def _grid(entries: pd.DataFrame) -> pd.DataFrame:
-    """A line for each row, and one below it for the paper where it has any."""
-    order = [(row, line) for row in entries["row"].unique() for line in ("", PAPER)]
-    wide = entries.pivot(index="row", columns="column", values=["", PAPER]).stack(0)
-    wide = wide.reindex(pd.MultiIndex.from_tuples(order)).fillna("")[entries["column"].unique()]
-    names = pd.Index([line or row for row, line in order], name="")
-    kept = [line == "" or any(wide.loc[(row, line)]) for row, line in order]
-    return wide.set_axis(names, axis=0)[kept].reset_index()
 
 
 def numbers(name: str, cells: Sequence[Cell], compared: Sequence[Comparison]) -> pd.DataFrame:
@@ -63,7 +53,7 @@ def numbers(name: str, cells: Sequence[Cell], compared: Sequence[Comparison]) ->
 
 def _numbers(cell: Cell, compared: Sequence[Comparison]) -> dict[str, Any]:
     paper = cell.published or Number()
-    last = spread(list(cell.by_seed("last").values()))
+    last = spread([*cell.by_seed("last").values()])
     keys = [f"seconds.{part}" for part in PARTS] + ["parameters.enabled", "peak_memory_bytes"]
     seen = cell.frame.reindex(columns=keys).astype(float)
     training, searching, evaluating = (seen[key] for key in keys[:3])
@@ -92,29 +82,26 @@ def _numbers(cell: Cell, compared: Sequence[Comparison]) -> dict[str, Any]:
     }
     for one in compared:
         if one.cell is cell:
+            low, high = one.paired.interval or (None, None)
+            found = {
+                "row": one.other.label,
+                "n": one.paired.n,
+                "difference": one.paired.difference,
+                "difference_std": one.paired.std,
+                "low": low,
+                "high": high,
+                "p": one.paired.p,
+                "p_holm": one.p_holm,
+                "size": one.size,
+                "seeds_needed": one.seeds_needed,
+            }
             prefix = "_".join(one.role.replace(",", "").split())
-            row |= {f"{prefix}_{key}": value for key, value in _comparison(one).items()}
+            row |= {f"{prefix}_{key}": value for key, value in found.items()}
     return row | {"flags": "; ".join(cell.flags) or None}
 
 
 def _spread(prefix: str, found: Spread | None, *keys: str) -> dict[str, float | None]:
     return {f"{prefix}_{key}": getattr(found, key, None) for key in keys}
-
-
-def _comparison(one: Comparison) -> dict[str, Any]:
-    low, high = one.paired.interval or (None, None)
-    return {
-        "row": one.other.label,
-        "n": one.paired.n,
-        "difference": one.paired.difference,
-        "difference_std": one.paired.std,
-        "low": low,
-        "high": high,
-        "p": one.paired.p,
-        "p_holm": one.p_holm,
-        "size": one.size,
-        "seeds_needed": one.seeds_needed,
-    }
 
 
 def details(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
@@ -124,7 +111,7 @@ def details(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
     for cell, known in zip(cells, found.to_dict("records"), strict=True):
         row = {
             "row": cell.label,
-            **placed(cell, cells),
+            **cell.placed,
             "n": known["n"],
             "best epoch": mean_std(known["best_mean"], known["best_std"]),
             "median": text(known["best_median"], ".1f"),
@@ -133,9 +120,9 @@ def details(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
         }
         if published:
             row["printed"] = mean_std(known["printed_mean"], known["printed_std"])
-            n = "" if known["logged_n"] in (None, 3) else f" ({text(known['logged_n'], '.0f')})"
-            logged = mean_std(known["logged_mean"], known["logged_std"])
-            row["logged"] = logged if logged == NOTHING else logged + n
+            row["logged"] = mean_std(known["logged_mean"], known["logged_std"])
+            if row["logged"] != NOTHING and known["logged_n"] != 3:
+                row["logged"] += f" ({known['logged_n']:.0f})"
         rows.append(row)
     explanation = (
         "Over seeds: the best epoch's mean ± sample standard deviation and median, the last "
@@ -149,12 +136,12 @@ def details(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
     return section("Cells", explanation, rows)
 
 
-def comparisons(found: Sequence[Comparison], cells: Sequence[Cell]) -> Section:
+def comparisons(found: Sequence[Comparison]) -> Section:
     """The paired statistics of each comparison."""
     rows = [
         {
             "row": one.cell.label,
-            **placed(one.cell, cells),
+            **one.cell.placed,
             "against": one.role,
             "n": one.paired.n,
             "difference": text(one.paired.difference, "+.2f"),
@@ -168,16 +155,15 @@ def comparisons(found: Sequence[Comparison], cells: Sequence[Cell]) -> Section:
         for one in found
         if one.paired.n
     ]
-    return section(
-        "Comparisons, seed by seed",
+    explanation = (
         "Difference: the row minus its baseline of equal budget, or minus random allocation, in "
         "points, the mean over the n seeds that both have, with its t interval. p: two-sided "
         f"sign-flip test, exact up to n = {EXACT} and above it estimated from {RESAMPLES + 1:,} "
         "sign vectors; Holm p: corrected over this table. Seeds needed: for a t test to detect a "
         "difference of the paper's size (in points) at 0.05 with power 0.8, if differences vary as "
-        "they do here, of which a few seeds give only a rough idea.",
-        rows,
+        "they do here, of which a few seeds give only a rough idea."
     )
+    return section("Comparisons, seed by seed", explanation, rows)
 
 
 def costs(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
@@ -185,7 +171,7 @@ def costs(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
     rows = [
         {
             "row": cell.label,
-            **placed(cell, cells),
+            **cell.placed,
             "train s": text(known["seconds_training"], ",.1f"),
             "search s": text(known["seconds_searching"], ",.1f"),
             "eval s": text(known["seconds_evaluating"], ",.1f"),
@@ -197,14 +183,13 @@ def costs(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
         for cell, known in zip(cells, found.to_dict("records"), strict=True)
         if cell.runs
     ]
-    return section(
-        "Cost and searches",
+    explanation = (
         "Median seconds of a run; overhead: searching as a share of training and evaluating; the "
         "highest peak memory. Degenerate: searches whose scores were all equal, so that chance "
         "chose (always so where random allocation is redrawn); tied: searches in which chance "
-        "decided between equal scores at the cut.",
-        rows,
+        "decided between equal scores at the cut."
     )
+    return section("Cost and searches", explanation, rows)
 
 
 def _entry(cell: Cell) -> str:

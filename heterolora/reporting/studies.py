@@ -9,7 +9,7 @@ import pandas as pd
 from heterolora.errors import RecordError
 from heterolora.records.read import Run
 from heterolora.reporting.agreement import jaccard_between, spearman
-from heterolora.reporting.cells import Cell, listed, place, placed
+from heterolora.reporting.cells import Cell, listed
 from heterolora.reporting.frame import finished
 from heterolora.reporting.layout import Table
 from heterolora.reporting.notes import unfinished
@@ -27,7 +27,7 @@ def stability(cells: Sequence[Cell]) -> Section:
         rows.append(
             {
                 "row": cell.label,
-                **placed(cell, cells),
+                **cell.placed,
                 "n": cell.best.n,
                 "Jaccard": text(overlaps.mean(), ".2f"),
                 "lowest": text(overlaps.min(), ".2f"),
@@ -36,13 +36,12 @@ def stability(cells: Sequence[Cell]) -> Section:
                 "range": f"{max(values) - min(values):.1f}" if len(values) > 1 else NOTHING,
             }
         )
-    return section(
-        "Stability over seeds",
+    explanation = (
         "Jaccard: sites on in both seeds / sites on in either, after the last search; the mean "
         "over pairs of seeds, and the lowest and highest pair. Chance gives what the random row "
-        "has. Range: highest minus lowest best epoch, in points.",
-        rows,
+        "has. Range: highest minus lowest best epoch, in points."
     )
+    return section("Stability over seeds", explanation, rows)
 
 
 def chosen(cell: Cell, key: str) -> Any:
@@ -50,44 +49,39 @@ def chosen(cell: Cell, key: str) -> Any:
 
     Of equal ones the smallest; None where there are no runs. The report half is not read.
     """
-    means = cell.frame.astype({"selection": float}).groupby(key)["selection"].mean()
+    means = cell.frame["selection"].astype(float).groupby(cell.frame[key]).mean()
     return means.idxmax() if len(means) else None
 
 
-def at_best(cell: Cell, key: str | None) -> Cell:
-    """The cell, with the runs at the `chosen` value alone; as it is where none is chosen."""
-    if key is None or not cell.runs:
-        return cell
+def at_best(cell: Cell, key: str) -> Cell:
+    """The cell, with the runs at the `chosen` value alone."""
     return replace(cell, frame=cell.frame[cell.frame[key] == chosen(cell, key)])
 
 
-def tried(cells: Sequence[Cell], key: str | None) -> Iterator[Section]:
+def tried(cells: Sequence[Cell], key: str) -> Section:
     """Every value of `key` in every cell, and which was chosen."""
-    if key is None:
-        return
     rows = [
         {
             "row": cell.label,
-            **placed(cell, cells),
+            **cell.placed,
             key: f"{value:g}",
             "n": len(found),
             "selection half": mean_std(found.mean(), found.std()),
             "": "chosen" if value == chosen(cell, key) else "",
         }
         for cell in cells
-        if cell.runs
-        for value, found in cell.frame.astype({"selection": float}).groupby(key)["selection"]
+        for value, found in cell.frame["selection"].astype(float).groupby(cell.frame[key])
     ]
     explanation = f"The best metric in % on the selection half, which alone chooses {key}."
-    yield section("Values tried", explanation, rows)
+    return section("Values tried", explanation, rows)
 
 
-def uneven(cells: Sequence[Cell], key: str | None) -> Iterator[str]:
+def uneven(cells: Sequence[Cell], key: str) -> Iterator[str]:
     """The cells whose values were not tried with the same seeds, in words."""
     for cell in cells:
-        if key and cell.runs and cell.frame.groupby(key)["seed"].agg(frozenset).nunique() > 1:
+        if cell.frame.groupby(key)["seed"].agg(frozenset).nunique() > 1:
             yield (
-                f"{cell.label}, {place(cell, cells)}: the values of {key} were not tried "
+                f"{cell.label}, {cell.place}: the values of {key} were not tried "
                 "with the same seeds, so the choice compares unlike means"
             )
 
@@ -101,26 +95,34 @@ def importance(table: Table, runs: pd.DataFrame) -> Report:
     Raises:
         RecordError: if no run measured its sites' importance.
     """
-    measured = [run for run in finished(runs)["run"] if run.importance]
-    if not measured:
+    rows = [
+        {
+            "model": run.setting("model.name"),
+            "task": run.setting("task.name"),
+            "row": " ".join(
+                filter(None, (run.setting("strategy.name"), run.setting("proxy.name")))
+            ),
+            "proxy": proxy,
+            "seed": run.seed,
+            "sites": len(run.importance),
+            "spearman": rank_correlation(run, proxy),
+        }
+        for run in finished(runs)["run"]
+        if run.importance
+        for proxy in run.importance[0].scores
+    ]
+    if not rows:
         raise RecordError(
             f"no run here measured the importance of its sites; run make {table.name}"
         )
-    found = pd.DataFrame([row for run in measured for row in _correlations(run)])
-    keys = ["model", "task", "row", "proxy"]
-    numbers = found.groupby(keys, sort=False, as_index=False).agg(
+    groups = pd.DataFrame(rows).groupby(["model", "task", "row", "proxy"], sort=False)
+    numbers = groups.agg(
         n=("spearman", "count"),
         spearman_mean=("spearman", "mean"),
         spearman_low=("spearman", "min"),
         spearman_high=("spearman", "max"),
         sites=("sites", "first"),
-    )
-    equal = found[found["spearman"].isna()].groupby(keys, sort=False)["seed"]
-    notes = [
-        f"{proxy}, {row}, {task}, seed {listed(seeds)}: all scores or all losses are equal, so "
-        "there is no rank correlation"
-        for (_, task, row, proxy), seeds in equal
-    ]
+    ).reset_index()
     shown = numbers[["proxy", "row", "task", "model", "n", "sites"]].astype(str)
     for column, name in (("mean", "Spearman"), ("low", "lowest"), ("high", "highest")):
         shown[name] = numbers[f"spearman_{column}"].map(lambda value: text(value, "+.2f"))
@@ -129,6 +131,12 @@ def importance(table: Table, runs: pd.DataFrame) -> Report:
         "with a site that costs more loss when it is left out, 0 for chance, -1 for the "
         "reverse; mean and range over n seeds."
     )
+    notes = [
+        f"{proxy}, {row}, {task}, seed {listed(equal)}: all scores or all losses are equal, so "
+        "there is no rank correlation"
+        for (_, task, row, proxy), found in groups
+        if len(equal := found["seed"][found["spearman"].isna()])
+    ]
     notes += unfinished(runs[runs["name"] == table.name])
     parts = [Section("Rank correlations", explanation, shown)]
     return Report(table.title, table.caption, parts, notes, numbers)
@@ -136,20 +144,6 @@ def importance(table: Table, runs: pd.DataFrame) -> Report:
 
 def rank_correlation(run: Run, proxy: str) -> float:
     """Of one proxy's scores with the loss differences; NaN where either are all equal."""
-    rows = {row.site: row for row in run.importance if proxy in row.scores}
-    costs = {site: row.loss_difference for site, row in rows.items()}
-    return spearman({site: row.scores[proxy] for site, row in rows.items()}, costs)
-
-
-def _correlations(run: Run) -> Iterator[dict[str, Any]]:
-    names = (run.setting("strategy.name"), run.setting("proxy.name"))
-    for proxy in run.importance[0].scores:
-        yield {
-            "model": run.setting("model.name"),
-            "task": run.setting("task.name"),
-            "row": " ".join(filter(None, names)),
-            "proxy": proxy,
-            "seed": run.seed,
-            "sites": len(run.importance),
-            "spearman": rank_correlation(run, proxy),
-        }
+    rows = [row for row in run.importance if proxy in row.scores]
+    costs = {row.site: row.loss_difference for row in rows}
+    return spearman({row.site: row.scores[proxy] for row in rows}, costs)

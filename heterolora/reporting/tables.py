@@ -28,24 +28,25 @@ def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Re
     if table.report == "importance":
         made = studies.importance(table, runs)
         return replace(made, notes=[*left_out, *made.notes])
-    found = cells_of(table, runs)
+    cells = found = cells_of(table, runs)
     if not found:
         raise RecordError(f"no run here belongs to {table.title}; run make {table.name}")
-    cells = [studies.at_best(cell, table.tuned) for cell in found]
+    if table.tuned:
+        cells = [studies.at_best(cell, table.tuned) for cell in found]
     compared = compare(table, cells)
     numbers = sections.numbers(table.name, cells, compared)
     parts = [
         *sections.grids(cells),
-        *studies.tried(found, table.tuned),
+        *([studies.tried(found, table.tuned)] if table.tuned else []),
         *([studies.stability(cells)] if table.stability else []),
         sections.details(cells, numbers),
-        sections.comparisons(compared, cells),
+        sections.comparisons(compared),
         sections.costs(cells, numbers),
     ]
     notes = [
         *left_out,
         *notes_of(table, cells, compared, runs),
-        *studies.uneven(found, table.tuned),
+        *(studies.uneven(found, table.tuned) if table.tuned else []),
         *diagnostics(runs),
     ]
     parts = [part for part in parts if len(part.frame)]

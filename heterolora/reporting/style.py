@@ -9,8 +9,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from heterolora.sites import LORA_ROLES
-
 WIDTH = 3.3
 """Inches: a column of the paper."""
 
@@ -61,21 +59,10 @@ def panels(title: str, height: float, rows: int) -> tuple[Figure, Sequence[Axes]
     return figure, figure.subplots(rows, sharex=True, sharey=True, squeeze=False)[:, 0].tolist()
 
 
-def role_style(role: str) -> dict[str, Any]:
-    """The look of a role, the same in every figure: LoRA in full lines, shortcuts dashed."""
-    return {"color": ROLE_COLOURS[role], "linestyle": "-" if role in LORA_ROLES else "--"}
-
-
 def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
     """The legend, where it hides no data."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
-
-
-def text_colour(colour: Sequence[float]) -> str:
-    """Black or white, whichever is read on `colour` (red, green, blue from 0 to 1)."""
-    red, green, blue = colour[:3]
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > MIDDLE else "white"
 
 
 def slug(name: str) -> str:
@@ -85,8 +72,7 @@ def slug(name: str) -> str:
 
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write a figure as PNG and SVG; returns the paths."""
-    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg")]
-    for path in paths:
-        undated = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(path, metadata=undated)
-    return paths
+    png, svg = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg"))
+    figure.savefig(png)
+    figure.savefig(svg, metadata={"Date": None})
+    return [png, svg]

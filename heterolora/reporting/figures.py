@@ -1,0 +1,245 @@
+"""The paper's figures and some more, from the records of runs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from heterolora.loggers.grid import Grid, on_frequency
+from heterolora.loggers.heatmap import draw_cells, draw_grid
+from heterolora.records.read import Run
+from heterolora.reporting.agreement import (
+    by_proxy,
+    jaccard_between,
+    jaccard_by_chance,
+    on_sites,
+    spearman_between,
+)
+from heterolora.reporting.arms import CONTROL, Arm, arms, labels
+from heterolora.reporting.frame import matching
+from heterolora.reporting.layout import Frequency
+from heterolora.reporting.style import (
+    COLOURS,
+    MIDDLE,
+    ROLE_COLOURS,
+    STYLE,
+    legend_below,
+    panel,
+    panels,
+    save,
+    slug,
+)
+from heterolora.sites import LORA_ROLES, ROLES, Site
+
+
+def draw(runs: pd.DataFrame, folder: Path, paper: Sequence[Frequency] = ()) -> list[Path]:
+    """Draw everything that the finished runs allow, as PNG and SVG.
+
+    Args:
+        runs: the frame of runs.
+        folder: where the files go.
+        paper: its frequencies by role, drawn beside those of the same settings.
+
+    Returns:
+        The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with rc_context(STYLE):
+        return [
+            path
+            for name, figure in _figures(arms(runs), paper)
+            for path in save(figure, folder / slug(name))
+        ]
+
+
+def _figures(found: Sequence[Arm], paper: Sequence[Frequency]) -> Iterator[tuple[str, Figure]]:
+    """Figures, each with what its file is to be called."""
+    subjects: dict[str, list[Arm]] = {}
+    for arm in found:
+        subject = f"{arm.setting('task.name')}, {arm.setting('model.name')}"
+        subjects.setdefault(subject, []).append(arm)
+    for subject, of_subject in subjects.items():
+        yield f"validation {subject}", validation_curves(of_subject, subject)
+    for shared, group in by_proxy(found).items():
+        yield f"agreement of proxies {shared}", proxy_matrix(group, shared)
+    for arm in found:
+        name, runs = arm.label, arm.searched
+        for run in runs:
+            of_run = f"{name}, seed {run.seed}"
+            yield f"frequency {of_run}", frequency_map([run], of_run)
+            decided = not all(search.degenerate for search in run.searches)
+            if len(run.searches) > 1 and decided and arm.setting("proxy.name") != CONTROL:
+                yield f"scores {of_run}", score_trajectories(run, of_run)
+        if runs:
+            yield f"roles {name}", role_bars(runs, name, paper_frequency(arm, paper))
+        if len(runs) > 1:
+            yield f"frequency {name}", frequency_map(runs, f"{name}, mean of {len(runs)} seeds")
+            yield f"agreement of seeds {name}", seed_matrix(arm, name)
+
+
+# ---- what changes during training
+
+
+def validation_curves(arms: Sequence[Arm], title: str) -> Figure:
+    """The metric after each epoch: the mean over an arm's seeds, and the range that they span.
+
+    The arms are of one task and model; a few share a pair of axes.
+    """
+    parts = [arms[start : start + len(COLOURS)] for start in range(0, len(arms), len(COLOURS))]
+    height = 0.6 + 1.4 * len(parts) + 0.14 * len(arms)
+    figure, rows = panels(f"{title}\nmean over n seeds, lowest to highest", height, len(parts))
+    for axes, part in zip(rows, parts, strict=True):
+        for arm, colour in zip(part, COLOURS, strict=False):
+            epochs = [row.epoch for row in arm.runs[0].epochs]
+            curves = [[100 * row.metrics[run.metric] for row in run.epochs] for run in arm.runs]
+            mean, low, high = (f(curves, axis=0) for f in (np.mean, np.min, np.max))
+            label = f"{arm.label} (n = {len(arm.runs)})"
+            axes.plot(epochs, mean, color=colour, marker=".", markersize=3, label=label)
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+    metric = arms[0].runs[0].metric.replace("_", " ")
+    figure.supylabel(f"validation {metric} (%)", fontsize=7.5)
+    rows[-1].set_xlabel("epoch")
+    rows[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def score_trajectories(run: Run, title: str) -> Figure:
+    """Each site's score at each search, faint, and the median of each role's sites, bold.
+
+    The median lies amid its sites on a logarithmic axis too, which there is where all scores are
+    positive.
+    """
+    steps = [search.step for search in run.searches]
+    scores = pd.DataFrame([search.scores for search in run.searches])
+    roles = scores.columns.map(lambda site: Site.parse(site).role)
+    figure, axes = panel(title, 2.6)
+    for role in sorted(set(roles), key=ROLES.index):
+        of_role, colour = scores.loc[:, roles == role], ROLE_COLOURS[role]
+        dashes = "-" if role in LORA_ROLES else "--"
+        axes.plot(steps, of_role, color=colour, alpha=0.2, linewidth=0.4)
+        axes.plot(steps, of_role.median(axis=1), dashes, color=colour, label=role, zorder=3)
+    if (scores > 0).all(axis=None):
+        axes.set_yscale("log")
+    axes.set(xlabel="optimizer step of the search", ylabel=f"score ({run.setting('proxy.name')})")
+    axes.set_title("thin: a site; thick: the median of a role's sites", fontsize=7)
+    legend_below(figure, axes, columns=4)
+    return figure
+
+
+# ---- how often each site is on (Figures 4 to 7)
+
+
+def frequency_map(runs: Sequence[Run], title: str) -> Figure:
+    """The percentage of the searches that switched each site on, averaged over an arm's runs."""
+    grid = Grid.of((100 * pd.DataFrame(map(_frequency, runs)).mean()).to_dict())
+    figure, axes = panel(title, 1 + 0.115 * max(len(grid.layers), 8))
+    image = draw_grid(axes, grid, cmap="viridis", vmin=0, vmax=100)
+    figure.colorbar(image, ax=axes, label="on (% of searches)", pad=0.02)
+    return figure
+
+
+def role_bars(runs: Sequence[Run], title: str, paper: Mapping[str, float] | None) -> Figure:
+    """The same by role: the mean over layers, then over seeds, with its standard deviation.
+
+    The `paper`'s percentage for each role is drawn beside, where it has one.
+    """
+    percent = 100 * pd.DataFrame([Grid.of(_frequency(run)).role_means() for run in runs])
+    several = len(runs) > 1
+    width = 0.8 if paper is None else 0.4
+    places = np.arange(len(percent.columns))
+    figure, axes = panel(title, 2.0)
+    axes.bar(
+        places if paper is None else places - width / 2,
+        percent.mean(),
+        width,
+        yerr=percent.std() if several else None,
+        color=COLOURS[0],
+        label=f"here, mean ± std of {len(runs)} seeds" if several else "here, one seed",
+        error_kw={"elinewidth": 0.8, "capsize": 2},
+    )
+    if paper is not None:
+        theirs = [paper[role] for role in percent.columns]
+        axes.bar(places + width / 2, theirs, width, color=COLOURS[1], label="paper (OPT-350M)")
+    axes.set_xticks(places, percent.columns)
+    axes.set(xlabel="role", ylabel="on (% of searches)", ylim=(0, 100))
+    legend_below(figure, axes, columns=2)
+    return figure
+
+
+def _frequency(run: Run) -> dict[str, float]:
+    return on_frequency([search.ranks for search in run.searches])
+
+
+def paper_frequency(arm: Arm, paper: Sequence[Frequency]) -> Mapping[str, float] | None:
+    """The paper's frequencies by role where the arm's search is one that its Figure 4 shows."""
+    same = (panel.roles for panel in paper if matching(arm.frame, panel.where).all())
+    return next(same, None)
+
+
+# ---- agreement between seeds, and between proxies
+
+
+def seed_matrix(arm: Arm, title: str) -> Figure:
+    """Jaccard of what is on after the last search, for each two seeds of an arm."""
+    seeds = [run.seed for run in arm.searched]
+    last = arm.searched[0].searches[-1]
+    chance = jaccard_by_chance(len(last.ranks), len(on_sites(last)))
+    values = _symmetric(seeds, jaccard_between(arm.runs))
+    names = [f"seed {seed}" for seed in seeds]
+    label = f"Jaccard of the sites on\n(by chance: {chance:.2f})"
+    return _matrix(values, names, title, label, cmap="viridis", vmin=0)
+
+
+def proxy_matrix(arms: Sequence[Arm], title: str) -> Figure:
+    """Spearman's correlation of the first search's scores, for each two proxies; seeds averaged."""
+    pairs = {pair: values for pair, values in spearman_between(arms).items() if values}
+    means = {pair: float(np.mean(values)) for pair, values in pairs.items()}
+    values = _symmetric([arm.label for arm in arms], means)
+    proxies = [
+        {key: value for key, value in arm.settings.items() if key.startswith("proxy.")}
+        for arm in arms
+    ]
+    names = [name.replace(", ", "\n") for name in labels(proxies)]
+    counts = {len(values) for values in pairs.values()} or {0}
+    seeds = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
+    label = f"Spearman, first search\n(mean over {seeds} seeds)"
+    return _matrix(values, names, title, label, cmap="PuOr", vmin=-1)
+
+
+def _symmetric(keys: Sequence[Any], pairs: Mapping[tuple[Any, Any], float]) -> NDArray[np.float64]:
+    """1 on the diagonal, and NaN where a pair has no number."""
+    values = np.eye(len(keys))
+    for (row, first), (column, second) in combinations(enumerate(keys), 2):
+        values[row, column] = values[column, row] = pairs.get((first, second), np.nan)
+    return values
+
+
+def _matrix(
+    values: NDArray[np.float64],
+    names: Sequence[str],
+    title: str,
+    label: str,
+    cmap: str,
+    vmin: float,
+) -> Figure:
+    figure, axes = panel(title, 1 + 0.4 * max(len(names), 3))
+    image = draw_cells(axes, values, names, names, cmap=cmap, vmin=vmin, vmax=1)
+    axes.tick_params(axis="x", rotation=35)
+    for tick in axes.get_xticklabels():
+        tick.set(ha="right", rotation_mode="anchor")
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            red, green, blue, _ = image.to_rgba(np.array([value]))[0]
+            light = 0.299 * red + 0.587 * green + 0.114 * blue > MIDDLE
+            colour = "black" if light else "white"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
+    figure.colorbar(image, ax=axes, label=label, pad=0.02)
+    return figure
