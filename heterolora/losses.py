@@ -27,6 +27,21 @@ def inputs(batch: Batch) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in batch.items() if name != "labels"}
 
 
+def summed(loss: Loss, output: Any, batch: Batch) -> tuple[Tensor, Tensor | int]:
+    """What `loss` gives for a batch.
+
+    Raises:
+        TypeError: if that is no pair, such as a mean loss alone.
+    """
+    found = loss(output, batch)
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise TypeError(
+            f"the loss returned a {type(found).__name__}; it must return a pair: the sum of the "
+            "losses of the batch, and how many were summed"
+        )
+    return found
+
+
 def cross_entropy(output: Any, batch: Batch) -> tuple[Tensor, int]:
     """`sum_i -log softmax(logits_i)[label_i]` over n examples; logits (n, classes), labels (n,)."""
     labels = batch["labels"]

@@ -10,14 +10,15 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
+from heterolora.adapters import Adapters
 from heterolora.architectures import Loaded
 from heterolora.build import build_adapters, build_pools, build_search, build_trainer
 from heterolora.config import Config, checkpoints, identity, prepare
+from heterolora.config.fingerprints import model_fingerprint
 from heterolora.data import sources
 from heterolora.errors import one_line
 from heterolora.loggers.base import Loggers, RunInfo
 from heterolora.loggers.console import ConsoleLogger, headline, print_summary
-from heterolora.loggers.wandb import WandbLogger
 from heterolora.records import schema
 from heterolora.records.lock import lock_file, locked
 from heterolora.records.provenance import provenance
@@ -29,6 +30,7 @@ from heterolora.sites import Site
 from heterolora.tasks import Encoded, Examples, Task
 from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.importance import leave_one_out
+from heterolora.training.logging import Logger
 from heterolora.training.memory import forget_peak, memory_advice, peak_memory
 from heterolora.training.precision import autocast_for, device_name
 from heterolora.training.signals import Stopped
@@ -138,7 +140,6 @@ def _execute(config: Config, directory: Path, console: Console, label: str) -> R
     """Open the record, then train; whatever fails in between, `run.json` says so."""
     device = torch.device(config.device)
     forget_peak(device)
-    splits = sources.load_splits(config.task)
     manager = checkpoints_of(directory)
     resume = not config.rerun and manager.exists()
     begun = (directory / schema.RUN).exists() and not config.rerun
@@ -150,7 +151,7 @@ def _execute(config: Config, directory: Path, console: Console, label: str) -> R
     run: Row = {"status": "failed", "error": None, "seed": config.seed}
     run["identity"] = identity(config)
     try:
-        trainer = _load(config, splits, record, loggers, manager)
+        trainer = _load(config, record, loggers, manager)
         try:
             _train(config, trainer, record, loggers, console, label, resume)
         finally:
@@ -171,15 +172,9 @@ def checkpoints_of(directory: Path) -> CheckpointManager:
     return CheckpointManager(directory / schema.CHECKPOINT / "resume")
 
 
-def _load(
-    config: Config,
-    splits: Mapping[str, Examples],
-    record: Record,
-    loggers: Loggers,
-    manager: CheckpointManager,
-) -> Trainer:
-    """Load the model, and build all that a training needs."""
-    task = config.task.build()
+def _load(config: Config, record: Record, loggers: Loggers, manager: CheckpointManager) -> Trainer:
+    """Load data and model, and build all that a training needs."""
+    task, splits = config.task.build(), sources.load_splits(config.task)
     loaded = checkpoints.load(config.model, task, config.seed)
     origin = _origin(config, loaded, splits)
     record.add_provenance(**origin)
@@ -188,6 +183,7 @@ def _load(
     with memory_advice(torch.device(config.device)):
         encoded = _encode(config, task, splits, loaded)
         adapters = build_adapters(config, loaded)
+        _warn_of_width(adapters)
         return build_trainer(
             config,
             adapters,
@@ -197,6 +193,24 @@ def _load(
             loggers,
             record.directory / schema.CHECKPOINT,
             manager,
+        )
+
+
+def _warn_of_width(adapters: Adapters) -> None:
+    """Say where a site that is on would have more ranks than a matrix there can have."""
+    wide = {
+        site.role: (adapter.capacity, min(adapter.A.shape[1], adapter.B.shape[0]))
+        for site, adapter in adapters.items()
+        if adapter.capacity > min(adapter.A.shape[1], adapter.B.shape[0])
+    }
+    if wide:
+        role, (capacity, width) = next(iter(wide.items()))
+        logger.warning(
+            "sites of role %s can have rank %d (rank budget / enable rate), but the model's width "
+            "there is %d: what is above it costs parameters and adds nothing",
+            role,
+            capacity,
+            width,
         )
 
 
@@ -213,7 +227,7 @@ def _train(
     device, info = torch.device(config.device), run_info(config, record.directory)
     with memory_advice(device):
         scores = _scores(config, trainer)  # of the weights before training
-    resumed = _resume(record, trainer) if resume else None
+        resumed = _resume(record, trainer) if resume else None
     if config.tracking.name == "wandb":
         loggers.add(_wandb(config, info, console))
     loggers.add(ConsoleLogger(console, info, trainer.steps_per_epoch, label, resumed))
@@ -288,14 +302,15 @@ def _importance(trainer: Trainer, scores: dict[str, dict[Site, float]]) -> list[
 def _numbers(config: Config, trainer: Trainer) -> Row:
     """What came out of a run so far, and what it cost, for `run.json`."""
     progress, adapters = trainer.progress, trainer.engine.adapters
-    searches = trainer.strategy.search_steps(0, trainer.steps_per_epoch)
+    searches = trainer.strategy.search_steps(1, trainer.steps_per_epoch)  # of a later epoch
     return {
         "steps": progress.step,
         "primary_metric": trainer.metric,
         "higher_is_better": trainer.higher_is_better,
+        "unit": config.task.build().unit(trainer.metric),
         "best": progress.best,
         "last": progress.last,
-        "searches_per_epoch": len(searches) if config.strategy.name == "dynamic" else None,
+        "searches_per_epoch": len(searches) or None,
         "parameters": {
             "budget": sum(pool.budget for pool in build_pools(config, adapters)),
             "enabled": adapters.count,
@@ -308,7 +323,9 @@ def _numbers(config: Config, trainer: Trainer) -> Row:
     }
 
 
-def _wandb(config: Config, info: RunInfo, console: Console) -> WandbLogger:
+def _wandb(config: Config, info: RunInfo, console: Console) -> Logger:
+    from heterolora.loggers.wandb import WandbLogger  # takes its time, and not every run has it
+
     tracking = config.tracking
     return WandbLogger(
         info,
@@ -339,6 +356,7 @@ def _origin(config: Config, loaded: Loaded, splits: Mapping[str, Examples]) -> R
             "name": config.model.name,
             "path": config.model.path,
             "revision": loaded.revision,
+            "fingerprint": model_fingerprint(config.model),
         },
         "data": {
             "task": config.task.name,

@@ -1,5 +1,6 @@
 """What a checkpoint keeps: whatever has state."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -15,3 +16,8 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
+
+
+def stateful(parts: Mapping[str, object]) -> dict[str, Stateful]:
+    """Those of `parts` that have state."""
+    return {name: part for name, part in parts.items() if isinstance(part, Stateful)}

@@ -267,8 +267,14 @@ GOOD = sentence_pairs(8, seed=5)
 )
 def test_broken_data_is_one_line(command_line, tiny, tmp_path, broken, said) -> None:
     directory = write_parquet(tmp_path / "data", train=GOOD, validation=broken)
-    (line,) = refused(command_line, tiny, f"task.path={directory}")
+    done = command_line(*tiny, f"task.path={directory}")
+    assert done.code == 2
+    (line,) = done.err.splitlines()
     assert said in line
+    run = read_run(*run_directories(tiny))
+    assert run is not None
+    assert run["status"] == "failed"
+    assert f"error: {run['error']}" == line
 
 
 def test_an_output_that_cannot_be_written_is_one_line(command_line, tiny, tmp_path) -> None:

@@ -130,6 +130,44 @@ def test_a_model_without_a_head(family: str, checkpoints: dict[str, Path]) -> No
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", WIRINGS)
+def test_a_model_of_half_precision(
+    family: str, dtype: torch.dtype, checkpoints: dict[str, Path]
+) -> None:
+    """It keeps its precision; what is trained is in float32."""
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoints[family], dtype=dtype)
+    ids = torch.tensor([[0, 5, 6, 7, 8, 2], [0, 9, 10, 4, 3, 2]])
+    rows = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    plain = model.eval()(**rows).logits
+    adapters = hl.adapt(model, {"q": 4, "v": 4}, {"res1": 2})
+    assert torch.equal(model(**rows).logits, plain)
+    assert {adapter.A.dtype for adapter in adapters.values()} == {torch.float32}
+    scores = hl.proxies.GradNorm().scores(adapters, [{**rows, "labels": torch.tensor([0, 1])}])
+    assert max(scores.values()) > 0
+    for adapter in adapters.values():
+        adapter.B.data.fill_(1)
+    logits = model(**rows).logits
+    assert logits.dtype == dtype
+    assert not torch.equal(logits, plain)
+
+
+def test_a_loss_that_is_no_pair_is_told_so(checkpoints: dict[str, Path]) -> None:
+    adapters = hl.adapt(classifier(checkpoints["bert"]), {"q": 2})
+    batches = [{"input_ids": torch.tensor([[0, 5, 2]])}]
+    with pytest.raises(TypeError, match=r"returned a Tensor; it must return a pair: the sum of"):
+        hl.proxies.GradNorm().scores(adapters, batches, lambda output, _: output.logits.mean())
+
+
+def test_seed_and_ranks_are_saved(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    adapters = hl.adapt(classifier(checkpoints["bert"]), {"q": 2}, seed=7)
+    adapters.apply({site: site.layer for site in adapters})
+    hl.save(adapters, tmp_path)
+    again = hl.load(classifier(checkpoints["bert"]), tmp_path)
+    assert again.seed == 7
+    assert again.ranks == adapters.ranks
+
+
 def classifier(path: Path) -> torch.nn.Module:
     torch.manual_seed(0)
     return AutoModelForSequenceClassification.from_pretrained(path).eval()

@@ -115,6 +115,9 @@ DAMAGES = {
         *(write("config.yaml", b"[1, 2]"), write("config.yaml", b"just words")),
         *(write("config.yaml", b"name: '${'"), change("config.yaml", "seed: 13", "seed: x")),
         change("config.yaml", "metrics:", "metric:"),
+        *(change("config.yaml", f"{key}:", "x:") for key in ("lora_rank", "strategy", "model")),
+        change("config.yaml", "learning_rate: ", "learning_rate: x"),
+        write("config.yaml", b"[" * 100_000),
     ],
     "run.json": [
         *(cut("run.json"), write("run.json", b""), write("run.json", b"{}"), folder("run.json")),

@@ -12,6 +12,8 @@ from support import RANK, Subject, configured, randomise, space, subject, switch
 from torch.nn import functional as F
 
 from heterolora import architectures
+from heterolora.config import plugins, rules
+from heterolora.config.schema import Device
 from heterolora.data import sources
 from heterolora.errors import ModelError
 from heterolora.proxies.synflow import check_float64
@@ -236,6 +238,15 @@ def test_sites_that_are_drawn_once_stay(checkpoints, pairs) -> None:
     assert here.scores(once) == scores
     other = subject(checkpoints["opt-post-norm"], pairs, seed=13)
     assert other.scores(once) != scores
+
+
+def test_synflow_is_refused_before_a_device_without_float64_is_used() -> None:
+    cfg = composed("proxy=synflow", "strategy=static")
+    proxy = plugins.find("proxy", "synflow")(**cfg.proxy)
+    static = plugins.find("strategy", "static")(**cfg.strategy)
+    (line,) = rules.synflow_on_device(proxy, static, Device("mps"))
+    assert line.startswith("proxy=synflow: computes in float64, which device=mps does not have")
+    assert list(rules.synflow_on_device(proxy, static, Device("cpu"))) == []
 
 
 def test_synflow_needs_float64() -> None:

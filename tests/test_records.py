@@ -285,7 +285,7 @@ def test_a_finished_run_with_a_damaged_result_is_refused_and_not_erased(
 @pytest.mark.parametrize(
     "name",
     [
-        *("config.yaml", "metrics.jsonl", "allocations.jsonl"),
+        *("config.yaml", "provenance.json", "metrics.jsonl", "allocations.jsonl"),
         *("checkpoint/best.safetensors", "checkpoint/last.safetensors"),
     ],
 )
@@ -346,7 +346,7 @@ def test_a_model_that_does_not_fit_the_device_leaves_a_record(
     done = command_line(*tiny)
     assert done.code == 2
     run = failed(tmp_path)
-    assert "Tried to allocate 2.00 GiB; lower training.batch_size" in run["error"]
+    assert "Tried to allocate 2.00 GiB; lower evaluation.batch_size or proxy" in run["error"]
     assert f"error: {run['error']}" in done.err
 
 

@@ -93,6 +93,10 @@ RANKS = [
         ["rank_budget.shortcut_rank=17", "search_space.shortcuts=[in]"],
         "rank_budget.shortcut_rank=17: must be at most 16, the width of the model at 'in' sites",
     ),
+    (
+        ["selection.name=proportional", "selection.floor=3"],
+        "selection.floor=3: must be at most rank_budget.lora_rank=2, the budget's rank at 'q'",
+    ),
     (["strategy.enable_rate=0.01"], "strategy.enable_rate=0.01: a site that is on would cost 6400"),
 ]
 

@@ -111,6 +111,13 @@ def test_a_search_switches_the_best_on_and_records_it(here) -> None:
     assert (row["degenerate"], row["tied"]) == (False, 0)
 
 
+def test_a_record_says_which_weights_were_scored(checkpoints, pairs) -> None:
+    blank = subject(checkpoints["opt-post-norm"], pairs)
+    assert search(blank, configured("snip"))()["weights"] == "probe"
+    randomise(blank.adapters)
+    assert search(blank, configured("snip"))()["weights"] == "current"
+
+
 @pytest.mark.parametrize("name", ["constant", "snip", "synflow"])
 def test_degenerate_searches_are_random_and_recorded(name, checkpoints, pairs) -> None:
     """SNIP and SYNFLOW vanish where B = 0; the allocation then is a draw of the seed."""

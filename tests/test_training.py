@@ -68,6 +68,8 @@ def test_what_is_recorded(tiny) -> None:
     assert run["status"] == "finished"
     assert run["error"] is None
     assert run["steps"] == 16  # 2 epochs of ceil(60 / 8)
+    assert run["searches_per_epoch"] == 4  # 5 are asked for: one every second of 8 steps
+    assert run["unit"] == "%"
     rows = read_rows(directory / "metrics.jsonl")
     steps = [row["step"] for row in rows if row["event"] == "step"]
     assert steps == [3, 6, 8, 9, 12, 15, 16]

@@ -79,4 +79,4 @@ def test_the_other_commands_are_there(binaries: Path, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "next: heterolora offline=true"
     done = call(binaries / "heterolora-report", "--table", "2", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
+    assert done.stderr.startswith("error: outputs: there is no such folder")

@@ -23,6 +23,7 @@ def write_adapters(file: Path, adapters: Adapters, **metadata: str) -> None:
     described = {
         "format": FORMAT,
         "model_type": adapters.model.config.model_type,
+        "seed": str(adapters.seed),
         "space": json.dumps(adapters.space.to_dict()),
         "ranks": json.dumps(adapters.state_dict()["ranks"]),
         **metadata,

@@ -60,7 +60,15 @@ class LowRank(nn.Module):
         self._rank, self._ranked = capacity, self.mask
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `x` (..., in_features) to (..., out_features)."""
+        """Map `x` (..., in_features) to (..., out_features), both in the precision of `x`.
+
+        A and B stay in float32 in a model of lower precision, and compute in it.
+        """
+        if x.dtype == self.A.dtype or torch.is_autocast_enabled(x.device.type):
+            return self._map(x)
+        return self._map(x.to(self.A.dtype)).to(x.dtype)
+
+    def _map(self, x: Tensor) -> Tensor:
         rank = self.known_rank
         if rank is None:
             z = F.linear(x, self.A)

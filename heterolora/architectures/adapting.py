@@ -114,7 +114,8 @@ def load(model: PreTrainedModel, path: str | Path) -> Adapters:
             f"{file}: holds a head ({', '.join(missing)}) that this model lacks; load it with the "
             "class of the model that was saved"
         )
-    adapters = wire(model, family_of(model), space, [parameters[name] for name in heads], 0)
+    head = [parameters[name] for name in heads]
+    adapters = wire(model, family_of(model), space, head, int(header.get("seed", 0)))
     try:
         adapters.load_state_dict(state)
     except ValueError as error:

@@ -17,13 +17,24 @@ from heterolora.errors import ConfigError, one_line
 HYDRA_VERSION = "1.3"
 
 
-def check_groups(overrides: Sequence[str]) -> None:
-    """Refuse a list where a group takes one choice: Hydra would silently use its last.
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse what Hydra would take without a word, and nothing would come of.
+
+    That is a list where a group takes one choice, of which it would use the last; and what names
+    data at the hub, beside `task.path`, which says where it is on disk.
 
     Raises:
         ConfigError: naming every such override.
     """
     problems = [line for override in overrides for line in _list_for_group(override)]
+    given = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+    if given.get("task.path", "null") != "null":
+        problems += [
+            f"{key}={given[key]}: is not read where task.path says where the data is; leave one "
+            "of them out"
+            for key in ("task.source", "task.subset")
+            if given.get(key, "null") != "null"
+        ]
     if problems:
         raise ConfigError(problems)
 
@@ -51,7 +62,7 @@ def composition_problems(error: Exception, overrides: Sequence[str]) -> list[str
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
         for override in overrides:
             try:
-                check_groups([override])
+                check_overrides([override])
                 compose("config", [override])
                 sound.append(override)
             except ConfigError as problem:

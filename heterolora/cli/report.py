@@ -16,6 +16,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from heterolora.config.folder import CONF
 from heterolora.errors import RecordError, UserError, one_line
 from heterolora.records.read import load
 from heterolora.reporting.cells import runs_of
@@ -25,7 +26,7 @@ from heterolora.reporting.render import FORMATS, show
 from heterolora.reporting.report import Report
 from heterolora.reporting.tables import report
 
-EXPERIMENTS = Path(__file__).parents[2] / "conf" / "experiment"
+EXPERIMENTS = CONF / "experiment"
 
 
 class Parser(argparse.ArgumentParser):

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from heterolora.cli.compose import HYDRA_VERSION, check_groups, composition_problems
+from heterolora.cli.compose import HYDRA_VERSION, check_overrides, composition_problems
 from heterolora.cli.sweep import job
 from heterolora.config.folder import CONF
 from heterolora.errors import ConfigError, UserError, print_errors
@@ -38,7 +38,7 @@ def task(cfg: DictConfig) -> float:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return job(cfg)
     try:
-        check_groups(HydraConfig.get().overrides.task)
+        check_overrides(HydraConfig.get().overrides.task)
         _check_launcher()
         return single(cfg)
     except UserError as error:  # Hydra would print a traceback of it

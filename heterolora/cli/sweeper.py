@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from heterolora.cli import slurm
-from heterolora.cli.compose import check_groups, composition_problems
+from heterolora.cli.compose import check_overrides, composition_problems
 from heterolora.cli.sweep import Row, note, row_of, summarize
 from heterolora.config import prepare
 from heterolora.config.folder import INSTALLED
@@ -152,7 +152,7 @@ def swept(loader: ConfigLoader, sweeper: DictConfig, arguments: Sequence[str]) -
     Raises:
         ConfigError: if grids or arguments cannot be swept.
     """
-    check_groups(arguments)
+    check_overrides(arguments)
     params = sweeper.get("params") or {}
     grids = OmegaConf.create([{}]) if sweeper.get("grids") is None else sweeper.grids
     if not OmegaConf.is_list(grids) or not all(map(OmegaConf.is_dict, grids)):
@@ -165,6 +165,7 @@ def swept(loader: ConfigLoader, sweeper: DictConfig, arguments: Sequence[str]) -
     combinations = []
     for grid in grids:
         own = [f"{key}={_value(value)}" for key, value in {**params, **grid}.items()]
+        check_overrides(own)
         combinations += _product(loader, [*own, *arguments])
     return combinations
 

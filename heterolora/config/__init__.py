@@ -3,33 +3,23 @@
 from heterolora.config.identity import NOT_IN_IDENTITY, identity, without
 from heterolora.config.preparation import prepare
 from heterolora.config.schema import (
-    CheckpointConfig,
     Config,
-    EvaluationConfig,
     ModelConfig,
-    OptimizerConfig,
     PluginConfig,
-    PositiveInt,
     ProxyConfig,
     RankBudgetConfig,
     SearchSpaceConfig,
     SelectionConfig,
     StrategyConfig,
     TaskConfig,
-    TrackingConfig,
-    TrainingConfig,
 )
 from heterolora.config.validation import Rule, suggestion, validate
 
 __all__ = [
     "NOT_IN_IDENTITY",
-    "CheckpointConfig",
     "Config",
-    "EvaluationConfig",
     "ModelConfig",
-    "OptimizerConfig",
     "PluginConfig",
-    "PositiveInt",
     "ProxyConfig",
     "RankBudgetConfig",
     "Rule",
@@ -37,8 +27,6 @@ __all__ = [
     "SelectionConfig",
     "StrategyConfig",
     "TaskConfig",
-    "TrackingConfig",
-    "TrainingConfig",
     "identity",
     "prepare",
     "suggestion",

@@ -189,6 +189,27 @@ def rank_within_width(
             )
 
 
+def floor_within_budget(
+    model: ModelConfig,
+    space: SearchSpaceConfig,
+    budget: RankBudgetConfig,
+    strategy: StrategyConfig,
+    selection: SelectionConfig | None,
+) -> Iterable[str]:
+    """The ranks that every site keeps are within the budget, and within what a site can hold."""
+    floor = getattr(selection, "floor", 0)
+    if floor == 0 or not strategy.build().searches:
+        return
+    for site in _sites(model, space):
+        if floor > budget.ranks()[site.kind]:
+            yield (
+                f"selection.floor={floor}: must be at most rank_budget.{site.kind}_rank="
+                f"{budget.ranks()[site.kind]}, the budget's rank at '{site.role}' sites; for "
+                "example selection.floor=1"
+            )
+            return
+
+
 def budget_reaches_a_site(
     model: ModelConfig,
     space: SearchSpaceConfig,
@@ -322,6 +343,7 @@ RULES: tuple[Rule, ...] = (
     rank_for_sites,
     whole_rank,
     rank_within_width,
+    floor_within_budget,
     budget_reaches_a_site,
     adapters_fit_memory,
     device_exists,

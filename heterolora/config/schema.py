@@ -151,11 +151,6 @@ class ProxyConfig(PluginConfig):
 
     name: str
 
-    @property
-    def needs_labels(self) -> bool:
-        """Whether the score depends on the examples' labels."""
-        return True
-
     def build(self) -> "Proxy":
         """The proxy."""
         made: Proxy = super().build()
@@ -177,7 +172,6 @@ class StrategyConfig(PluginConfig):
     """A strategy, by the name of its file in `heterolora/strategies`; the share that is on."""
 
     name: str
-    searches: ClassVar[bool] = True
     enable_rate: Number = Field(gt=0, le=1, examples=[0.25])
 
     def build(self) -> "Strategy":

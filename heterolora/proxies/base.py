@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from heterolora.adapters import Adapters
 from heterolora.adapters.low_rank import kaiming_uniform
-from heterolora.losses import Autocast, Batch, Loss, default_loss, inputs
+from heterolora.losses import Autocast, Batch, Loss, default_loss, inputs, summed
 from heterolora.seeding import torch_generator
 from heterolora.settings import Settings, setting
 from heterolora.sites import Site
@@ -188,7 +188,7 @@ class DataProxy(SaliencyProxy):
             here = {name: tensor.to(leaves[0].device) for name, tensor in batch.items()}
             with autocast():
                 output = functional_call(adapters.model, tensors, kwargs=inputs(here))
-            total_loss, _ = loss(output, here)
+            total_loss, _ = summed(loss, output, here)
             parts = torch.autograd.grad(total_loss / self.batch_size, leaves)
             for total, part in zip(totals, parts, strict=True):
                 total += part

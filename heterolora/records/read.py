@@ -73,15 +73,20 @@ class Run:
 
     @property
     def best(self) -> float:
-        """`metric` of a finished run at the best epoch, the paper's statistic, in percent."""
+        """`metric` of a finished run at the best epoch, the paper's statistic, in its unit."""
         assert self.result.best is not None
-        return 100 * self.result.best.metrics[self.metric]
+        return self.scale * self.result.best.metrics[self.metric]
 
     @property
     def last(self) -> float:
-        """`metric` of a finished run at the last epoch, in percent."""
+        """`metric` of a finished run at the last epoch, in its unit."""
         assert self.result.last is not None
-        return 100 * self.result.last.metrics[self.metric]
+        return self.scale * self.result.last.metrics[self.metric]
+
+    @property
+    def scale(self) -> float:
+        """What a metric is multiplied by to be shown: 100 where the unit is percent."""
+        return 100 if self.result.unit in ("%", None) else 1
 
     @cached_property
     def epochs(self) -> Sequence[EpochRow]:
@@ -207,7 +212,7 @@ def _config(file: Path) -> dict[str, Any]:
         RunConfig.model_validate(config)
     except ValidationError as error:
         raise RecordError(f"{file}: is damaged ({schema.reason(error)})") from error
-    except (UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+    except (UnicodeDecodeError, YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise RecordError(f"{file}: is damaged ({one_line(error)})") from error
     return {str(key): value for key, value in config.items()}
 

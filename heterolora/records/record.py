@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,7 @@ def finished(directory: Path) -> RunRecord | None:
         raise RecordError(f"{error}; put back one that is whole, {again}") from error
     if result.status != "finished":
         return None
-    names = (schema.CONFIG, *RESULTS)
+    names = (schema.CONFIG, schema.PROVENANCE, *RESULTS)
     if missing := [name for name in names if not (directory / name).is_file()]:
         raise RecordError(
             f"{directory}: the run is finished but lacks {_listed(missing)}; put back what is "
@@ -117,23 +116,6 @@ def check_writable(directory: Path) -> None:
             f"output={directory}: cannot be written ({one_line(error)}); choose another with "
             "output=DIR"
         ) from error
-
-
-@dataclass(frozen=True)
-class Point:
-    """Where an earlier process left the record in good order.
-
-    Attributes:
-        step: optimizer steps made by then.
-        lines: for each JSON-lines file, its length in bytes.
-    """
-
-    step: int
-    lines: dict[str, int]
-
-    def is_in(self, directory: Path) -> bool:
-        """Whether the files are as long as that."""
-        return all(_size(directory / name) >= size for name, size in self.lines.items())
 
 
 class Record:

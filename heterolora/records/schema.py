@@ -138,7 +138,7 @@ class Seconds(RecordModel):
     evaluating: float
 
 
-OPTIONAL = ("error", "higher_is_better", "searches_per_epoch")
+OPTIONAL = ("error", "higher_is_better", "unit", "searches_per_epoch")
 """Fields that a finished run may lack."""
 
 
@@ -151,6 +151,7 @@ class RunRecord(RecordModel):
         steps: optimizer steps made.
         primary_metric: the metric by which the best epoch was chosen.
         higher_is_better: its direction; None in records of before there was a choice.
+        unit: in which it is shown: `%` is a hundred times its value; None as for the direction.
         best: the row of the best epoch.
         last: the row of the last epoch.
         searches_per_epoch: as really made; None for a strategy without a schedule.
@@ -164,6 +165,7 @@ class RunRecord(RecordModel):
     steps: int | None = None
     primary_metric: str | None = None
     higher_is_better: bool | None = None
+    unit: str | None = None
     best: EpochRow | None = None
     last: EpochRow | None = None
     parameters: ParameterCounts | None = None
@@ -220,12 +222,36 @@ class TaskNames(RecordModel):
     metrics: list[str] = Field(min_length=1)
 
 
+class Named(RecordModel):
+    """A section that is chosen by its name."""
+
+    name: str
+
+
+class RankBudget(RecordModel):
+    """The budget, by kind of site."""
+
+    lora_rank: int
+    shortcut_rank: int
+
+
+class Optimizer(RecordModel):
+    """The learning rate, by which runs are tuned."""
+
+    learning_rate: float
+
+
 class RunConfig(RecordModel):
     """What every reader relies on in a resolved configuration."""
 
     name: str
     seed: int
+    model: Named
     task: TaskNames
+    strategy: Named
+    proxy: Named | None
+    rank_budget: RankBudget
+    optimizer: Optimizer
 
 
 METRICS_ROW: TypeAdapter[StepRow | EpochRow] = TypeAdapter(

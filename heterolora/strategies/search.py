@@ -11,7 +11,7 @@ from heterolora.allocation import Candidates, Pool, Selection, Top, select_pools
 from heterolora.losses import Autocast, Loss, default_loss
 from heterolora.proxies import Proxy
 from heterolora.proxies.base import Examples
-from heterolora.state import Stateful
+from heterolora.state import Stateful, stateful
 from heterolora.streams import python_generator
 
 
@@ -69,10 +69,7 @@ class Search:
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, and the state of what has any."""
         version, words, spare = self.rng.getstate()
-        parts = {"proxy": self.proxy, "selection": self.selection}
-        states = {
-            name: part.state_dict() for name, part in parts.items() if isinstance(part, Stateful)
-        }
+        states = {name: part.state_dict() for name, part in self._stateful().items()}
         return {"rng": [version, list(words), spare], **states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -84,5 +81,4 @@ class Search:
 
     def _stateful(self) -> dict[str, Stateful]:
         """What has state, of proxy and selection."""
-        parts = {"proxy": self.proxy, "selection": self.selection}
-        return {name: part for name, part in parts.items() if isinstance(part, Stateful)}
+        return stateful({"proxy": self.proxy, "selection": self.selection})

@@ -1,5 +1,6 @@
 """What there is to know of each metric, and how those of predictions are computed."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ METRICS: Mapping[str, Meaning] = {
 def compute_metric(name: str, labels: Sequence[float], predicted: Sequence[float]) -> float:
     """A metric of predictions; accuracy and F1 are between 0 and 1.
 
+    All but accuracy need scikit-learn or SciPy.
+
     A correlation that is undefined because predictions or labels are all equal counts as 0, and so
     does an F1 without a predicted or a true positive. F1 is that of class 1.
 
@@ -34,17 +37,22 @@ def compute_metric(name: str, labels: Sequence[float], predicted: Sequence[float
         name: of the metric.
         labels: the n true labels.
         predicted: the n predictions.
-    """
-    # Both take their time to import, and not every user of the library evaluates.
-    from scipy import stats
-    from sklearn import metrics as sk
 
+    Raises:
+        ImportError: without the library that the metric needs.
+    """
+    if name == "accuracy":
+        return float(sum(map(operator.eq, labels, predicted)) / len(labels))
+    # They take their time to import, and the library does without them where it can.
     if name in ("pearson", "spearman"):
+        from scipy import stats
+
         if len(set(predicted)) == 1 or len(set(labels)) == 1:
             return 0.0
         correlation = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}[name]
         return float(correlation(labels, predicted).statistic)
+    from sklearn import metrics
+
     if name == "f1":
-        return float(sk.f1_score(labels, predicted, zero_division=0.0))
-    scores = {"accuracy": sk.accuracy_score, "matthews": sk.matthews_corrcoef}
-    return float(scores[name](labels, predicted))
+        return float(metrics.f1_score(labels, predicted, zero_division=0.0))
+    return float(metrics.matthews_corrcoef(labels, predicted))

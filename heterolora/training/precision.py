@@ -1,14 +1,12 @@
 """Devices and number formats."""
 
 import platform
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 
 import torch
 
-Autocast = Callable[[], AbstractContextManager[object]]
-"""Makes the context in which the model's forward pass runs."""
+from heterolora.losses import Autocast
 
 
 def resolve_device(name: str) -> torch.device:

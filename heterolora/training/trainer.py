@@ -12,6 +12,7 @@ from torch import Tensor
 from heterolora.errors import TrainingError
 from heterolora.losses import Batch
 from heterolora.seeding import global_states, global_stream, set_global_states
+from heterolora.state import Stateful, stateful
 from heterolora.strategies import Search, Strategy
 from heterolora.strategies.homogeneous import Homogeneous
 from heterolora.tasks.encoded import Encoded
@@ -129,23 +130,25 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the training depends on. Only between two steps."""
-        parts = {"search": self.search.state_dict()} if self.search else {}
         return {
-            "engine": self.engine.state_dict(),
+            **{name: part.state_dict() for name, part in self._stateful().items()},
             "generators": global_states(self.device),
             "progress": asdict(self.progress),
             "seconds": dict(self.clock.seconds),
-            **parts,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Be where `state_dict` was; `fit` goes on from there."""
-        self.engine.load_state_dict(state["engine"])
+        for name, part in self._stateful().items():
+            part.load_state_dict(state[name])
         self._generators = state["generators"]
         self.progress = Progress(**state["progress"])
         self.clock.seconds.update(state["seconds"])
-        if self.search:
-            self.search.load_state_dict(state["search"])
+
+    def _stateful(self) -> dict[str, Stateful]:
+        """What has state, of the parts."""
+        parts = {"engine": self.engine, "search": self.search, "strategy": self.strategy}
+        return stateful(parts)
 
     def _save(self, epoch: int) -> None:
         self._read_losses(epoch)
