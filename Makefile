@@ -20,7 +20,7 @@ help: ## List the targets
 	@printf '  %s\n' '$(EXPERIMENTS)' \
 	    '    Run what is missing of an experiment and report it; MODEL= TASK= LAUNCHER= JOBS= RUN='
 
-$(VENV)/.done: pyproject.toml setup.py constraints.txt
+$(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -162,3 +163,10 @@ def test_files_and_functions_are_short(file: str) -> None:
 
 def test_the_door_is_small() -> None:
     assert len((ROOT / "train.py").read_text().splitlines()) < 40
+
+
+def test_a_wheel_has_every_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    found = {file.parent.relative_to(ROOT) for file in (ROOT / "heterolora").rglob("*.py")}
+    packages = [".".join(folder.parts) for folder in sorted(found)]
+    assert project["tool"]["setuptools"]["packages"] == [*packages, "heterolora.conf"]

@@ -187,7 +187,7 @@ def test_jobs_run_the_source_that_was_there_when_they_were_submitted(
 ) -> None:
     """The tree breaks while the job waits."""
     tree = tmp_path / "tree"
-    for part in ("conf", "heterolora", "hydra_plugins"):
+    for part in ("conf", "heterolora"):
         shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "train.py", tree)
     late = "+hydra.launcher.additional_parameters.begin=now+20"

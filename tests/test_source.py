@@ -21,7 +21,7 @@ def git(tree: Path, *arguments: str) -> str:
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A committed tree with the parts of the source, in place of this one."""
     tree = tmp_path / "tree"
-    for part in ("conf", "heterolora", "hydra_plugins"):
+    for part in ("conf", "heterolora"):
         (tree / part).mkdir(parents=True)
         (tree / part / "one.py").write_text("one = 1\n")
     (tree / "train.py").write_text("print(1)\n")

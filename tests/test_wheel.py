@@ -28,9 +28,9 @@ def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Those of an environment with the wheel, and with the other packages of this one."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"  # of its own: setuptools keeps there what it built last
-    for name in ("conf", "heterolora", "hydra_plugins"):
+    for name in ("conf", "heterolora"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("LICENSE", "README.md", "pyproject.toml", "setup.py"):
+    for name in ("LICENSE", "README.md", "pyproject.toml"):
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, source]

@@ -15,16 +15,19 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from heterolora.cli import sweeper
 from heterolora.cli.compose import HYDRA_VERSION, check_overrides, composition_problems
 from heterolora.cli.sweep import job
+from heterolora.cli.sweeper import GridSweeper
 from heterolora.config.folder import CONF
 from heterolora.errors import ConfigError, UserError, print_errors
 from heterolora.run import run
-from hydra_plugins._heterolora import GridSweeper
 
 
 def main() -> int:
     """Do what the arguments of the process say; returns the exit code."""
+    # Hydra takes plug-ins from the namespace hydra_plugins alone, and finds them there by name.
+    sys.modules[GridSweeper.__module__] = sweeper
     Plugins.instance().register(GridSweeper)
     on_hydra = hydra.main(version_base=HYDRA_VERSION, config_path=str(CONF), config_name="config")
     return report_errors(on_hydra(task))

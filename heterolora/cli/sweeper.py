@@ -45,6 +45,8 @@ class GridSweeper(Sweeper):
         max_batch_size: launch so many jobs at once at most, the next when they have ended.
     """
 
+    __module__ = "hydra_plugins.heterolora"  # by which Hydra knows it; see `cli.run.main`
+
     def __init__(
         self,
         params: Mapping[str, Any] | None = None,

@@ -11,7 +11,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 """The tree that this package is in."""
 
-PARTS = ("train.py", "conf", "heterolora", "hydra_plugins")
+PARTS = ("train.py", "conf", "heterolora")
 VERSION = "source.json"
 """In a copy: the version of what was copied, since there is no git to ask."""
 
