@@ -33,8 +33,7 @@ def jaccard_by_chance(sites: int, on: int) -> float:
 def jaccard_between(runs: Sequence[Run]) -> dict[tuple[int, int], float]:
     """For each pair of seeds, the agreement of the sites that are on after the last search.
 
-    Args:
-        runs: of one arm; those that never searched are passed over.
+    The runs are of one arm; those that never searched are passed over.
     """
     last = {run.seed: on_sites(run.searches[-1]) for run in runs if run.searches}
     return {(a, b): jaccard(last[a], last[b]) for a, b in combinations(sorted(last), 2)}
@@ -75,14 +74,11 @@ def by_proxy(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
 
 
 def spearman_between(arms: Sequence[Arm]) -> dict[tuple[str, str], list[float]]:
-    """For each two arms, by their labels, the rank correlation of their scores, for each seed.
+    """For each two arms of a group of `by_proxy`, the rank correlation of scores, for each seed.
 
     Only the first search is compared: there the proxies score the very same model. From then on
     each has trained another allocation, and scores that differ may owe it to the weights as well
     as to the proxy. A seed whose scores are all equal under one of the two is left out.
-
-    Args:
-        arms: that differ in nothing but the proxy, as from `by_proxy`.
     """
     first = {arm.label: {run.seed: run.searches[0].scores for run in arm.searched} for arm in arms}
     found = {}

@@ -18,6 +18,9 @@ OF_ROWS = (
 )
 """Settings in which rows differ on purpose: what their keys begin with."""
 
+EFFECT = 0.6
+"""Points: the largest gain of a searched row in the paper's Table 4 (MRPC, r = 2)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Cell(Arm):
@@ -28,7 +31,7 @@ class Cell(Arm):
         model: their model.
         task: their task.
         place: the task; with the model where the table is of several.
-        placed: a column for the place; empty where the whole table is of one.
+        names: what begins its line in a section: the row, and the place where there are several.
         published: the paper's number, where it has one for this model and task.
         missing: the seeds that other cells have and this one has not.
     """
@@ -37,7 +40,7 @@ class Cell(Arm):
     model: str
     task: str
     place: str
-    placed: Mapping[str, str]
+    names: Mapping[str, str]
     published: Number | None
     missing: tuple[int, ...]
 
@@ -78,7 +81,7 @@ class Comparison:
         other: the other.
         role: `baseline`, of equal budget, or what the table calls a control.
         paired: the statistics.
-        size: the difference that the paper's numbers show, in points; without it, `Table.effect`.
+        size: the difference that the paper's numbers show, in points; without it, `EFFECT`.
         seeds_needed: how many would see a difference of that size; None where that is not known.
         p_holm: p corrected over the whole table.
     """
@@ -111,14 +114,11 @@ def runs_of(table: Table, runs: pd.DataFrame) -> pd.DataFrame:
 def cells_of(table: Table, runs: pd.DataFrame) -> list[Cell]:
     """A cell for each entry of `table` that is shown, on every model and task that has runs.
 
-    An optional entry is shown where its row and its column have runs.
-
-    Args:
-        table: the table.
-        runs: its runs, finished or not.
+    An optional entry is shown where its row and its column have runs, finished or not.
     """
+    fits = {label: matching(runs, entry.where) for label, entry in table.entries.items()}
     runs = runs[matching(runs, *table.wheres)]
-    filled = [entry for entry in table.entries.values() if matching(runs, entry.where).any()]
+    filled = [table.entries[label] for label, found in fits.items() if found.any()]
     rows, columns = {entry.row for entry in filled}, {entry.column for entry in filled}
     shown = [
         entry
@@ -134,25 +134,25 @@ def cells_of(table: Table, runs: pd.DataFrame) -> list[Cell]:
         placed = {"task": place} if len(places) > 1 else {}
         here = finished(places[model, task])
         for entry in shown:
-            own = here[matching(here, entry.where)].sort_values("seed", kind="stable")
+            own = here[fits[entry.label][here.index]].sort_values("seed", kind="stable")
             missing = tuple(seed for seed in seeds if seed not in set(own["seed"]))
             number = table.number(entry.label, model, task)
-            cell = Cell(entry.label, own, entry, model, task, place, placed, number, missing)
-            cells.append(cell)
+            names = {"row": entry.label, **placed}
+            cells.append(Cell(entry.label, own, entry, model, task, place, names, number, missing))
     return cells
 
 
-def compare(table: Table, cells: Sequence[Cell]) -> list[Comparison]:
-    """Every comparison of `table`, its p values corrected together."""
+def compare(cells: Sequence[Cell]) -> list[Comparison]:
+    """Every comparison of a table's cells, their p values corrected together."""
     by_label = {(cell.model, cell.task, cell.label): cell for cell in cells}
     found = []
     for cell in cells:
         for role, label in cell.entry.against.items() if cell.runs else ():
             if other := by_label.get((cell.model, cell.task, label)):
-                result, size = paired(cell.by_seed(), other.by_seed()), table.effect
+                result, size = paired(cell.by_seed(), other.by_seed()), EFFECT
                 one, two = cell.published, other.published
                 if one and two and one.printed is not None and two.printed is not None:
-                    size = round(abs(one.printed - two.printed), 1) or table.effect
+                    size = round(abs(one.printed - two.printed), 1) or EFFECT
                 needed = seeds_needed(size, result.std)
                 found.append(Comparison(cell, other, role, result, size, needed))
     p = pd.Series([one.paired.p for one in found], dtype=float).dropna()
@@ -161,11 +161,9 @@ def compare(table: Table, cells: Sequence[Cell]) -> list[Comparison]:
 
 
 def unequal_rows(cells: Iterable[Cell], tuned: str | None) -> Iterator[str]:
-    """What differs between rows of one model and task, beside what makes them rows.
+    """What differs between the cells of one model and task, beside what makes them rows.
 
-    Args:
-        cells: those of one model and task.
-        tuned: a key that may differ because it was chosen for each row.
+    The key `tuned` may differ because it was chosen for each row.
     """
     runs = pd.concat([cell.frame.assign(label=cell.label) for cell in cells], ignore_index=True)
     values = traits(runs)

@@ -15,27 +15,11 @@ from numpy.typing import NDArray
 from heterolora.loggers.grid import Grid, on_frequency
 from heterolora.loggers.heatmap import draw_cells, draw_grid
 from heterolora.records.read import Run
-from heterolora.reporting.agreement import (
-    by_proxy,
-    jaccard_between,
-    jaccard_by_chance,
-    on_sites,
-    spearman_between,
-)
+from heterolora.reporting import agreement, style
 from heterolora.reporting.arms import CONTROL, Arm, arms, labels
 from heterolora.reporting.frame import matching
 from heterolora.reporting.layout import Frequency
-from heterolora.reporting.style import (
-    COLOURS,
-    MIDDLE,
-    ROLE_COLOURS,
-    STYLE,
-    legend_below,
-    panel,
-    panels,
-    save,
-    slug,
-)
+from heterolora.reporting.style import COLOURS, MIDDLE, ROLE_COLOURS, STYLE
 from heterolora.sites import LORA_ROLES, ROLES, Site
 
 
@@ -55,7 +39,7 @@ def draw(runs: pd.DataFrame, folder: Path, paper: Sequence[Frequency] = ()) -> l
         return [
             path
             for name, figure in _figures(arms(runs), paper)
-            for path in save(figure, folder / slug(name))
+            for path in style.save(figure, folder / style.slug(name))
         ]
 
 
@@ -67,7 +51,7 @@ def _figures(found: Sequence[Arm], paper: Sequence[Frequency]) -> Iterator[tuple
         subjects.setdefault(subject, []).append(arm)
     for subject, of_subject in subjects.items():
         yield f"validation {subject}", validation_curves(of_subject, subject)
-    for shared, group in by_proxy(found).items():
+    for shared, group in agreement.by_proxy(found).items():
         yield f"agreement of proxies {shared}", proxy_matrix(group, shared)
     for arm in found:
         name, runs = arm.label, arm.searched
@@ -94,7 +78,9 @@ def validation_curves(arms: Sequence[Arm], title: str) -> Figure:
     """
     parts = [arms[start : start + len(COLOURS)] for start in range(0, len(arms), len(COLOURS))]
     height = 0.6 + 1.4 * len(parts) + 0.14 * len(arms)
-    figure, rows = panels(f"{title}\nmean over n seeds, lowest to highest", height, len(parts))
+    figure, rows = style.panels(
+        f"{title}\nmean over n seeds, lowest to highest", height, len(parts)
+    )
     for axes, part in zip(rows, parts, strict=True):
         for arm, colour in zip(part, COLOURS, strict=False):
             epochs = [row.epoch for row in arm.runs[0].epochs]
@@ -120,7 +106,7 @@ def score_trajectories(run: Run, title: str) -> Figure:
     steps = [search.step for search in run.searches]
     scores = pd.DataFrame([search.scores for search in run.searches])
     roles = scores.columns.map(lambda site: Site.parse(site).role)
-    figure, axes = panel(title, 2.6)
+    figure, axes = style.panel(title, 2.6)
     for role in sorted(set(roles), key=ROLES.index):
         of_role, colour = scores.loc[:, roles == role], ROLE_COLOURS[role]
         dashes = "-" if role in LORA_ROLES else "--"
@@ -130,7 +116,7 @@ def score_trajectories(run: Run, title: str) -> Figure:
         axes.set_yscale("log")
     axes.set(xlabel="optimizer step of the search", ylabel=f"score ({run.setting('proxy.name')})")
     axes.set_title("thin: a site; thick: the median of a role's sites", fontsize=7)
-    legend_below(figure, axes, columns=4)
+    style.legend_below(figure, axes, columns=4)
     return figure
 
 
@@ -140,7 +126,7 @@ def score_trajectories(run: Run, title: str) -> Figure:
 def frequency_map(runs: Sequence[Run], title: str) -> Figure:
     """The percentage of the searches that switched each site on, averaged over an arm's runs."""
     grid = Grid.of((100 * pd.DataFrame(map(_frequency, runs)).mean()).to_dict())
-    figure, axes = panel(title, 1 + 0.115 * max(len(grid.layers), 8))
+    figure, axes = style.panel(title, 1 + 0.115 * max(len(grid.layers), 8))
     image = draw_grid(axes, grid, cmap="viridis", vmin=0, vmax=100)
     figure.colorbar(image, ax=axes, label="on (% of searches)", pad=0.02)
     return figure
@@ -155,7 +141,7 @@ def role_bars(runs: Sequence[Run], title: str, paper: Mapping[str, float] | None
     several = len(runs) > 1
     width = 0.8 if paper is None else 0.4
     places = np.arange(len(percent.columns))
-    figure, axes = panel(title, 2.0)
+    figure, axes = style.panel(title, 2.0)
     axes.bar(
         places if paper is None else places - width / 2,
         percent.mean(),
@@ -170,7 +156,7 @@ def role_bars(runs: Sequence[Run], title: str, paper: Mapping[str, float] | None
         axes.bar(places + width / 2, theirs, width, color=COLOURS[1], label="paper (OPT-350M)")
     axes.set_xticks(places, percent.columns)
     axes.set(xlabel="role", ylabel="on (% of searches)", ylim=(0, 100))
-    legend_below(figure, axes, columns=2)
+    style.legend_below(figure, axes, columns=2)
     return figure
 
 
@@ -191,8 +177,8 @@ def seed_matrix(arm: Arm, title: str) -> Figure:
     """Jaccard of what is on after the last search, for each two seeds of an arm."""
     seeds = [run.seed for run in arm.searched]
     last = arm.searched[0].searches[-1]
-    chance = jaccard_by_chance(len(last.ranks), len(on_sites(last)))
-    values = _symmetric(seeds, jaccard_between(arm.runs))
+    chance = agreement.jaccard_by_chance(len(last.ranks), len(agreement.on_sites(last)))
+    values = _symmetric(seeds, agreement.jaccard_between(arm.runs))
     names = [f"seed {seed}" for seed in seeds]
     label = f"Jaccard of the sites on\n(by chance: {chance:.2f})"
     return _matrix(values, names, title, label, cmap="viridis", vmin=0)
@@ -200,7 +186,7 @@ def seed_matrix(arm: Arm, title: str) -> Figure:
 
 def proxy_matrix(arms: Sequence[Arm], title: str) -> Figure:
     """Spearman's correlation of the first search's scores, for each two proxies; seeds averaged."""
-    pairs = {pair: values for pair, values in spearman_between(arms).items() if values}
+    pairs = {pair: values for pair, values in agreement.spearman_between(arms).items() if values}
     means = {pair: float(np.mean(values)) for pair, values in pairs.items()}
     values = _symmetric([arm.label for arm in arms], means)
     proxies = [
@@ -223,15 +209,10 @@ def _symmetric(keys: Sequence[Any], pairs: Mapping[tuple[Any, Any], float]) -> N
 
 
 def _matrix(
-    values: NDArray[np.float64],
-    names: Sequence[str],
-    title: str,
-    label: str,
-    cmap: str,
-    vmin: float,
+    values: NDArray[np.float64], names: Sequence[str], title: str, label: str, **colours: Any
 ) -> Figure:
-    figure, axes = panel(title, 1 + 0.4 * max(len(names), 3))
-    image = draw_cells(axes, values, names, names, cmap=cmap, vmin=vmin, vmax=1)
+    figure, axes = style.panel(title, 1 + 0.4 * max(len(names), 3))
+    image = draw_cells(axes, values, names, names, vmax=1, **colours)
     axes.tick_params(axis="x", rotation=35)
     for tick in axes.get_xticklabels():
         tick.set(ha="right", rotation_mode="anchor")

@@ -63,14 +63,11 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
 
 def matching(runs: pd.DataFrame, *wanted: Settings) -> pd.Series:
     """Which rows have all the values that one of `wanted` asks for; a list's in any order."""
-    found = pd.Series(False, index=runs.index)
-    for where in wanted:
-        alike = pd.Series(True, index=runs.index)
-        for key, value in where.items():
-            column = runs[key] if key in runs else pd.Series(None, runs.index, dtype=object)
-            alike &= column.map(_in_any_order) == _in_any_order(value)
-        found |= alike
-    return found
+    asked = [{key: _in_any_order(value) for key, value in where.items()} for where in wanted]
+    keys = dict.fromkeys(key for where in asked for key in where)
+    rows = runs.reindex(columns=[*keys]).map(_in_any_order).to_dict("records")
+    found = [any(where.items() <= row.items() for where in asked) for row in rows]
+    return pd.Series(found, index=runs.index, dtype=bool)
 
 
 def finished(runs: pd.DataFrame) -> pd.DataFrame:

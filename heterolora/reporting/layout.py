@@ -8,14 +8,12 @@ from typing import Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from yaml import YAMLError
 
 from heterolora.errors import ConfigError, one_line
+from heterolora.reporting.frame import Settings
 from heterolora.reporting.statistics import Spread, spread
-
-Where = Mapping[str, Any]
-"""Dotted keys of the configuration, and the values that a run must have there."""
 
 
 class Spec(BaseModel):
@@ -53,7 +51,7 @@ class Number(Spec):
 class Frequency(Spec):
     """A panel of the paper's Figure 4: percent of the searches that switched on a role's sites."""
 
-    where: Where
+    where: Settings
     roles: Mapping[str, float]
 
 
@@ -88,7 +86,7 @@ class Row(Spec):
         optional: whether it is left out where neither it nor its row or column has runs.
     """
 
-    where: Where = {}
+    where: Settings = {}
     columns: tuple[str, ...] = ()
     baseline: str | None = None
     controls: Mapping[str, str] = {}
@@ -109,7 +107,7 @@ class Entry:
 
     row: str
     column: str
-    where: Where
+    where: Settings
     against: Mapping[str, str]
     optional: bool
 
@@ -135,8 +133,6 @@ class Table(Spec):
         tuned: a key that is chosen for each row by the half of the validation split that is not
             reported.
         stability: whether to show how alike the seeds of each row are.
-        effect: points; the size that seeds are counted for where the paper prints no difference.
-            The default is the largest gain of a searched row in its Table 4 (MRPC, r = 2).
         paper: its numbers.
     """
 
@@ -145,13 +141,12 @@ class Table(Spec):
     title: str
     caption: str
     tasks: tuple[str, ...] = ()
-    where: Where = {}
-    columns: Mapping[str, Where] = {}
+    where: Settings = {}
+    columns: Mapping[str, Settings] = {}
     rows: Mapping[str, Row] = {}
     borrows: tuple[str, ...] = ()
     tuned: str | None = None
     stability: bool = False
-    effect: float = Field(default=0.6, gt=0)
     paper: Paper | None = None
 
     @cached_property
@@ -166,7 +161,7 @@ class Table(Spec):
         return {entry.label: entry for entry in found}
 
     @property
-    def wheres(self) -> list[Where]:
+    def wheres(self) -> list[Settings]:
         """What the runs of each entry have."""
         return [entry.where for entry in self.entries.values()]
 

@@ -74,13 +74,12 @@ def _unpaired(cells: Sequence[Cell], compared: Sequence[Comparison]) -> Iterator
 
 def _degenerate(cells: Sequence[Cell]) -> Iterator[str]:
     """The rows whose proxy did not choose."""
-    counts = [
-        f"{cell.label}{''.join(f' ({place})' for place in cell.placed.values())} "
-        f"{cell.of_searches('degenerate')}"
-        for cell in cells
-        if cell.searches["degenerate"].any()
-        and cell.entry.where.get("proxy.name") not in (None, CONTROL)
-    ]
+    counts = []
+    for cell in cells:
+        by_proxy = cell.entry.where.get("proxy.name") not in (None, CONTROL)
+        if by_proxy and cell.searches["degenerate"].any():
+            place = f" ({cell.place})" if "task" in cell.names else ""
+            counts.append(f"{cell.label}{place} {cell.of_searches('degenerate')}")
     if counts:
         counted = "; ".join(counts)
         yield f"degenerate searches (all scores equal, so chance chose the sites): {counted}"

@@ -56,8 +56,8 @@ def _numbers(cell: Cell, compared: Sequence[Comparison]) -> dict[str, Any]:
     last = spread([*cell.by_seed("last").values()])
     keys = [f"seconds.{part}" for part in PARTS] + ["parameters.enabled", "peak_memory_bytes"]
     seen = cell.frame.reindex(columns=keys).astype(float)
-    training, searching, evaluating = (seen[key] for key in keys[:3])
-    other = training + evaluating
+    other = seen["seconds.training"] + seen["seconds.evaluating"]
+    overhead = 100 * seen["seconds.searching"] / other.where(other > 0)
     row: dict[str, Any] = {
         "model": cell.model,
         "task": cell.task,
@@ -74,7 +74,7 @@ def _numbers(cell: Cell, compared: Sequence[Comparison]) -> dict[str, Any]:
         **_spread("logged", paper.logs, "n", "mean", "std"),
         "logged_later": paper.later,
         **{f"seconds_{part}": seen[f"seconds.{part}"].median() for part in PARTS},
-        "overhead_percent": (100 * searching / other.where(other > 0)).median(),
+        "overhead_percent": overhead.median(),
         "peak_memory_bytes": seen["peak_memory_bytes"].max(),
         "searches": len(cell.searches),
         "searches_degenerate": int(cell.searches["degenerate"].sum()),
@@ -110,8 +110,7 @@ def details(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
     rows = []
     for cell, known in zip(cells, found.to_dict("records"), strict=True):
         row = {
-            "row": cell.label,
-            **cell.placed,
+            **cell.names,
             "n": known["n"],
             "best epoch": mean_std(known["best_mean"], known["best_std"]),
             "median": text(known["best_median"], ".1f"),
@@ -140,8 +139,7 @@ def comparisons(found: Sequence[Comparison]) -> Section:
     """The paired statistics of each comparison."""
     rows = [
         {
-            "row": one.cell.label,
-            **one.cell.placed,
+            **one.cell.names,
             "against": one.role,
             "n": one.paired.n,
             "difference": text(one.paired.difference, "+.2f"),
@@ -170,8 +168,7 @@ def costs(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
     """Time and memory of each cell, and how decisive its searches were."""
     rows = [
         {
-            "row": cell.label,
-            **cell.placed,
+            **cell.names,
             "train s": text(known["seconds_training"], ",.1f"),
             "search s": text(known["seconds_searching"], ",.1f"),
             "eval s": text(known["seconds_evaluating"], ",.1f"),

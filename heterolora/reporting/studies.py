@@ -26,8 +26,7 @@ def stability(cells: Sequence[Cell]) -> Section:
         values = cell.by_seed().values()
         rows.append(
             {
-                "row": cell.label,
-                **cell.placed,
+                **cell.names,
                 "n": cell.best.n,
                 "Jaccard": text(overlaps.mean(), ".2f"),
                 "lowest": text(overlaps.min(), ".2f"),
@@ -62,8 +61,7 @@ def tried(cells: Sequence[Cell], key: str) -> Section:
     """Every value of `key` in every cell, and which was chosen."""
     rows = [
         {
-            "row": cell.label,
-            **cell.placed,
+            **cell.names,
             key: f"{value:g}",
             "n": len(found),
             "selection half": mean_std(found.mean(), found.std()),

@@ -33,7 +33,7 @@ def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Re
         raise RecordError(f"no run here belongs to {table.title}; run make {table.name}")
     if table.tuned:
         cells = [studies.at_best(cell, table.tuned) for cell in found]
-    compared = compare(table, cells)
+    compared = compare(cells)
     numbers = sections.numbers(table.name, cells, compared)
     parts = [
         *sections.grids(cells),
