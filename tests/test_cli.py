@@ -323,6 +323,7 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_sweep(tiny, command_line) -> None:
     """In an interpreter each, with a failed run among them, and the numbers of one process."""
     sweep = ["-m", *tiny, "seed=0,13", "optimizer.learning_rate=1e-3,1e30", "training.epochs=1"]
@@ -367,6 +368,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tiny, tmp_path, monkeypatch) -
         assert remedy in line
 
 
+@pytest.mark.slow
 def test_model_and_task_come_from_a_hub(tiny, checkpoints, tmp_path) -> None:
     root, glue = tmp_path / "hub", tmp_path / "hub" / "datasets" / "nyu-mll" / "glue"
     shutil.copytree(checkpoints["opt-post-norm"], root / "facebook" / "opt-350m")

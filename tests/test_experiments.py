@@ -57,7 +57,12 @@ def test_runs_are_counted_from_the_grids() -> None:
     assert arms("table2") == 1 + 4 * 2 + 1 + 2 * 2
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+SHORTENED = [
+    pytest.param(name, marks=[pytest.mark.slow] if arms(name) > 10 else []) for name in EXPERIMENTS
+]
+
+
+@pytest.mark.parametrize("name", SHORTENED)
 def test_it_runs_and_its_table_shows_every_run(
     name: str, command_line: CommandLine, short: list[str], tmp_path: Path
 ) -> None:

@@ -238,7 +238,8 @@ def test_a_device_without_memory_left(
     done = command_line(*tiny)
     assert done.code == 2
     (line,) = done.err.splitlines()
-    assert "CUDA out of memory. Tried to allocate 2.00 GiB; lower training.batch_size" in line
+    assert "CUDA out of memory. Tried to allocate 2.00 GiB; lower evaluation.batch_size or" in line
+    assert "training.batch_size" in line
     assert "precision=bf16" in line
     _, run = run_of(tmp_path)
     assert run["status"] == "failed"
@@ -254,7 +255,7 @@ def test_a_gpu_without_memory_left(command_line: CommandLine, tiny: list[str]) -
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert done.code == 2
     (line,) = done.err.splitlines()
-    assert "lower training.batch_size" in line
+    assert "training.batch_size" in line
 
 
 @pytest.fixture

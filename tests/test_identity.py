@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 from conftest import CommandLine, composed, edited, sentence_pairs, write_parquet
 from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file, save_file
 
 from heterolora import network
 from heterolora.config import Config, identity, prepare, validate
 from heterolora.config.rules import RULES
+from heterolora.records.read import load
+from heterolora.reporting.arms import arms
+from heterolora.reporting.frame import frame, mixed
 
 HOUSE = ["device=cpu", "tracking=local", "task=rte", "model=opt_350m"]
 
@@ -237,3 +241,19 @@ def test_a_finished_run_is_found_again_by_what_its_model_and_data_are(
     done = command_line(*again)
     assert done.code == 0
     assert "already finished" not in done.out
+
+
+def test_runs_of_another_model_at_the_same_path_are_told_apart_in_reports(
+    command_line: CommandLine, tiny: list[str], tmp_path: Path
+) -> None:
+    given = dict(override.split("=", 1) for override in tiny)
+    model = shutil.copytree(given["model.path"], tmp_path / "model")
+    short = [*tiny, "training.epochs=1", "strategy=homogeneous", f"model.path={model}"]
+    assert command_line(*short, "seed=0").code == 0
+    weights = load_file(model / "model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, model / "model.safetensors")
+    assert command_line(*short, "seed=13").code == 0
+    runs, problems = load(Path(given["output"]))
+    assert problems == []
+    assert "model" in mixed(frame(runs))
+    assert len(arms(frame(runs))) == 2

@@ -61,7 +61,7 @@ def script(*arguments: object) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("family", ["bert", pytest.param("llama", marks=pytest.mark.slow)])
 def test_adapt_score_select_save_and_load_in_another_process(
     family: str, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:

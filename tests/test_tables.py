@@ -444,6 +444,31 @@ def test_rows_of_different_data_or_scaling_are_named(template: Run) -> None:
     assert "rows differ in proxy" not in said
 
 
+def perplexities(template: Run, rates: Mapping[float, float]) -> Iterator[Run]:
+    """Homogeneous runs of a metric of which less is better, by learning rate."""
+    where = {
+        **TABLES["learning_rate"].entries["homogeneous"].where,
+        "task.metrics": ("perplexity",),
+    }
+    of_result = {"primary_metric": "perplexity", "unit": "", "higher_is_better": False}
+    for rate, value in rates.items():
+        run = variant(template, where | {"optimizer.learning_rate": rate}, 0)
+        row = run.result.row()["best"] | {"perplexity": value, "report_perplexity": value}
+        rows = run.result.row() | {"best": row, "last": row} | of_result
+        made = replace(run, result=RunRecord.model_validate(rows))
+        vars(made).update(searches=[])
+        yield made
+
+
+def test_a_metric_that_is_no_percentage_is_shown_as_it_is(template: Run) -> None:
+    """And of values tried, the one with the lowest is chosen."""
+    runs = [*perplexities(template, {1e-4: 34.6, 1e-3: 12.3})]
+    assert runs[0].best == 34.6
+    made = report("learning_rate", runs)
+    assert made.numbers["best_mean"].iloc[0] == 12.3
+    assert "validation report perplexity over epochs" in made.sections[0].explanation
+
+
 def test_a_run_that_went_on_with_other_code_is_flagged(template: Run) -> None:
     runs = arm_runs(template, "table4", "r2 homogeneous", {0: 80.0, 13: 81.0})
     other = {"commit": "f" * 40, "dirty": False}

@@ -84,9 +84,25 @@ class Run:
         return self.scale * self.result.last.metrics[self.metric]
 
     @property
+    def unit(self) -> str:
+        """In which `metric` is shown; percent in records of before there was a choice."""
+        return "%" if self.result.unit is None else self.result.unit
+
+    @property
+    def metric_in_words(self) -> str:
+        """`metric` with its unit: `report accuracy (%)`."""
+        words = self.metric.replace("_", " ")
+        return f"{words} ({self.unit})" if self.unit else words
+
+    @property
     def scale(self) -> float:
         """What a metric is multiplied by to be shown: 100 where the unit is percent."""
-        return 100 if self.result.unit in ("%", None) else 1
+        return 100 if self.unit == "%" else 1
+
+    @property
+    def higher_is_better(self) -> bool:
+        """The direction of `metric`; upwards in records of before there was a choice."""
+        return self.result.higher_is_better is not False
 
     @cached_property
     def epochs(self) -> Sequence[EpochRow]:

@@ -131,7 +131,7 @@ def wasted_parameters(arms: Sequence[Arm]) -> Iterable[str]:
         ):
             continue
         less, more = (mean(arm.by_seed()[seed] for seed in seeds) for arm in (small, large))
-        if more <= less:
+        if more <= less if large.runs[0].higher_is_better else more >= less:
             yield (
                 f"{large.label}: {parameters[large]:,} adapter parameters are no better than the "
                 f"{parameters[small]:,} of {small.label}: {large.runs[0].metric} {more:.1f} and "

@@ -84,14 +84,15 @@ def validation_curves(arms: Sequence[Arm], title: str) -> Figure:
     for axes, part in zip(rows, parts, strict=True):
         for arm, colour in zip(part, COLOURS, strict=False):
             epochs = [row.epoch for row in arm.runs[0].epochs]
-            curves = [[100 * row.metrics[run.metric] for row in run.epochs] for run in arm.runs]
+            curves = [
+                [run.scale * row.metrics[run.metric] for row in run.epochs] for run in arm.runs
+            ]
             mean, low, high = (f(curves, axis=0) for f in (np.mean, np.min, np.max))
             label = f"{arm.label} (n = {len(arm.runs)})"
             axes.plot(epochs, mean, color=colour, marker=".", markersize=3, label=label)
             axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
-    metric = arms[0].runs[0].metric.replace("_", " ")
-    figure.supylabel(f"validation {metric} (%)", fontsize=7.5)
+    figure.supylabel(f"validation {arms[0].runs[0].metric_in_words}", fontsize=7.5)
     rows[-1].set_xlabel("epoch")
     rows[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure

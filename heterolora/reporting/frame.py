@@ -43,7 +43,7 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
     """A row for each run.
 
     The columns are its settings by dotted key, None where it has no such key; `run`, the record;
-    `status`, `identity`; `best` and `last`, its metric in percent at the best and at the last
+    `status`, `identity`; `best` and `last`, its metric in its unit at the best and at the last
     epoch; `selection`, the metric that chose the best epoch; and the numbers of `run.json`, such as
     `seconds.training`.
     """
@@ -54,7 +54,7 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
         if run.finished:
             assert result.best is not None
             row |= flat(result.model_dump(include={"parameters", "seconds", "peak_memory_bytes"}))
-            selection = 100 * result.best.metrics[run.config["task"]["metrics"][0]]
+            selection = run.scale * result.best.metrics[run.config["task"]["metrics"][0]]
             row |= {"best": run.best, "last": run.last, "selection": selection}
         rows.append(row)
     made = pd.DataFrame(rows, dtype=object, columns=None if rows else ALWAYS)

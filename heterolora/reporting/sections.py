@@ -30,12 +30,12 @@ def grids(cells: Sequence[Cell]) -> list[Section]:
             column = cell.entry.column if across else cell.task
             lines[cell.entry.row, ""][column] = _entry(cell)
             lines[cell.entry.row, PAPER][column] = _paper(cell.published)
-            metrics |= {run.metric.replace("_", " ") for run in cell.runs}
+            metrics |= {run.metric_in_words for run in cell.runs}
         shown = {line: row for line, row in lines.items() if line[1] != PAPER or any(row.values())}
         frame = pd.DataFrame(shown.values()).fillna("")
         frame.insert(0, "", [line or name for name, line in shown])
         explanation = (
-            f"Best validation {' or '.join(sorted(metrics)) or 'metric'} over epochs in %: mean ± "
+            f"Best validation {' or '.join(sorted(metrics)) or 'metric'} over epochs: mean ± "
             "sample standard deviation over seeds (number of seeds). !: see the notes."
         )
         found.append(Section(", ".join(names), explanation, frame))
@@ -45,7 +45,7 @@ def grids(cells: Sequence[Cell]) -> list[Section]:
 def numbers(name: str, cells: Sequence[Cell], compared: Sequence[Comparison]) -> pd.DataFrame:
     """The cells of table `name`, each a row, every number in a column; NaN if it is not known.
 
-    Accuracies are in percent, differences in points, times in seconds, medians over runs. A
+    Metrics are in their units, percent or none, times in seconds, medians over runs. A
     comparison's columns begin with its role, such as `random_drawn_once_p`.
     """
     return pd.DataFrame([{"table": name} | _numbers(cell, compared) for cell in cells])

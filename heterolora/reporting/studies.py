@@ -44,12 +44,14 @@ def stability(cells: Sequence[Cell]) -> Section:
 
 
 def chosen(cell: Cell, key: str) -> Any:
-    """The value of `key` whose mean over runs of the selection half's best metric is highest.
+    """The value of `key` whose mean over runs of the selection half's best metric is best.
 
     Of equal ones the smallest; None where there are no runs. The report half is not read.
     """
     means = cell.frame["selection"].astype(float).groupby(cell.frame[key]).mean()
-    return means.idxmax() if len(means) else None
+    if means.empty:
+        return None
+    return means.idxmax() if cell.runs[0].higher_is_better else means.idxmin()
 
 
 def at_best(cell: Cell, key: str) -> Cell:
@@ -70,7 +72,7 @@ def tried(cells: Sequence[Cell], key: str) -> Section:
         for cell in cells
         for value, found in cell.frame["selection"].astype(float).groupby(cell.frame[key])
     ]
-    explanation = f"The best metric in % on the selection half, which alone chooses {key}."
+    explanation = f"The best metric on the selection half, which alone chooses {key}."
     return section("Values tried", explanation, rows)
 
 
