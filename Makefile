@@ -33,15 +33,12 @@ run: setup ## Run the main job on the embedded model and task; RUN="seed=13 prox
 	$(BIN)/python train.py proxy=gradnorm strategy=dynamic $(RUN)
 
 .PHONY: test
-test: setup ## Run the tests but for the slow ones, with coverage
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' --cov --cov-fail-under=90
-
-.PHONY: test-slow
-test-slow: setup ## Run the tests that need SLURM as root (or apt-get it), kill by the dozen or build a wheel
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+test: setup ## Run the tests, but for the slow ones
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 .PHONY: test-all
-test-all: test test-slow ## Run all tests
+test-all: setup ## Run all tests with coverage; the slow ones need SLURM as root (or apt-get it), kill by the dozen or build a wheel
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under=90
 
 .PHONY: lint
 lint: files ## Check style, formatting, types and what is in the repository

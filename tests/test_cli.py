@@ -405,6 +405,7 @@ def test_model_and_task_come_from_a_hub(tiny, checkpoints, tmp_path) -> None:
     assert process.returncode == 0, err
 
 
+@pytest.mark.slow
 def test_a_dataset_that_cannot_be_reached_is_one_line(tiny, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
     process = start(*[o for o in tiny if not o.startswith("task.path")])

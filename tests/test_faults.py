@@ -284,6 +284,7 @@ def assert_whole(directory: Path, run: dict[str, Any], reference: Command) -> No
     assert (directory / "metrics.jsonl").read_text() == reference.reference["metrics"]
 
 
+@pytest.mark.slow
 def test_wandb_that_cannot_be_reached(
     command_line: CommandLine, tiny: list[str], tmp_path: Path, a_key: str, reference: Command
 ) -> None:
