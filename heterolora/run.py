@@ -39,7 +39,6 @@ from heterolora.training.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-STARTS_OVER = "%s: the run left no checkpoint to go on from; it starts over"
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def _execute(config: Config, directory: Path, console: Console, label: str) -> R
     origin = provenance(config.device, device_name(device))
     record = Record.open(directory, config.resolved(), origin, resume)
     if begun and not resume:
-        logger.warning(STARTS_OVER, directory)
+        logger.warning("%s: the run left no checkpoint to resume from; it starts over", directory)
     loggers = Loggers([record])
     run: Row = {"status": "failed", "error": None, "seed": config.seed}
     run["identity"] = identity(config)
@@ -239,15 +238,12 @@ def _train(
             record.log_importance(_importance(trainer, scores))
 
 
-def _resume(record: Record, trainer: Trainer) -> int | None:
-    """Go on where an unfinished run was, its record and weights put back; None to start over."""
+def _resume(record: Record, trainer: Trainer) -> int:
+    """Go on where an unfinished run was, its record and weights put back; returns the step."""
     assert trainer.checkpoints is not None
     step = trainer.checkpoints.load()
-    if step is None:
-        logger.warning(STARTS_OVER, record.directory)
-        record.restart()
-    else:
-        record.log_resumption(step)
+    assert step is not None  # `resume` says that there are states
+    record.log_resumption(step)
     return step
 
 

@@ -150,13 +150,19 @@ def test_a_damaged_checkpoint_is_passed_over(damage, command: Command) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, shorten_lines])
-def test_with_none_left_the_run_starts_over(damage, command: Command) -> None:
-    for folder in killed(command, 13):
+def test_with_none_left_nothing_is_erased_unless_asked(damage, command: Command) -> None:
+    folders = killed(command, 13)
+    for folder in folders:
         damage(folder)
-    assert command.run() == 0
-    said = command.log.read_text()
-    assert said.count("is damaged") == 2
-    assert "it starts over" in said
+    before = {file: file.read_bytes() for file in command.directory.rglob("*.safetensors")}
+    assert len(before) == 4  # of two states, and the best and the last weights
+    for _ in range(2):
+        assert command.run() == 2
+        said = command.log.read_text()
+        assert said.count("is damaged") == 2
+        assert "none of its 2 checkpoints is whole" in said
+        assert {file: file.read_bytes() for file in before} == before
+    assert command.run("rerun=true") == 0
     assert command.outcome() == command.reference
 
 

@@ -170,3 +170,11 @@ def test_a_wheel_has_every_package() -> None:
     found = {file.parent.relative_to(ROOT) for file in (ROOT / "heterolora").rglob("*.py")}
     packages = [".".join(folder.parts) for folder in sorted(found)]
     assert project["tool"]["setuptools"]["packages"] == [*packages, "heterolora.conf"]
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys, heterolora.cli.run; print({'torch', 'transformers', 'wandb'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    assert done.stdout.strip() == b"set()"

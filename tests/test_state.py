@@ -93,6 +93,14 @@ def test_what_is_damaged_goes(
     assert [folder.name for folder in (tmp_path / "resume").iterdir()] == ["step-00000001"]
 
 
+def test_with_none_whole_nothing_goes(kept: CheckpointManager, tmp_path: Path) -> None:
+    for folder in (tmp_path / "resume").iterdir():
+        (folder / "checksums.json").unlink()
+    with pytest.raises(RecordError, match=r"none of its 2 checkpoints is whole.*rerun=true"):
+        kept.load()
+    assert len(list((tmp_path / "resume").iterdir())) == 2
+
+
 @dataclass(frozen=True)
 class Counting(Homogeneous):
     """A strategy that has state."""

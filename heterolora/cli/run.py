@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 
 import hydra
-import transformers
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
@@ -17,11 +16,9 @@ from rich.console import Console
 
 from heterolora.cli import sweeper
 from heterolora.cli.compose import HYDRA_VERSION, check_overrides, composition_problems
-from heterolora.cli.sweep import job
 from heterolora.cli.sweeper import GridSweeper
 from heterolora.config.folder import CONF
 from heterolora.errors import ConfigError, UserError, print_errors
-from heterolora.run import run
 
 
 def main() -> int:
@@ -35,6 +32,10 @@ def main() -> int:
 
 def task(cfg: DictConfig) -> float:
     """One run, or one job of a sweep; returns the task's first metric at the best epoch."""
+    import transformers  # and torch, which take their time: --help does without
+
+    from heterolora.cli.sweep import job
+
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -55,6 +56,8 @@ def single(cfg: DictConfig) -> float:
     Raises:
         UserError: for anything that the user can put right.
     """
+    from heterolora.run import run
+
     console = Console()
     outcome = run(cfg, console)
     outcome.show(console)

@@ -14,7 +14,6 @@ from heterolora.errors import UserError, one_line
 from heterolora.files import write_atomically
 from heterolora.loggers.console import PLAIN
 from heterolora.records.record import read_json
-from heterolora.run import run
 from heterolora.training.signals import Stopped
 
 Row = dict[str, Any]
@@ -47,6 +46,8 @@ def job(cfg: DictConfig) -> float:
 
 def _attempt(cfg: DictConfig, folder: Path, index: int, overrides: str) -> float:
     """One run, and a line that says how it ended."""
+    from heterolora.run import run  # and torch, which a summary does without
+
     label, console = f"#{index}", Console()
     try:
         outcome = run(cfg, console, label)

@@ -30,7 +30,6 @@ from heterolora.loggers.console import headline
 from heterolora.records import source
 from heterolora.records.lock import holder
 from heterolora.records.record import check_writable, finished
-from heterolora.run import directory_of
 
 CLUSTER = "SlurmLauncher"
 
@@ -228,6 +227,8 @@ def _planned(runs: Iterator[tuple[str, DictConfig]]) -> list[Row]:
 
 def _directory(cfg: DictConfig) -> str | None:
     """Where the record of a run will be; None if it cannot be made, as the run itself will say."""
+    from heterolora.run import directory_of  # and torch, which --help does without
+
     # Where the precision is given, the device has no part in where the record is, and the machine
     # that plans need not have it.
     here = cfg if cfg.precision == "auto" else OmegaConf.merge(cfg, {"device": "auto"})

@@ -149,7 +149,7 @@ class Record:
             config: the resolved configuration.
             provenance: what is known of it so far; see `add_provenance`.
             resume: keep what an unfinished run left. Then `load_state_dict` and `log_resumption`
-                follow, or `restart`. Otherwise it is cleared.
+                follow. Otherwise it is cleared.
 
         Raises:
             RecordError: if the directory cannot be written.
@@ -171,13 +171,6 @@ class Record:
                 "place with output=DIR"
             ) from error
         return record
-
-    def restart(self) -> None:
-        """Clear what an unfinished run left: after `open` with `resume` there was no way on."""
-        with writing(self.directory):
-            self._first = self._now
-            self._begin()
-            self._open_lines()
 
     def add_provenance(self, **sections: Any) -> None:
         """Add what is known by now, such as `model` and `data`, to `provenance.json`."""

@@ -72,31 +72,39 @@ class CheckpointManager:
         """Have all `stateful` go on from the newest state that is whole.
 
         A state is damaged if a file in it is missing or not what was written, or if one of the
-        `stateful` refuses it with a ValueError; it is then removed, with a warning.
+        `stateful` refuses it with a ValueError; it is passed over with a warning, and removed
+        once an older one is found whole.
 
         Returns:
             The step of the state; None if there is none.
 
         Raises:
-            RecordError: if it is of another run than this one, or cannot be read at the moment.
+            RecordError: if all are damaged, or one is of another run than this, or cannot be read
+                at the moment; nothing is removed then.
         """
+        damaged = []
         for folder in reversed(self._all()):
             try:
                 kept = self._read(folder)
                 for name, one in self.stateful.items():
                     one.load_state_dict(kept["state"][name])
             except (ValueError, SafetensorError, FileNotFoundError) as error:
-                logger.warning(
-                    "%s: this checkpoint is damaged (%s); it is left out", folder, one_line(error)
-                )
-                shutil.rmtree(folder)
+                logger.warning("%s: this checkpoint is damaged (%s)", folder, one_line(error))
+                damaged.append(folder)
             except OSError as error:
                 raise RecordError(
                     f"{folder}: this checkpoint cannot be read ({one_line(error)}); see to that "
                     "and start the same command again, or start over with rerun=true"
                 ) from error
             else:
+                for useless in damaged:
+                    shutil.rmtree(useless)
                 return int(kept["step"])
+        if damaged:
+            raise RecordError(
+                f"{self._folder}: none of its {len(damaged)} checkpoints is whole, so the run "
+                "cannot resume; rerun=true starts over, and erases what the run left"
+            )
         return None
 
     def discard(self) -> None:
