@@ -18,7 +18,7 @@ FORMAT ?= terminal
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9_ -]+:.*## /{printf "  %s\n      %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '  %s\n' '$(EXPERIMENTS)' \
-	    '    Run what is missing of an experiment and report it; MODEL= TASK= LAUNCHER= JOBS= RUN='
+	    '    Run what is missing of an experiment and report it; MODEL= TASK= LAUNCHER= JOBS= OUTPUT= FORMAT= RUN='
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,11 +33,11 @@ run: setup ## Run the main job on the embedded model and task; RUN="seed=13 prox
 	$(BIN)/python train.py proxy=gradnorm strategy=dynamic $(RUN)
 
 .PHONY: test
-test: setup ## Run the tests, but for the slow ones
+test: setup ## Run the tests, except the slow ones
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 .PHONY: test-all
-test-all: setup ## Run all tests with coverage; the slow ones need SLURM as root (or apt-get it), kill by the dozen or build a wheel
+test-all: setup ## Run all tests with coverage; the slow ones install SLURM (root and apt-get), kill many processes or build a wheel
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under=90
 
 .PHONY: lint
@@ -47,7 +47,7 @@ lint: files ## Check style, formatting, types and what is in the repository
 	$(BIN)/mypy
 
 .PHONY: files
-files: setup ## Check that the repository has no built package and no file above 1 MB but the embedded model
+files: setup ## Check that the repository has no built package and no file above 1 MB except the embedded model
 	@! git ls-files '*.whl' | sed 's/$$/: a built package/' | grep .
 	@git ls-files -z ':!heterolora/data/starter/model' \
 	    | xargs -0 $(BIN)/check-added-large-files --enforce-all --maxkb=1000
@@ -65,7 +65,7 @@ $(EXPERIMENTS): setup
 	exit $$status
 
 .PHONY: starter
-starter: setup ## Build the embedded model and its tokenizer from nothing (half an hour)
+starter: setup ## Build the embedded model and its tokenizer from scratch (half an hour)
 	$(BIN)/python scripts/build_starter.py
 
 .PHONY: clean

@@ -55,6 +55,6 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RecordError(
-            f"{path}: cannot be written ({one_line(error)}); make room there, and start the same "
-            "command again: it goes on from the last checkpoint"
+            f"{path}: cannot be written ({one_line(error)}); check free space and permissions, "
+            "then try again (an interrupted run resumes from its last checkpoint)"
         ) from error

@@ -5,8 +5,8 @@ import os
 from huggingface_hub import constants
 
 PREFETCH = (
-    "fill the cache where there is a network (`python scripts/prefetch.py` with the arguments of "
-    "this command does) and point HF_HOME at it"
+    "fill the cache on a machine with internet access (run `python scripts/prefetch.py` with the "
+    "arguments of this command) and point HF_HOME at it"
 )
 """The remedy for what the cache of the hub does not hold."""
 

@@ -145,7 +145,10 @@ def _execute(config: Config, directory: Path, console: Console, label: str) -> R
     origin = provenance(config.device, device_name(device))
     record = Record.open(directory, config.resolved(), origin, resume)
     if begun and not resume:
-        logger.warning("%s: the run left no checkpoint to resume from; it starts over", directory)
+        logger.warning(
+            "%s: no checkpoint to resume from; starting over and clearing what the run left",
+            directory,
+        )
     loggers = Loggers([record])
     run: Row = {"status": "failed", "error": None, "seed": config.seed}
     run["identity"] = identity(config)
@@ -206,7 +209,7 @@ def _warn_of_width(adapters: Adapters) -> None:
         role, (capacity, width) = next(iter(wide.items()))
         logger.warning(
             "sites of role %s can have rank %d (rank budget / enable rate), but the model's width "
-            "there is %d: what is above it costs parameters and adds nothing",
+            "there is %d: ranks above that cost parameters and add nothing",
             role,
             capacity,
             width,

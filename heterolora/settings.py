@@ -1,12 +1,13 @@
 """Settings of what a configuration can choose: proxies, selections, strategies, tasks.
 
-Such a class is a frozen dataclass whose fields are made by `setting`, so that one declaration
-serves the constructor, its checks, and the schema and help that a configuration derives from it.
+Such a class is a frozen dataclass whose settings are fields made by `setting`, so that one
+declaration serves the constructor, its checks, and the schema and help that a configuration derives
+from it. A field made otherwise is the object's own.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
@@ -67,7 +68,12 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Name and settings, as plain values."""
-        return {"name": self.name, **asdict(self)}
+        return {"name": self.name} | {f.name: getattr(self, f.name) for f in settable(type(self))}
+
+
+def settable(kind: type[Settings]) -> list["Field[Any]"]:
+    """The fields that `setting` made; any other is the object's own, such as state."""
+    return [one for one in fields(kind) if "help" in one.metadata]
 
 
 _HOLDS: dict[str, Callable[[Any, Any], bool]] = {

@@ -1,7 +1,7 @@
 """Whether a tree's training gives the numbers that are kept in tests/goldens, bit for bit.
 
 python scripts/compare_losses.py TREE                      # every case, with the code in TREE
-python scripts/compare_losses.py TREE --cases static-constant-bert dynamic-gradnorm-llama
+python scripts/compare_losses.py TREE --cases static-constant-bert dynamic-gradnorm-rank3-llama
 python scripts/compare_losses.py TREE --write              # keep what TREE gives from now on
 
 A case is a run of a second on a tiny model and a tiny dataset that this script makes. Compared are

@@ -99,7 +99,7 @@ def test_a_sweep_does_what_is_missing_and_says_what_became_of_each(command_line,
     done = command_line(*sweep)
     assert done.code == 2
     *_, first, second, third, fourth, remark, total = done.out.splitlines()
-    assert remark == "the same command again runs what is missing"
+    assert remark == "run the same command again for what is missing"
     assert re.match(r"finished .*-s0  accuracy 0\.\d{4} in \d+ s$", first)
     assert re.match(r"failed .*seed=0 .*learning_rate=1e\+?30 .*the training loss is nan", second)
     assert third.startswith("skipped")

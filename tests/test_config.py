@@ -75,7 +75,7 @@ MISTAKES = [
     ("strategy.enable_rate=.nan", "strategy.enable_rate=nan: ", "finite", "=0.25"),
     ("search_space.projections=[q,gate]", "search_space.projections=['q', 'gate']: ", "up, down"),
     ("search_space.projections=[q,q]", "search_space.projections=['q', 'q']: ", "once", "=[q,v]"),
-    ("search_space.projections=[]", "search_space.projections=[]: ", "at least 1", "=[q,v]"),
+    ("search_space.projections=[]", "search_space.projections=[]: ", "must not be empty", "=[q,v]"),
     ("search_space.shortcuts=[in,q]", "search_space.shortcuts.1=q: ", "'cut'", "res1,res2"),
     ("search_space.shortcuts=[in,in]", "search_space.shortcuts=['in', 'in']: ", "once"),
     ("search_space.shortcut_alpha=0", "search_space.shortcut_alpha=0: ", "greater than 0", "=4"),

@@ -160,7 +160,7 @@ def test_with_none_left_nothing_is_erased_unless_asked(damage, command: Command)
         assert command.run() == 2
         said = command.log.read_text()
         assert said.count("is damaged") == 2
-        assert "none of its 2 checkpoints is whole" in said
+        assert "all 2 checkpoints are damaged" in said
         assert {file: file.read_bytes() for file in before} == before
     assert command.run("rerun=true") == 0
     assert command.outcome() == command.reference

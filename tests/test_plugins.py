@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,8 @@ class Dummy(Settings):
     label: str | None = setting(None, help="whose")
     limit: int | None = setting(None, help="how far", ge=2)
     verbose: bool = setting(False, help="whether it says so")
+    seen: list[int] = field(default_factory=list)
+    """State, which no configuration has."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -156,7 +156,7 @@ def test_a_second_ctrl_c_does_not_wait(commands, tmp_path) -> None:
     assert command.run(fate=functools.partial(children.in_step, 7, signal.SIGINT, 2)) == 130
     assert list(command.output.rglob("step-*")) == []
     assert command.run() == 0
-    assert "left no checkpoint to resume from; it starts over" in command.log.read_text()
+    assert "no checkpoint to resume from; starting over" in command.log.read_text()
     assert command.outcome() == command.reference
 
 

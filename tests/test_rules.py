@@ -58,10 +58,18 @@ def test_every_rule_is_asked() -> None:
 SPLITS = [
     ("task.train_split=trian", "task.train_split=trian: ", "set task.train_split=train"),
     ("task.validation_split=test", "task.validation_split=test: ", "_split=validation"),
-    ("task.validation_split=train", "task.validation_split=train: must be another split", "="),
-    ("task.subset=foo", "task.subset=foo: is not read of the embedded task", "task.subset=null"),
-    ("task.revision=abc", "task.revision=abc: is not read of", "task.revision=null"),
-    ("model.revision=abc", "model.revision=abc: is not read of", "model.revision=null"),
+    (
+        "task.validation_split=train",
+        "task.validation_split=train: must differ from task.train_split",
+        "=",
+    ),
+    (
+        "task.subset=foo",
+        "task.subset=foo: has no effect with the embedded task",
+        "task.subset=null",
+    ),
+    ("task.revision=abc", "task.revision=abc: has no effect with", "task.revision=null"),
+    ("model.revision=abc", "model.revision=abc: has no effect with", "model.revision=null"),
 ]
 
 
@@ -78,12 +86,12 @@ def test_what_the_embedded_task_and_model_do_not_have(
 @pytest.mark.parametrize("change", ["task.revision=abc", "model.revision=abc"])
 def test_a_folder_has_no_revisions(change: str, folders: DictConfig) -> None:
     (line,) = problems(edited(folders, change))
-    assert line.startswith(f"{change}: is not read of {change.partition('.')[0]}.path=")
+    assert line.startswith(f"{change}: has no effect with {change.partition('.')[0]}.path=")
 
 
 def test_two_splits_are_two(folders: DictConfig) -> None:
     (line,) = problems(edited(folders, "task.train_split=validation"))
-    assert line.startswith("task.validation_split=validation: must be another split")
+    assert line.startswith("task.validation_split=validation: must differ from task.train_split")
 
 
 RANKS = [

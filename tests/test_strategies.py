@@ -75,8 +75,7 @@ def test_an_epoch_too_short_for_the_searches_asked_for_says_so() -> None:
     assert strategy.shortfall(10) is None
     said = strategy.shortfall(7)
     assert said == (
-        "strategy.searches_per_epoch=5: evenly spaced over the steps of an epoch (7), there are "
-        "only 4"
+        "strategy.searches_per_epoch=5: an epoch of 7 steps fits only 4 evenly spaced searches"
     )
     assert all(configured_strategy(name).shortfall(1) is None for name in ("homogeneous", "static"))
 

@@ -85,9 +85,17 @@ def test_params_belong_to_every_grid_that_has_none_of_its_own() -> None:
     [
         ([], {"grids": {"seed": 0}}, "hydra.sweeper.grids={'seed': 0}: must be a list of mappings"),
         ([], {"grids": ["seed=0"]}, "hydra.sweeper.grids=['seed=0']: must be a list of mappings"),
-        (["optimizer.eps=interval(0,1)"], {}, "optimizer.eps=interval(0,1): has no end of values"),
-        (["task=[rte,mrpc]"], {}, "task=[rte,mrpc]: task takes one choice; for a run with each"),
-        ([], {"grids": [{"task": "[rte,mrpc]"}]}, "task=[rte,mrpc]: task takes one choice; for a"),
+        (
+            ["optimizer.eps=interval(0,1)"],
+            {},
+            "optimizer.eps=interval(0,1): is an open-ended sweep",
+        ),
+        (["task=[rte,mrpc]"], {}, "task=[rte,mrpc]: task takes one choice; to run each of them"),
+        (
+            [],
+            {"grids": [{"task": "[rte,mrpc]"}]},
+            "task=[rte,mrpc]: task takes one choice; to run each",
+        ),
     ],
 )
 def test_what_cannot_be_swept_is_one_line(arguments, sweeper, said) -> None:
@@ -161,11 +169,11 @@ def test_each_task_of_each_array_is_known_by_its_job(
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("hydra/launcher=slurm", "hydra/launcher=slurm: starts the runs of a sweep only; add -m"),
-        ("hydra/launcher=joblib", "hydra/launcher=joblib: starts the runs of a sweep only; add -m"),
-        ("task=[mrpc,rte]", "task=[mrpc,rte]: task takes one choice; for a run with each of them"),
-        ("task.subset=foo", "task.subset=foo: is not read where task.path says where the data is"),
-        ("task.source=foo", "task.source=foo: is not read where task.path says where the data is"),
+        ("hydra/launcher=slurm", "hydra/launcher=slurm: only works for sweeps; add -m"),
+        ("hydra/launcher=joblib", "hydra/launcher=joblib: only works for sweeps; add -m"),
+        ("task=[mrpc,rte]", "task=[mrpc,rte]: task takes one choice; to run each of them"),
+        ("task.subset=foo", "task.subset=foo: has no effect when task.path is set"),
+        ("task.source=foo", "task.source=foo: has no effect when task.path is set"),
         ("+proxy@importance.a=[snip]", "+proxy@importance.a=[snip]: proxy@importance.a takes one"),
     ],
 )

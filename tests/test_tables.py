@@ -252,7 +252,9 @@ def test_missing_cells_and_seeds_are_named(template: Run) -> None:
     assert "r8 dynamic random" in note(made, "no finished run")
     assert note(made, "not compared with its baseline").endswith("(r2 dynamic GRAD-NORM)")
     assert note(made, "no run at all on rte, sst2")
-    assert "make table4 runs what is missing" in made.notes
+    assert (
+        "run make table4 again, with the same MODEL= and TASK=, for what is missing" in made.notes
+    )
 
 
 def test_missing_seeds_are_those_of_the_other_cells(template: Run) -> None:

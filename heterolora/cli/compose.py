@@ -30,8 +30,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
     given = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
     if given.get("task.path", "null") != "null":
         problems += [
-            f"{key}={given[key]}: is not read where task.path says where the data is; leave one "
-            "of them out"
+            f"{key}={given[key]}: has no effect when task.path is set; leave one of them out"
             for key in ("task.source", "task.subset")
             if given.get(key, "null") != "null"
         ]
@@ -46,7 +45,7 @@ def _list_for_group(override: str) -> list[str]:
     if not (CONF / parsed.key_or_group).is_dir() or not any(isinstance(v, list) for v in values):
         return []
     each = given.replace("[", "").replace("]", "").replace(" ", "")
-    return [f"{override}: {group} takes one choice; for a run with each of them, -m {group}={each}"]
+    return [f"{override}: {group} takes one choice; to run each of them, use -m {group}={each}"]
 
 
 def composition_problems(error: Exception, overrides: Sequence[str]) -> list[str]:

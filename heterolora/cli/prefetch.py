@@ -1,4 +1,4 @@
-"""Fetch what a run or a sweep reads from the hub, where there is a network.
+"""Download what a run or sweep needs from the hub, on a machine with a network.
 
 python scripts/prefetch.py +experiment=table4
 python scripts/prefetch.py model=minilm task=mrpc,rte seed=0,13,42

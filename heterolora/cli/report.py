@@ -50,17 +50,23 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument(
-        "folder", nargs="?", type=Path, default=Path("outputs"), help="holds the runs (outputs)"
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path("outputs"),
+        help="folder with the runs (default: outputs)",
     )
     parser.add_argument(
         "--table",
         choices=known,
         metavar="NAME",
         type=lambda name: f"table{name}" if name.isdecimal() else name,
-        help="one of those below, 4 for table4; needed where the runs are of several",
+        help="one of the names below (4 means table4); needed if the folder holds several",
     )
     parser.add_argument("--format", default="terminal", choices=[*FORMATS])
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write here, not to the screen")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write to this file instead of the screen"
+    )
     parser.add_argument(
         "--where",
         action="append",

@@ -73,7 +73,7 @@ def _check_launcher() -> None:
     launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
     if launcher != "basic":
         raise ConfigError(
-            [f"hydra/launcher={launcher}: starts the runs of a sweep only; add -m, or leave it out"]
+            [f"hydra/launcher={launcher}: only works for sweeps; add -m, or leave it out"]
         )
 
 

@@ -113,8 +113,8 @@ def summarize(folder: Path) -> int:
     for row in rows.values():
         counts[row["status"]] = counts.get(row["status"], 0) + 1
     if counts["failed"] or counts.get("lost"):
-        console.print("the same command again runs what is missing", **PLAIN)
+        console.print("run the same command again for what is missing", **PLAIN)
     told = ", ".join(f"{count} {status}" for status, count in counts.items())
-    console.print(f"{len(rows)} runs: {told}", **PLAIN)
+    console.print(f"{len(rows)} run{'s' * (len(rows) != 1)}: {told}", **PLAIN)
     # A bug (1) is worse than what a user can put right (2).
     return min({row["exit_code"] for row in rows.values()} - {0}, default=0)

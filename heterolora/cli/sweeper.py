@@ -187,7 +187,7 @@ def _product(loader: ConfigLoader, arguments: list[str]) -> list[list[str]]:
             values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
             raise ConfigError(
-                [f"{override.input_line}: has no end of values; list them, as in {key}=1,2,3"]
+                [f"{override.input_line}: is an open-ended sweep; list its values: {key}=1,2,3"]
             )
     return [list(combination) for combination in itertools.product(*values.values())]
 

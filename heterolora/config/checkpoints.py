@@ -149,9 +149,9 @@ def _settings(where_from: str, revision: str | None, where: str) -> PretrainedCo
                 "directory with config.json, model.safetensors and a tokenizer"
             ) from error
         raise ModelError(
-            f"{where}: is neither cached nor can the hub be reached ({one_line(error)[:160]}); "
-            f"give a local directory with model.path=DIR, {PREFETCH}, or use the embedded "
-            "model=opt_starter"
+            f"{where}: is not in the cache and the hub cannot be reached "
+            f"({one_line(error)[:160]}); give a local directory with model.path=DIR, {PREFETCH}, "
+            "or use the embedded model=opt_starter"
         ) from error
 
 

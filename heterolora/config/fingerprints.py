@@ -110,7 +110,7 @@ def _commit(source: str, subset: str | None, revision: str | None) -> str:
     except (OSError, ValueError, RuntimeError) as error:
         where = "/".join(filter(None, (source, subset)))
         raise DataError(
-            f"task.source={where}: is neither cached nor can the hub be reached "
+            f"task.source={where}: is not in the cache and the hub cannot be reached "
             f"({one_line(error)[:160]}); give parquet files on disk with task.path=DIR, or "
             f"{PREFETCH}"
         ) from error

@@ -27,7 +27,7 @@ from heterolora.config.schema import (
     StrategyConfig,
     TaskConfig,
 )
-from heterolora.settings import Settings
+from heterolora.settings import Settings, settable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +98,7 @@ def section(settings: type[Settings], group: str, name: str) -> type[PluginConfi
     """
     hints = get_type_hints(settings)
     fields: dict[str, Any] = {
-        field.name: (strict(hints[field.name]), _described(field))
-        for field in dataclasses.fields(settings)
+        field.name: (strict(hints[field.name]), _described(field)) for field in settable(settings)
     }
     chosen = GROUPS[group]
     default = ... if chosen.default is None else chosen.default

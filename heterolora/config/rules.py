@@ -80,7 +80,7 @@ def distinct_splits(task: TaskConfig) -> Iterable[str]:
     """A model is not evaluated on what it is trained on."""
     if task.train_split == task.validation_split:
         yield (
-            f"task.validation_split={task.validation_split}: must be another split than "
+            f"task.validation_split={task.validation_split}: must differ from "
             "task.train_split; for example task.validation_split=validation"
         )
 
@@ -96,7 +96,7 @@ def data_settings_are_read(task: TaskConfig) -> Iterable[str]:
         return
     for key, value in idle.items():
         if value is not None:
-            yield f"task.{key}={value}: is not read of {where}; set task.{key}=null"
+            yield f"task.{key}={value}: has no effect with {where}; set task.{key}=null"
 
 
 def revision_is_read(model: ModelConfig) -> Iterable[str]:
@@ -105,7 +105,7 @@ def revision_is_read(model: ModelConfig) -> Iterable[str]:
         return
     if model.path is not None or model.name in EMBEDDED:
         yield (
-            f"model.revision={model.revision}: is not read of {model.where}, which is a folder; "
+            f"model.revision={model.revision}: has no effect with {model.where}, a local folder; "
             "set model.revision=null"
         )
 
@@ -144,8 +144,8 @@ def some_site(space: SearchSpaceConfig) -> Iterable[str]:
     """A search space has sites."""
     if not any(space.roles().values()):
         yield (
-            "search_space.projections=[]: must have at least 1 item where search_space.shortcuts "
-            "has none; for example search_space.projections=[q,v]"
+            "search_space.projections=[]: must not be empty when search_space.shortcuts "
+            "is empty; for example search_space.projections=[q,v]"
         )
 
 
@@ -229,7 +229,7 @@ def budget_reaches_a_site(
             yield (
                 f"strategy.enable_rate={strategy.enable_rate:g}: a site that is on would cost "
                 f"{dearest} parameters, so that a budget of {pool.budget} is nearest to no site at "
-                "all; raise it, for example strategy.enable_rate=0.25, or add roles to "
+                "all; raise strategy.enable_rate, for example to 0.25, or add roles to "
                 "search_space.projections or search_space.shortcuts"
             )
 

@@ -4,7 +4,6 @@ The sections of proxies, selections, strategies and tasks are derived from the c
 library (`heterolora.config.plugins`), so that adding one is one file and one YAML.
 """
 
-import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NewType, Self
 
 from pydantic import (
@@ -17,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from heterolora.settings import Settings
+from heterolora.settings import Settings, settable
 from heterolora.sites import Kind, LoraRole, ShortcutRole
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ class PluginConfig(Section):
         """The object that does what the section says."""
         if self.settings is None:
             return self
-        names = [field.name for field in dataclasses.fields(self.settings)]
+        names = [field.name for field in settable(self.settings)]
         return self.settings(**{name: getattr(self, name) for name in names})
 
 

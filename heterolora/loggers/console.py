@@ -102,7 +102,7 @@ class ConsoleLogger:
             f"all scores of {row['proxy']['name']} are equal{self._among}, "
             "so the allocation is random"
             if row["degenerate"]
-            else f"{row['tied']} sites tie at the cut, and chance decided among them"
+            else f"{row['tied']} sites tie at the cutoff, and the choice among them was random"
         )
         self._console.print(
             f"{self._label}warning: step {row['step']}: {what} "
@@ -136,9 +136,10 @@ def print_summary(
     assert memory is not None
     proxy = f", proxy {info.proxy}" if info.proxy else ""
     spent = ", ".join(f"{activity} {value:.1f}" for activity, value in seconds.row().items())
+    searched = f"{len(searches)} search{'es' * (len(searches) != 1)}"
     lines = {
         "task": f"{info.task}, model {info.model}, seed {info.seed}",
-        "allocation": f"{info.strategy}{proxy}, {len(searches)} searches, "
+        "allocation": f"{info.strategy}{proxy}, {searched}, "
         f"{parameters.sites_enabled} of {parameters.sites} sites on",
         "parameters": f"adapters {parameters.enabled:,} on (budget {parameters.budget:,}), "
         f"head {parameters.head:,}",

@@ -169,7 +169,7 @@ def say_how_to_send(run: wandb.Run, console: Console) -> None:
     """The command that sends a run which was kept offline."""
     if run.offline:
         console.print(
-            f"W&B: kept offline; send it with: wandb sync {run.settings.sync_dir}",
+            f"W&B: kept offline; upload it with: wandb sync {run.settings.sync_dir}",
             soft_wrap=True,
             highlight=False,
             markup=False,

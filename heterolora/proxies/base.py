@@ -165,7 +165,7 @@ class DataProxy(SaliencyProxy):
     """
 
     micro_batch_size: int = setting(
-        32, help="the most examples that go through the model at a time; changes no score", gt=0
+        32, help="examples per forward pass; does not change the scores", gt=0
     )
 
     def sample(self, examples: Examples) -> Iterable[Batch]:

@@ -23,7 +23,7 @@ class Constant(Proxy):
     that the sites are drawn once and stay.
     """
 
-    redraw: bool = setting(True, help="draw the sites anew at each search; false: once")
+    redraw: bool = setting(True, help="true: draw new sites at each search; false: draw once")
 
     @property
     def needs_labels(self) -> bool:

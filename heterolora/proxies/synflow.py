@@ -31,7 +31,7 @@ class SynFlow(SaliencyProxy):
         "probe", help="probe: draw B like A while all are zero. current: as they stand (the paper)"
     )
     objective: Literal["loss", "output"] = setting(
-        "loss", help="loss: as the paper. output: the sum of the outputs, as SYNFLOW's authors"
+        "loss", help="loss: as in the paper; output: sum of the outputs, as in the original SynFlow"
     )
     num_batches: int = setting(1, help="batches in the sample", gt=0)
 

@@ -85,7 +85,7 @@ class Run:
 
     @property
     def unit(self) -> str:
-        """In which `metric` is shown; percent in records of before there was a choice."""
+        """In which `metric` is shown; percent in records written before this was configurable."""
         return "%" if self.result.unit is None else self.result.unit
 
     @property
@@ -101,7 +101,7 @@ class Run:
 
     @property
     def higher_is_better(self) -> bool:
-        """The direction of `metric`; upwards in records of before there was a choice."""
+        """The direction of `metric`; upwards in records written before this was configurable."""
         return self.result.higher_is_better is not False
 
     @cached_property

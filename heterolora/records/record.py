@@ -286,7 +286,7 @@ def _first(directory: Path) -> Row | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        logger.warning("%s: is damaged (%s) and begins anew", file, schema.reason(error))
+        logger.warning("%s: is damaged (%s) and is started afresh", file, schema.reason(error))
         return None
 
 

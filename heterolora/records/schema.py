@@ -78,14 +78,14 @@ class SearchRow(RecordModel):
         step: optimizer steps made before it.
         epoch: counted from 1.
         proxy: its settings.
-        selection: its settings; None in records of before there was a choice.
+        selection: its settings; None in records written before this was configurable.
         scores: by site.
         ranks: by site; 0 is off.
         parameters: of the adapters that are on.
         tied: sites among which chance decided.
         degenerate: whether all scores were equal.
         seconds: that it took.
-        weights: which B was scored; None in records older than the question.
+        weights: which B was scored; None in records written before it was recorded.
     """
 
     step: int
@@ -150,7 +150,7 @@ class RunRecord(RecordModel):
         identity: the digest of everything that shapes the run's numbers, the seed apart.
         steps: optimizer steps made.
         primary_metric: the metric by which the best epoch was chosen.
-        higher_is_better: its direction; None in records of before there was a choice.
+        higher_is_better: its direction; None in records written before this was configurable.
         unit: in which it is shown: `%` is a hundred times its value; None as for the direction.
         best: the row of the best epoch.
         last: the row of the last epoch.

@@ -69,7 +69,7 @@ def _unpaired(cells: Sequence[Cell], compared: Sequence[Comparison]) -> Iterator
                 wanting.setdefault(role, []).append(cell)
     for role, rows in wanting.items():
         what = "its baseline" if role == "baseline" else f"its control ({role})"
-        yield f"not compared with {what}, for want of a common seed: {_labels(rows)}"
+        yield f"not compared with {what}, because they share no seed: {_labels(rows)}"
 
 
 def _degenerate(cells: Sequence[Cell]) -> Iterator[str]:
@@ -122,7 +122,7 @@ def _missing(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
     if absent and table.paper and any(cell.model == table.paper.model for cell in cells):
         yield f"no run at all on {', '.join(absent)}, which the paper's table has"
     if gaps:
-        yield f"make {table.name} runs what is missing"
+        yield f"run make {table.name} again, with the same MODEL= and TASK=, for what is missing"
 
 
 def _mixed(table: Table, cells: Sequence[Cell]) -> Iterator[str]:

@@ -30,6 +30,6 @@ class Dynamic(Strategy):
         if len(steps) == self.searches_per_epoch:
             return None
         return (
-            f"strategy.searches_per_epoch={self.searches_per_epoch}: evenly spaced over the steps "
-            f"of an epoch ({steps_per_epoch}), there are only {len(steps)}"
+            f"strategy.searches_per_epoch={self.searches_per_epoch}: an epoch of {steps_per_epoch} "
+            f"steps fits only {len(steps)} evenly spaced searches"
         )

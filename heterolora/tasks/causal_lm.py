@@ -21,10 +21,10 @@ class CausalLM(Task):
     """The next token, at each position of a text."""
 
     metrics: tuple[Literal["perplexity"], ...] = setting(
-        ("perplexity",), help="the first chooses the best epoch"
+        ("perplexity",), help="the first one selects the best epoch"
     )
     text: str = setting(help="the column of the texts", example="text")
-    max_length: int = setting(help="tokens that an example may have", gt=1, example=128)
+    max_length: int = setting(help="maximum number of tokens per example", gt=1, example=128)
 
     @property
     def model_class(self) -> Any:

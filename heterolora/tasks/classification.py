@@ -26,14 +26,14 @@ class Classification(Task):
     """A label for one sentence or a pair; with `num_labels=1` a number, by regression."""
 
     metrics: tuple[MetricName, ...] = setting(
-        help="the first chooses the best epoch", example="[accuracy]"
+        help="the first one selects the best epoch", example="[accuracy]"
     )
     sentences: tuple[str, ...] = setting(
         help="the columns of one sentence or of a pair", example="[sentence]"
     )
     label: str | None = setting(help="the column of the labels", example="label")
     num_labels: int = setting(help="classes, or 1 for a regression", gt=0, example=2)
-    max_length: int = setting(help="tokens that an example may have", gt=0, example=128)
+    max_length: int = setting(help="maximum number of tokens per example", gt=0, example=128)
 
     @property
     def is_regression(self) -> bool:

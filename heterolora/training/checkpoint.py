@@ -93,8 +93,8 @@ class CheckpointManager:
                 damaged.append(folder)
             except OSError as error:
                 raise RecordError(
-                    f"{folder}: this checkpoint cannot be read ({one_line(error)}); see to that "
-                    "and start the same command again, or start over with rerun=true"
+                    f"{folder}: this checkpoint cannot be read ({one_line(error)}); fix that "
+                    "and run the same command again, or start over with rerun=true"
                 ) from error
             else:
                 for useless in damaged:
@@ -102,8 +102,8 @@ class CheckpointManager:
                 return int(kept["step"])
         if damaged:
             raise RecordError(
-                f"{self._folder}: none of its {len(damaged)} checkpoints is whole, so the run "
-                "cannot resume; rerun=true starts over, and erases what the run left"
+                f"{self._folder}: all {len(damaged)} checkpoints are damaged, so the run "
+                "cannot resume; rerun=true starts over and erases its record"
             )
         return None
 

@@ -24,7 +24,7 @@ def memory_advice(device: torch.device) -> Iterator[None]:
         what = ". ".join(one_line(error).split(". ")[:2]).rstrip(".")
         raise TrainingError(
             f"device={device}: {what}; lower evaluation.batch_size or proxy.micro_batch_size "
-            "(then the same run goes on), training.batch_size, set precision=bf16, or choose a "
+            "(the same run then resumes), training.batch_size, set precision=bf16, or choose a "
             "device with more memory"
         ) from error
 

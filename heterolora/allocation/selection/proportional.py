@@ -22,7 +22,7 @@ class Proportional(Selection):
     ranks come first, and sites of the same rank in random order.
     """
 
-    floor: int = setting(0, help="ranks that every site keeps", ge=0)
+    floor: int = setting(0, help="minimum rank of every site", ge=0)
 
     def select(self, candidates: Candidates, budget: int, rng: random.Random) -> Allocation:
         """Give every site its floor, and the rest of `budget` by the scores.
