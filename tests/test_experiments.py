@@ -76,7 +76,8 @@ def test_it_runs_and_its_table_shows_every_run(
     assert len(records) == arms(name)
     assert all(run.finished for run in records)
     assert {run.setting("name") for run in records} == {name}
-    assert f"{len(records)} runs: {len(records)} finished, 0 skipped, 0 failed" in done.out
+    counted = f"{len(records)} run{'s' * (len(records) > 1)}"
+    assert f"{counted}: {len(records)} finished, 0 skipped, 0 failed" in done.out
     table, runs = read(EXPERIMENTS[name]), frame(records)
     made = report(table, runs_of(table, runs))
     assert not [text for text in made.notes if "belong to no row" in text]

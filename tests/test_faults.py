@@ -63,7 +63,9 @@ def test_a_disk_that_fills_up_while_saving(command: Command) -> None:
     """RLIMIT_FSIZE: files beyond that size cannot be written, smaller ones can."""
     fate = functools.partial(children.limit_files_in_step, 12, 12000)
     assert command.run(fate=fate) == 2
-    assert re.search(r"error: .*step-00000016: cannot be written .*goes on", one_error(command))
+    assert re.search(
+        r"error: .*step-00000016: cannot be written .*resumes from", one_error(command)
+    )
     run = read_run(command.directory)
     assert run is not None
     assert run["status"] == "failed"

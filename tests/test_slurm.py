@@ -197,7 +197,7 @@ def test_jobs_run_the_source_that_was_there_when_they_were_submitted(
     shutil.rmtree(tree)
     code, out, err = ended(process)
     assert code == 0, err
-    assert out[-1] == "1 runs: 1 finished, 0 skipped, 0 failed"
+    assert out[-1] == "1 run: 1 finished, 0 skipped, 0 failed"
     (copy,) = (outputs / ".sweeps" / "source").iterdir()
     file = Path("heterolora") / "cli" / "sweep.py"
     assert (copy / file).read_bytes() == (ROOT / file).read_bytes()
@@ -215,7 +215,7 @@ def test_out_of_time_a_run_queues_again_and_goes_on(
         submit(*long, *limits, f"training.epochs={epochs}", f"output={tmp_path}")
     )
     assert code == 0, err
-    assert out[-1] == "1 runs: 1 finished, 0 skipped, 0 failed"
+    assert out[-1] == "1 run: 1 finished, 0 skipped, 0 failed"
     assert "timed-out" in logs(tmp_path)
     assert "resumed at step" in logs(tmp_path)
     metrics, searches, _ = record(tmp_path)
@@ -240,7 +240,7 @@ def test_preempted_and_killed_runs_end_as_if_nothing_had_been(
     wait_until(lambda: steps(places["killed"]) > 20)
     again = command_line("-m", *long, f"output={places['killed']}")
     assert again.code == 0
-    assert again.out.splitlines()[-1] == "1 runs: 0 finished, 0 skipped, 0 failed, 1 running"
+    assert again.out.splitlines()[-1] == "1 run: 0 finished, 0 skipped, 0 failed, 1 running"
     (lock,) = places["killed"].rglob(".lock")
     os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
     wait_until(lambda: steps(places["preempted"]) > 20)
@@ -256,7 +256,7 @@ def test_preempted_and_killed_runs_end_as_if_nothing_had_been(
     assert record(places["preempted"]) == uninterrupted.record
     code, out, err = ended(submit(*long, hour, f"output={places['killed']}"))
     assert code == 0, err
-    assert out[-1] == "1 runs: 1 finished, 0 skipped, 0 failed"
+    assert out[-1] == "1 run: 1 finished, 0 skipped, 0 failed"
     assert "resumed at step" in logs(places["killed"])
     assert record(places["killed"]) == uninterrupted.record
     (run,) = (read_run(file.parent) for file in places["killed"].rglob("run.json"))
