@@ -154,9 +154,10 @@ def test_a_model_of_half_precision(
 
 def test_a_loss_that_is_no_pair_is_told_so(checkpoints: dict[str, Path]) -> None:
     adapters = hl.adapt(classifier(checkpoints["bert"]), {"q": 2})
-    batches = [{"input_ids": torch.tensor([[0, 5, 2]])}]
-    with pytest.raises(TypeError, match=r"returned a Tensor; it must return a pair: the sum of"):
-        hl.proxies.GradNorm().scores(adapters, batches, lambda output, _: output.logits.mean())
+    batches = [{"input_ids": torch.tensor([[0, 5, 2]]), "labels": torch.tensor([0])}]
+    for proxy in (hl.proxies.GradNorm(), hl.proxies.SynFlow()):
+        with pytest.raises(TypeError, match=r"a Tensor; it must return a pair: the sum of"):
+            proxy.scores(adapters, batches, lambda output, _: output.logits.mean())
 
 
 def test_seed_and_ranks_are_saved(checkpoints: dict[str, Path], tmp_path: Path) -> None:

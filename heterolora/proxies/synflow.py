@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from heterolora.adapters import Adapters
 from heterolora.errors import ModelError
-from heterolora.losses import Autocast, Batch, Loss
+from heterolora.losses import Autocast, Batch, Loss, summed
 from heterolora.proxies.base import AB, Examples, SaliencyProxy, Weights, first, overrides
 from heterolora.settings import setting
 
@@ -90,7 +90,7 @@ class SynFlow(SaliencyProxy):
             return logits.sum()
         labels = torch.cat([_fitted(batch["labels"], output.logits) for batch in batches])
         logits = output.logits.expand(len(labels), *output.logits.shape[1:])
-        total, _ = loss(type(output)(logits=logits), {"labels": labels})
+        total, _ = summed(loss, type(output)(logits=logits), {"labels": labels})
         return total / self.batch_size
 
 
