@@ -1,8 +1,8 @@
 """Torch's generators for the named random streams of a run (`heterolora.streams`)."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from typing import Self
 
 import torch
 
@@ -16,24 +16,38 @@ def torch_generator(seed: int, *names: object) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, *names))
 
 
-@contextmanager
-def global_stream(seed: int, *names: object, device: torch.device = CPU) -> Iterator[None]:
-    """Torch's global generators run on the stream `names` inside, and are as before afterwards.
+class Stream:
+    """Torch's global generators on the stream `names`: inside `with` they draw from it.
 
-    Those are the CPU's and that of `device`; other devices' are neither read nor touched.
+    Those are the CPU's and that of `device`; other devices' are neither read nor touched. Outside
+    they are as before, and the next `with` goes on where the last one was left.
     """
-    before = global_states(device)
-    stream = derive(seed, *names)
-    torch.default_generator.manual_seed(stream)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(stream)
-    elif device.type == "mps":
-        torch.mps.manual_seed(stream)
-    try:
-        yield
-    finally:
-        set_global_states(before, device)
+
+    def __init__(self, seed: int, *names: object, device: torch.device = CPU) -> None:
+        self._device = device
+        stream = derive(seed, *names)
+        self.states = {
+            kind: torch.Generator(where).manual_seed(stream).get_state()
+            for kind, where in {"cpu": CPU, device.type: device}.items()
+        }
+        self._before: dict[str, torch.Tensor] = {}
+
+    def __enter__(self) -> Self:
+        self._before = global_states(self._device)
+        set_global_states(self.states, self._device)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.states = global_states(self._device)
+        set_global_states(self._before, self._device)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Where the stream stands, by the type of the device."""
+        return dict(self.states)
+
+    def load_state_dict(self, states: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.states = dict(states)
 
 
 def global_states(device: torch.device) -> dict[str, torch.Tensor]:

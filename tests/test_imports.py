@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = ["errors", "streams", "sites", "state", "settings", "seeding", "losses", "files"]
+GROUND = [
+    "errors",
+    "streams",
+    "sites",
+    "state",
+    "settings",
+    "seeding",
+    "losses",
+    "files",
+    "dropout",
+    "unpadding",
+]
 """Floor 0, where a module may import those before it."""
 
 LIBRARY = {

@@ -12,7 +12,7 @@ from support import subject
 
 from heterolora.errors import RecordError
 from heterolora.proxies import Snip
-from heterolora.seeding import global_stream
+from heterolora.seeding import Stream
 from heterolora.strategies import Homogeneous, Search
 from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.engines import LocalEngine
@@ -30,12 +30,12 @@ def test_a_stream_is_its_own_and_leaves_the_global_generator_as_it_was(
     torch.manual_seed(1)
     expected = torch.rand(4)
     torch.manual_seed(1)
-    with global_stream(5, "dropout"):
+    with Stream(5, "dropout"):
         inside = torch.rand(4)
     assert torch.equal(torch.rand(4), expected)
-    with global_stream(5, "dropout"):
+    with Stream(5, "dropout"):
         assert torch.equal(torch.rand(4), inside)
-    with global_stream(6, "dropout"):
+    with Stream(6, "dropout"):
         assert not torch.equal(torch.rand(4), inside)
 
 
@@ -124,7 +124,7 @@ def test_a_trainer_keeps_whatever_has_state(checkpoints: dict[str, Path], pairs:
         return Trainer(engine, here.examples, {}, 1, 8, 0, "accuracy", **parts)
 
     state = trainer(Counting(counter=Counter(3))).state_dict()
-    assert {"engine", "search", "strategy", "generators"} <= state.keys()
+    assert {"engine", "search", "strategy"} <= state.keys()
     other = Counting()
     trainer(other).load_state_dict(state)
     assert other.counter.count == 3

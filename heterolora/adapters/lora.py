@@ -19,5 +19,4 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` (..., in_features) to (..., out_features)."""
-        y: Tensor = self.base(x)
-        return y if self.adapter.known_rank == 0 else y + self.adapter(x)
+        return self.adapter.added(self.base(x), x)

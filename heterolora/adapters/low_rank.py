@@ -68,6 +68,25 @@ class LowRank(nn.Module):
             return self._map(x)
         return self._map(x.to(self.A.dtype)).to(x.dtype)
 
+    def added(self, y: Tensor, x: Tensor) -> Tensor:
+        """`y + scaling B diag(mask) A x`, in one product where that is possible.
+
+        Args:
+            y: (..., out_features); given back as it is where the adapter is off.
+            x: (..., in_features), of as many rows.
+        """
+        rank = self.known_rank
+        if rank == 0:
+            return y
+        plain = x.dtype == y.dtype == self.A.dtype
+        if rank is None or not plain or torch.is_autocast_enabled(x.device.type):
+            return y + self(x)
+        z = F.linear(x, self.A[:rank]).flatten(0, -2)
+        product: Tensor = torch.addmm(
+            y.flatten(0, -2), z, self.B[:, :rank].T, alpha=self.scaling_rule(rank)
+        )
+        return product.view(y.shape)
+
     def _map(self, x: Tensor) -> Tensor:
         rank = self.known_rank
         if rank is None:

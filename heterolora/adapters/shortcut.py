@@ -24,12 +24,9 @@ class Residual(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map `h` to s_res(h)."""
-        if self.adapter.known_rank == 0:
-            # A view costs nothing, and keeps this use of h in its place in the sum of h's
-            # gradients: floats added in another order have other bits.
-            return h.view_as(h)
-        s: Tensor = h + self.adapter(h)
-        return s
+        # A view costs nothing, and keeps this use of h in its place in the sum of h's gradients
+        # where the adapter is off: floats added in another order have other bits.
+        return self.adapter.added(h.view_as(h), h)
 
 
 class Absent(nn.Module):
@@ -53,7 +50,7 @@ class Added(Shortcut):
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Join s(h) to the stream `x`."""
-        return x if self.adapter.known_rank == 0 else x + self.adapter(h)
+        return self.adapter.added(x, h)
 
 
 class Renormalized(Shortcut):
@@ -61,7 +58,7 @@ class Renormalized(Shortcut):
 
     def forward(self, x: Tensor, h: Tensor, norm: Norm) -> Tensor:
         """Join s(h) to the stream `x`, and normalise."""
-        return norm(x if self.adapter.known_rank == 0 else x + self.adapter(h))
+        return norm(self.adapter.added(x, h))
 
 
 class RenormalizedWhereOn(Shortcut):
@@ -74,8 +71,8 @@ class RenormalizedWhereOn(Shortcut):
         """
         match self.adapter.known_rank:
             case None:
-                return torch.where(self.adapter.mask.any(), norm(x + self.adapter(h)), x)
+                return torch.where(self.adapter.mask.any(), norm(self.adapter.added(x, h)), x)
             case 0:
                 return x
             case _:
-                return norm(x + self.adapter(h))
+                return norm(self.adapter.added(x, h))

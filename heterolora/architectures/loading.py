@@ -22,7 +22,7 @@ from transformers import (
 from heterolora.architectures.family import Family, family_named, head_of
 from heterolora.architectures.weights import check_weights, drawn, weight_files
 from heterolora.errors import ModelError, one_line
-from heterolora.seeding import global_stream
+from heterolora.seeding import Stream
 
 
 class Headed(Protocol):
@@ -88,7 +88,7 @@ def load_pretrained(
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
         family = family_named(config.model_type, where)
-        with global_stream(seed, "head"):
+        with Stream(seed, "head"):
             model, report = task.model_class.from_pretrained(
                 source,
                 revision=revision,

@@ -12,6 +12,7 @@ from heterolora.architectures.family import Family, layers_of
 from heterolora.errors import ModelError
 from heterolora.seeding import torch_generator
 from heterolora.sites import ROLES, SHORTCUT_ROLES, Site
+from heterolora.unpadding import Unpadding
 
 
 def wire(
@@ -51,6 +52,7 @@ def wire(
     if space.shortcuts:
         check_shortcuts(model.config)
         adapters |= _stack(model, family, layers, space, seed)
+    Unpadding(model, list(layers_of(model, family)))
     listed = sorted(adapters, key=lambda site: (site.layer, ROLES.index(site.role)))
     return Adapters(model, {site: adapters[site] for site in listed}, head, seed, space)
 

@@ -21,6 +21,7 @@ from heterolora.losses import Autocast, Batch, Loss, default_loss, inputs, summe
 from heterolora.seeding import torch_generator
 from heterolora.settings import Settings, setting
 from heterolora.sites import Site
+from heterolora.unpadding import without_padding
 
 AB = dict[Site, tuple[Tensor, Tensor]]
 """For each site its A (r, d_in) and its B (d_out, r), or the gradients by them."""
@@ -186,7 +187,7 @@ class DataProxy(SaliencyProxy):
         tensors = overrides(adapters, theta)
         for batch in first(batches, self.examples, self.micro_batch_size):
             here = {name: tensor.to(leaves[0].device) for name, tensor in batch.items()}
-            with autocast():
+            with autocast(), without_padding():
                 output = functional_call(adapters.model, tensors, kwargs=inputs(here))
             total_loss, _ = summed(loss, output, here)
             parts = torch.autograd.grad(total_loss / self.batch_size, leaves)

@@ -18,7 +18,7 @@ from heterolora.state import Stateful
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 KEPT = 2
 """The newest one, and the one before for when that turns out to be damaged."""
 STATE, TENSORS, CHECKSUMS = "state.json", "state.safetensors", "checksums.json"

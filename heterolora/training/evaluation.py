@@ -8,6 +8,7 @@ from torch import nn
 from heterolora.losses import Autocast, inputs
 from heterolora.tasks import Task
 from heterolora.tasks.encoded import Encoded
+from heterolora.unpadding import without_padding
 
 
 @torch.no_grad()
@@ -25,7 +26,7 @@ def evaluate(
     model.eval()
     metric = task.metric()
     for batch in split.in_order(batch_size):
-        with autocast():
+        with autocast(), without_padding():
             output = model(**inputs(batch))
         metric.update(output, batch)
     return metric.compute()

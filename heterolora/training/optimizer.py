@@ -20,6 +20,7 @@ def adamw(
         betas=betas,
         eps=eps,
         weight_decay=weight_decay,
+        fused=True,
     )
     freeze_disabled(optimizer, adapters)
     return optimizer

@@ -2,16 +2,15 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from heterolora.errors import TrainingError
 from heterolora.losses import Batch
-from heterolora.seeding import global_states, global_stream, set_global_states
 from heterolora.state import Stateful, stateful
 from heterolora.strategies import Search, Strategy
 from heterolora.strategies.homogeneous import Homogeneous
@@ -22,6 +21,8 @@ from heterolora.training.engines import Engine
 from heterolora.training.logging import Logger
 from heterolora.training.signals import Signals
 from heterolora.training.weights import WeightFiles
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Trainer:
             without a prefix chooses the best epoch.
         epochs: passes over the training split.
         batch_size: examples in a step.
-        seed: of the order of the examples and of dropout.
+        seed: of the order of the examples.
         metric: the metric that chooses the best epoch.
         higher_is_better: its direction.
         strategy: when to search.
@@ -64,6 +65,7 @@ class Trainer:
         weights: keeps the best and the last weights.
         checkpoints: keeps the state at every epoch's end, after `every_minutes`, and for signals.
         every_minutes: between two checkpoints.
+        signals: that stop the process; between two steps, and when the state is saved.
     """
 
     engine: Engine
@@ -81,10 +83,9 @@ class Trainer:
     weights: WeightFiles | None = None
     checkpoints: CheckpointManager | None = None
     every_minutes: float = math.inf
+    signals: Signals = field(default_factory=Signals)
     progress: Progress = field(default_factory=Progress, init=False)
     clock: Clock = field(init=False)
-    _signals: Signals = field(default_factory=Signals, init=False)
-    _generators: dict[str, Tensor] | None = field(default=None, init=False)
     _saved: float = field(default=0.0, init=False)
     _pending: list[Tensor] = field(default_factory=list, init=False)
 
@@ -107,17 +108,18 @@ class Trainer:
             TrainingError: at the first step whose loss is not finite.
             RecordError: if there is no room for what has to be kept.
         """
-        # Dropout draws from torch's global generators, so the whole loop runs on its stream.
-        with global_stream(self.seed, "dropout", device=self.device), self._signals:
-            if self._generators is not None:
-                set_global_states(self._generators, self.device)
+        return drive(self.steps())
+
+    def steps(self) -> "Steps[Progress]":
+        """`fit`, but for the optimizer steps: each is yielded, and its loss is to be sent back."""
+        with self.signals:
             self.clock.restart()
             self._saved = time.monotonic()
             for epoch in range(self.progress.step // self.steps_per_epoch, self.epochs):
-                self._fit_epoch(epoch)
+                yield from self._epoch(epoch)
                 self._validate(epoch)
                 self._save(epoch)
-                self._signals.obey()
+                self.signals.obey()
         return self.progress
 
     def evaluate(self) -> dict[str, float]:
@@ -132,7 +134,6 @@ class Trainer:
         """All that the rest of the training depends on. Only between two steps."""
         return {
             **{name: part.state_dict() for name, part in self._stateful().items()},
-            "generators": global_states(self.device),
             "progress": asdict(self.progress),
             "seconds": dict(self.clock.seconds),
         }
@@ -141,7 +142,6 @@ class Trainer:
         """Be where `state_dict` was; `fit` goes on from there."""
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
-        self._generators = state["generators"]
         self.progress = Progress(**state["progress"])
         self.clock.seconds.update(state["seconds"])
 
@@ -160,11 +160,11 @@ class Trainer:
     def _pause(self, epoch: int) -> None:
         """Between two steps: save if it is time or a signal has come, which then has its way."""
         due = time.monotonic() - self._saved >= 60 * self.every_minutes
-        if due or self._signals.waiting:
+        if due or self.signals.waiting:
             self._save(epoch)
-            self._signals.obey()
+            self.signals.obey()
 
-    def _fit_epoch(self, epoch: int) -> None:
+    def _epoch(self, epoch: int) -> "Steps[None]":
         """The rest of a pass over the training split."""
         searches = self.strategy.search_steps(epoch, self.steps_per_epoch)
         done = self.progress.step - epoch * self.steps_per_epoch
@@ -173,7 +173,7 @@ class Trainer:
             self._pause(epoch)
             if step in searches:
                 self._search(epoch)
-            self._pending.append(self.training_step(batch))
+            self._pending.append((yield Step(self, batch)))
             self.progress.step += 1
             if self.progress.step % self.log_every == 0 or step + 1 == self.steps_per_epoch:
                 self._log(epoch)
@@ -253,3 +253,38 @@ class Trainer:
         new: float = row[self.metric]
         old: float = self.progress.best[self.metric]
         return new > old if self.higher_is_better else new < old
+
+
+@dataclass(frozen=True)
+class Step:
+    """An optimizer step that a training is about to make."""
+
+    trainer: Trainer
+    batch: Batch
+
+    def make(self) -> Tensor:
+        """Make it; its mean loss, left on the device."""
+        return self.trainer.training_step(self.batch)
+
+
+Steps = Generator[Step, Tensor, Result]
+"""What yields optimizer steps, is sent the loss of each, and returns a result."""
+
+
+def drive(steps: "Steps[Result]") -> Result:
+    """Make every step that `steps` yields; returns its result.
+
+    What a step raises is raised at its yield.
+    """
+    try:
+        step = next(steps)
+        while True:
+            try:
+                loss = step.make()
+            except BaseException as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(loss)
+    except StopIteration as end:
+        result: Result = end.value
+        return result

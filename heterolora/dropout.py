@@ -1,0 +1,66 @@
+"""Dropout on the CPU, where torch draws one random number after another for it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+LEVELS = 2**16
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Whether any probability of dropout in a model's configuration is above 0."""
+    config: Any = getattr(model, "config", None)
+    values = config.to_dict() if hasattr(config, "to_dict") else {}
+    return any(
+        "drop" in name and isinstance(value, int | float) and value > 0
+        for name, value in values.items()
+    )
+
+
+class Dropout(TorchFunctionMode):
+    """Inside, `F.dropout` draws 16 random bits for an element, four elements at a time.
+
+    An element is dropped with probability p, rounded to 1 / 2^16, and the others are divided by
+    what is left, so that the expectation is exact. On one core that takes a sixth of the time.
+
+    Args:
+        generators: of the CPU, one for each of the batches that lie one behind the other in what
+            is dropped; None for torch's global one.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator | None] = (None,)) -> None:
+        super().__init__()
+        self._generators = generators
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Take the place of `F.dropout`, and of nothing else."""
+        if function is F.dropout:
+            return self._dropout(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+    def _dropout(
+        self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        drops = round(p * LEVELS)
+        if not training or drops == 0 or drops == LEVELS or input.device.type != "cpu":
+            return F.dropout(input, p, training, inplace)
+        share = input.numel() // len(self._generators)
+        bits = torch.cat([_bits(share, generator) for generator in self._generators])
+        keep = bits.view(input.shape) >= drops - LEVELS // 2
+        return input * keep.to(input.dtype).mul_(LEVELS / (LEVELS - drops))
+
+
+def _bits(count: int, generator: torch.Generator | None) -> Tensor:
+    """Uniform on all values of an int16."""
+    words = torch.empty(-(-count // 4), dtype=torch.int64)
+    return words.random_(-(2**63), None, generator=generator).view(torch.int16)[:count]
