@@ -248,6 +248,32 @@ def test_all_problems_come_at_once(command_line, tiny) -> None:
         assert sum(line.startswith(f"error: {key}") for line in lines) == 1, key
 
 
+LOADED = """
+import sys
+from heterolora.cli.run import main
+code = main()
+print(sorted({"torch", "transformers", "datasets", "wandb"} & sys.modules.keys()))
+sys.exit(code)
+"""
+
+
+def test_a_misspelt_override_needs_no_torch() -> None:
+    """Nor does what else is wrong, where values alone tell."""
+    wrong = ["proxy=gradnrom", "task.max_lenght=3", "optimizer.learning_rte=1", "+seeed=1"]
+    wrong += ["training.batch_size=0", "strategy.enable_rate=0.3", "device=tpu", "~selection"]
+    right = ["strategy=static", "task=rte", "rank_budget.shortcut_rank=4", "output=here"]
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *wrong, *right], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == "[]\n"
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(wrong)
+    for override in wrong:
+        key = override.lstrip("+~").partition("=")[0]
+        assert sum(line.startswith(f"error: {key}") for line in lines) == 1, key
+
+
 GOOD = sentence_pairs(8, seed=5)
 
 

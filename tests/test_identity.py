@@ -12,8 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 
 from heterolora import network
-from heterolora.config import Config, identity, prepare, validate
-from heterolora.config.rules import RULES
+from heterolora.config import Config, identity, model_rules, prepare, rules, validate
 from heterolora.records.read import load
 from heterolora.reporting.arms import arms
 from heterolora.reporting.frame import frame, mixed
@@ -47,7 +46,9 @@ def again(config: Config) -> Config:
     raw = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(config.resolved())))
     assert raw == config.resolved()
     assert isinstance(raw, dict)
-    return validate({str(key): value for key, value in raw.items()}, RULES)
+    return validate(
+        {str(key): value for key, value in raw.items()}, (*rules.RULES, *model_rules.RULES)
+    )
 
 
 def test_a_resolved_configuration_validates_again(house: DictConfig) -> None:

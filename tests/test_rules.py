@@ -2,6 +2,7 @@
 
 import typing
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from heterolora.config import (
     ModelConfig,
     RankBudgetConfig,
     SearchSpaceConfig,
+    model_rules,
     prepare,
     rules,
 )
@@ -41,17 +43,18 @@ def test_a_rule_asks_for_sections_by_their_types() -> None:
         return []
 
     assert bound(some) == {"budget_by_any_name": "rank_budget", "s": "search_space"}
-    for rule in rules.RULES:
+    for rule in (*rules.RULES, *model_rules.RULES):
         assert bound(rule).keys() == typing.get_type_hints(rule).keys() - {"return"}
 
 
-def test_every_rule_is_asked() -> None:
+@pytest.mark.parametrize("room", [rules, model_rules])
+def test_every_rule_is_asked(room: ModuleType) -> None:
     written = {
         name
-        for name, member in vars(rules).items()
-        if callable(member) and getattr(member, "__module__", None) == rules.__name__
+        for name, member in vars(room).items()
+        if callable(member) and getattr(member, "__module__", None) == room.__name__
     }
-    asked = {rule.__name__ for rule in rules.RULES}
+    asked = {rule.__name__ for rule in room.RULES}
     assert {name for name in written - asked if not name.startswith("_")} == set()
 
 
@@ -143,16 +146,16 @@ def test_adapters_that_the_memory_cannot_hold(
 ) -> None:
     # Six sites of rank 8, each 8 x 32 parameters, each of them 16 bytes.
     needed = 6 * 8 * 32 * 16
-    monkeypatch.setattr(rules, "_memory", lambda _: needed)
+    monkeypatch.setattr(model_rules, "_memory", lambda _: needed)
     assert prepare(folders)
-    monkeypatch.setattr(rules, "_memory", lambda _: needed - 1)
+    monkeypatch.setattr(model_rules, "_memory", lambda _: needed - 1)
     (line,) = problems(folders)
     assert line.startswith("rank_budget.lora_rank=2: the adapters and their training take")
     assert "lower it" in line
 
 
 def test_this_machine_has_memory() -> None:
-    assert rules._memory(torch.device("cpu")) > 2**28
+    assert model_rules._memory(torch.device("cpu")) > 2**28
 
 
 @pytest.mark.parametrize("change", ["rank_budget.lora_rank=1000000", "strategy.enable_rate=0.01"])

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from heterolora.config import prepare, suggestion
+from heterolora.config import changes, suggestion
 from heterolora.config.folder import CONF
 from heterolora.errors import ConfigError, one_line
 
@@ -49,7 +49,9 @@ def _list_for_group(override: str) -> list[str]:
 
 
 def composition_problems(error: Exception, overrides: Sequence[str]) -> list[str]:
-    """Every problem of a composition: of each override alone, then of the rest together.
+    """Every problem of a composition: of each override alone, then of what the others change.
+
+    The options of a group are sound, so that only keys are checked, and fast: see `changes`.
 
     Args:
         error: what Hydra raised when it composed them all; returned where nothing better is found.
@@ -69,11 +71,20 @@ def composition_problems(error: Exception, overrides: Sequence[str]) -> list[str
             except (HydraException, OmegaConfBaseException) as problem:
                 if "--multirun" not in str(problem):
                     problems.append(_override_problem(override, problem))
+        changed = {key for override in sound for key in _changed(override)}
         try:
-            prepare(compose("config", sound))
+            problems += changes(compose("config", sound), changed) if changed else []
         except (ConfigError, HydraException, OmegaConfBaseException) as problem:
             problems += problem.problems if isinstance(problem, ConfigError) else []
     return problems or [one_line(error)]
+
+
+def _changed(override: str) -> list[str]:
+    """The key of `Config` in which an override changes a value; none where it takes an option."""
+    parsed = OverridesParser.create().parse_override(override)
+    if (CONF / parsed.key_or_group).is_dir() and not parsed.is_delete():
+        return []
+    return [parsed.key_or_group.split(".")[0]]
 
 
 def _override_problem(override: str, problem: Exception) -> str:

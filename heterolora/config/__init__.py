@@ -1,7 +1,7 @@
 """The configuration of a run: its schema, the rules across its sections, its identity."""
 
 from heterolora.config.identity import NOT_IN_IDENTITY, identity, without
-from heterolora.config.preparation import prepare
+from heterolora.config.preparation import changes, prepare
 from heterolora.config.schema import (
     Config,
     ModelConfig,
@@ -27,6 +27,7 @@ __all__ = [
     "SelectionConfig",
     "StrategyConfig",
     "TaskConfig",
+    "changes",
     "identity",
     "prepare",
     "suggestion",

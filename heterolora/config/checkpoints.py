@@ -12,13 +12,11 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig
 from heterolora import architectures
 from heterolora.architectures import FAMILIES, Family, Headed, Loaded
 from heterolora.architectures.wiring import check_shortcuts
+from heterolora.config import embedded
 from heterolora.config.schema import ModelConfig, SearchSpaceConfig
 from heterolora.errors import ModelError, one_line
 from heterolora.network import PREFETCH
 from heterolora.sites import Site
-
-EMBEDDED = {"heterolora/opt-starter": Path(__file__).parents[1] / "data" / "starter" / "model"}
-"""Models that the package carries itself."""
 
 
 def source(model: ModelConfig) -> str | Path:
@@ -28,7 +26,7 @@ def source(model: ModelConfig) -> str | Path:
         ModelError: if there is no such folder.
     """
     if model.path is None:
-        return EMBEDDED.get(model.name, model.name)
+        return embedded.MODELS.get(model.name, model.name)
     if not Path(model.path).is_dir():
         raise ModelError(
             f"model.path={model.path}: there is no such directory; give one with config.json, "

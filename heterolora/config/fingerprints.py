@@ -7,20 +7,17 @@ its path, size or time of change is another.
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
-from heterolora.config import checkpoints
+from heterolora.config import checkpoints, embedded
 from heterolora.config.schema import ModelConfig, TaskConfig
 from heterolora.errors import DataError, ModelError, one_line
 from heterolora.files import split_files
 from heterolora.network import PREFETCH
-
-EMBEDDED_TASKS: Mapping[str, str] = {"heterolora/starter-paraphrase": "heterolora.data.starter"}
-"""For each `task.source` that the package generates itself, the package that does."""
 
 WEIGHTS = ("*.safetensors", "*.bin")
 """Of the first of these that a folder has files of, weights are read."""
@@ -88,8 +85,8 @@ def split_fingerprint(task: TaskConfig, split: str) -> str:
         if not files:
             raise DataError(f"task.path={task.path}: holds no file of the split {split}; add it")
         return _digest(files, named=False)
-    if task.source in EMBEDDED_TASKS:
-        spec = importlib.util.find_spec(EMBEDDED_TASKS[task.source])
+    if task.source in embedded.TASKS:
+        spec = importlib.util.find_spec(embedded.TASKS[task.source])
         assert spec is not None
         assert spec.submodule_search_locations
         folder = Path(spec.submodule_search_locations[0])

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -31,9 +31,42 @@ def validate(raw: Mapping[str, Any], rules: Sequence[Rule]) -> Config:
     Raises:
         ConfigError: with every problem found, one line each.
     """
+    sections, problems = _sections(raw, Config.model_fields)
+    for rule in rules:
+        problems.extend(_asked(rule, sections))
+    if problems:
+        raise ConfigError(problems)
+    if not sections["strategy"].build().searches:
+        sections |= dict.fromkeys(SEARCHED)
+    return Config.model_construct(**sections)
+
+
+def problems_of_changes(
+    raw: Mapping[str, Any], rules: Sequence[Rule], changed: Collection[str]
+) -> list[str]:
+    """What is wrong with a configuration that was sound before the keys `changed` were.
+
+    Only these are checked, by the schema and by the rules that read them; so other sections, and
+    the libraries that theirs need, may not be read at all.
+
+    Args:
+        raw: as `validate` has it.
+        rules: as `validate` has them.
+        changed: keys of `Config`.
+    """
+    asked = [rule for rule in rules if not set(bound(rule).values()).isdisjoint(changed)]
+    read = {*changed, *(key for rule in asked for key in bound(rule).values())}
+    sections, problems = _sections(raw, read)
+    return problems + [problem for rule in asked for problem in _asked(rule, sections)]
+
+
+def _sections(raw: Mapping[str, Any], keys: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+    """The sections `keys` that are valid by themselves, and what is wrong with the others."""
     problems = [_unknown(key, Config.model_fields) for key in raw if key not in Config.model_fields]
     sections: dict[str, Any] = {}
     for key, field in Config.model_fields.items():
+        if key not in keys:
+            continue
         if raw.get(key) is None and (key in SEARCHED or not field.is_required()):
             sections[key] = None  # of a search, whether that may be is for a rule to say
             continue
@@ -44,15 +77,14 @@ def validate(raw: Mapping[str, Any], rules: Sequence[Rule]) -> Config:
             sections[key] = _typed(key, raw[key])
         except ConfigError as error:
             problems.extend(error.problems)
-    for rule in rules:
-        wanted = bound(rule)
-        if set(wanted.values()) <= sections.keys():
-            problems.extend(rule(**{name: sections[key] for name, key in wanted.items()}))
-    if problems:
-        raise ConfigError(problems)
-    if not sections["strategy"].build().searches:
-        sections |= dict.fromkeys(SEARCHED)
-    return Config.model_construct(**sections)
+    return sections, problems
+
+
+def _asked(rule: Rule, sections: Mapping[str, Any]) -> Iterable[str]:
+    """The problems that a rule finds; none where a section that it reads is not valid."""
+    wanted = bound(rule)
+    if set(wanted.values()) <= sections.keys():
+        yield from rule(**{name: sections[key] for name, key in wanted.items()})
 
 
 SEARCHED = ("proxy", "selection")

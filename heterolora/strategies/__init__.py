@@ -1,9 +1,22 @@
 """When to search. Each strategy lives in the file of its name."""
 
+from typing import TYPE_CHECKING, Any
+
 from heterolora.strategies.base import Strategy
 from heterolora.strategies.dynamic import Dynamic
 from heterolora.strategies.homogeneous import Homogeneous
-from heterolora.strategies.search import Search
 from heterolora.strategies.static import Static
 
+if TYPE_CHECKING:
+    from heterolora.strategies.search import Search
+
 __all__ = ["Dynamic", "Homogeneous", "Search", "Static", "Strategy"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Search":
+        raise AttributeError(f"module 'heterolora.strategies' has no attribute '{name}'")
+    # A search needs torch, which a strategy does without.
+    from heterolora.strategies.search import Search
+
+    return Search
