@@ -257,21 +257,32 @@ sys.exit(code)
 """
 
 
+def without_torch(*arguments: str) -> list[str]:
+    """The error lines of a command that must fail in an interpreter of its own, and fast."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == "[]\n"
+    return done.stderr.splitlines()
+
+
 def test_a_misspelt_override_needs_no_torch() -> None:
     """Nor does what else is wrong, where values alone tell."""
     wrong = ["proxy=gradnrom", "task.max_lenght=3", "optimizer.learning_rte=1", "+seeed=1"]
     wrong += ["training.batch_size=0", "strategy.enable_rate=0.3", "device=tpu", "~selection"]
     right = ["strategy=static", "task=rte", "rank_budget.shortcut_rank=4", "output=here"]
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED, *wrong, *right], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stdout == "[]\n"
-    lines = done.stderr.splitlines()
+    lines = without_torch(*wrong, *right)
     assert len(lines) == len(wrong)
     for override in wrong:
         key = override.lstrip("+~").partition("=")[0]
         assert sum(line.startswith(f"error: {key}") for line in lines) == 1, key
+
+
+def test_a_misspelt_value_of_a_sweep_needs_no_torch(tmp_path) -> None:
+    """Not even where runs before it in the sweep are sound."""
+    (line,) = without_torch("-m", "proxy=snip,gradnrom", f"output={tmp_path}")
+    assert line == "error: proxy=gradnrom: there is no such proxy; did you mean gradnorm?"
 
 
 GOOD = sentence_pairs(8, seed=5)

@@ -88,8 +88,10 @@ class GridSweeper(Sweeper):
         on_cluster = str(self.config.hydra.launcher._target_).endswith(CLUSTER)
         if on_cluster:
             _start_from_copy(Path(self.config.output))
-        combinations = swept(self.hydra_context.config_loader, self.config.hydra.sweeper, arguments)
-        runs = _planned(composed(self.hydra_context.config_loader, self.config, combinations))
+        loader = self.hydra_context.config_loader
+        combinations = swept(loader, self.config.hydra.sweeper, arguments)
+        # All of them first: a mistake in one of them is told before the others take their time.
+        runs = _planned([*composed(loader, self.config, combinations)])
         try:
             jobs = self._plan(runs, folder, on_cluster)
         except OSError as error:
@@ -215,7 +217,7 @@ def composed(
         yield " ".join(combination), cfg
 
 
-def _planned(runs: Iterator[tuple[str, DictConfig]]) -> list[Row]:
+def _planned(runs: Sequence[tuple[str, DictConfig]]) -> list[Row]:
     """What the plan has of each run; of those that are the same run, the first."""
     planned: dict[str, Row] = {}
     for overrides, cfg in runs:
