@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from heterolora import network
 from heterolora.cli import prefetch as prefetch_module
 from heterolora.cli import run as command
-from heterolora.config import ModelConfig, rules
+from heterolora.config import ModelConfig, model_rules
 from heterolora.config import checkpoints as loading
 from heterolora.errors import ModelError
 
@@ -194,7 +194,7 @@ def test_a_cache_without_the_weights_is_told_from_a_broken_model(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     model = ModelConfig(name="some/part", path=None, revision=None)
-    assert list(rules.model_is_usable(model)) == []
+    assert list(model_rules.model_is_usable(model)) == []
     with pytest.raises(ModelError, match=r"^model.name=some/part: .*python scripts/prefetch.py"):
         loading.load(model, support.task().build(), seed=0)
 
