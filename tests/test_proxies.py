@@ -12,7 +12,7 @@ from support import RANK, Subject, configured, randomise, space, subject, switch
 from torch.nn import functional as F
 
 from heterolora import architectures
-from heterolora.config import plugins, rules
+from heterolora.config import model_rules, plugins
 from heterolora.config.schema import Device
 from heterolora.data import sources
 from heterolora.errors import ModelError
@@ -244,9 +244,9 @@ def test_synflow_is_refused_before_a_device_without_float64_is_used() -> None:
     cfg = composed("proxy=synflow", "strategy=static")
     proxy = plugins.find("proxy", "synflow")(**cfg.proxy)
     static = plugins.find("strategy", "static")(**cfg.strategy)
-    (line,) = rules.synflow_on_device(proxy, static, Device("mps"))
+    (line,) = model_rules.synflow_on_device(proxy, static, Device("mps"))
     assert line.startswith("proxy=synflow: computes in float64, which device=mps does not have")
-    assert list(rules.synflow_on_device(proxy, static, Device("cpu"))) == []
+    assert list(model_rules.synflow_on_device(proxy, static, Device("cpu"))) == []
 
 
 def test_synflow_needs_float64() -> None:
