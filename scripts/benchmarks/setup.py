@@ -38,7 +38,7 @@ class Size:
     rounds: int = 5
     patience: float = 1.0
     steps: int = 8
-    padded_steps: int = 2
+    padded_steps: int = 1
     large_steps: int = 1
     large_all: bool = False
     scored: int = 256
