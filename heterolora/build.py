@@ -18,6 +18,7 @@ from heterolora.training.engines import LocalEngine
 from heterolora.training.logging import Logger
 from heterolora.training.optimizer import adamw
 from heterolora.training.precision import autocast_for
+from heterolora.training.signals import Signals
 from heterolora.training.trainer import Trainer
 from heterolora.training.weights import WeightFiles
 
@@ -80,6 +81,7 @@ def build_trainer(
     logger: Logger,
     weights: Path,
     checkpoints: CheckpointManager,
+    signals: Signals,
 ) -> Trainer:
     """The trainer of a run.
 
@@ -92,6 +94,7 @@ def build_trainer(
         logger: told of everything.
         weights: a folder for the best and the last weights.
         checkpoints: keeps the state.
+        signals: that stop the run.
     """
     engine = LocalEngine(
         adapters,
@@ -118,6 +121,7 @@ def build_trainer(
         weights=files,
         checkpoints=checkpoints,
         every_minutes=config.checkpoint.every_minutes,
+        signals=signals,
     )
     checkpoints.stateful |= {"weights": files, "trainer": trainer}
     return trainer

@@ -33,8 +33,8 @@ from heterolora.training.importance import leave_one_out
 from heterolora.training.logging import Logger
 from heterolora.training.memory import forget_peak, memory_advice, peak_memory
 from heterolora.training.precision import autocast_for, device_name
-from heterolora.training.signals import Stopped
-from heterolora.training.trainer import Trainer
+from heterolora.training.signals import Signals, Stopped
+from heterolora.training.trainer import Steps, Trainer, drive
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +119,18 @@ def run(cfg: DictConfig, console: Console, label: str = "") -> Outcome:
     Raises:
         UserError: for anything a user can put right; the message is one line for each problem.
     """
+    return drive(running(cfg, console, label, Signals()))
+
+
+def running(cfg: DictConfig, console: Console, label: str, signals: Signals) -> Steps[Outcome]:
+    """`run`, but for the optimizer steps, which are yielded: others may be made beside them.
+
+    Args:
+        cfg: as Hydra composed it.
+        console: where progress is shown.
+        label: what tells this run's lines from those of others on the same console.
+        signals: that stop the run.
+    """
     config = prepare(cfg)
     directory = directory_of(config)
     done = None if config.rerun else finished(directory)
@@ -129,13 +141,15 @@ def run(cfg: DictConfig, console: Console, label: str = "") -> Outcome:
             done = None if config.rerun else finished(directory)
             if done is None:
                 use_deterministic_kernels()
-                result = _execute(config, directory, console, label)
+                result = yield from _execute(config, directory, console, label, signals)
                 return Outcome(config, directory, result, skipped=False)
             checkpoints_of(directory).discard()  # for one that was killed before it could
     return Outcome(config, directory, done, skipped=True)
 
 
-def _execute(config: Config, directory: Path, console: Console, label: str) -> RunRecord:
+def _execute(
+    config: Config, directory: Path, console: Console, label: str, signals: Signals
+) -> Steps[RunRecord]:
     """Open the record, then train; whatever fails in between, `run.json` says so."""
     device = torch.device(config.device)
     forget_peak(device)
@@ -153,9 +167,9 @@ def _execute(config: Config, directory: Path, console: Console, label: str) -> R
     run: Row = {"status": "failed", "error": None, "seed": config.seed}
     run["identity"] = identity(config)
     try:
-        trainer = _load(config, record, loggers, manager)
+        trainer = _load(config, record, loggers, manager, signals)
         try:
-            _train(config, trainer, record, loggers, console, label, resume)
+            yield from _train(config, trainer, record, loggers, console, label, resume)
         finally:
             run |= _numbers(config, trainer)
         run["status"] = "finished"
@@ -174,7 +188,9 @@ def checkpoints_of(directory: Path) -> CheckpointManager:
     return CheckpointManager(directory / schema.CHECKPOINT / "resume")
 
 
-def _load(config: Config, record: Record, loggers: Loggers, manager: CheckpointManager) -> Trainer:
+def _load(
+    config: Config, record: Record, loggers: Loggers, manager: CheckpointManager, signals: Signals
+) -> Trainer:
     """Load data and model, and build all that a training needs."""
     task, splits = config.task.build(), sources.load_splits(config.task)
     loaded = checkpoints.load(config.model, task, config.seed)
@@ -195,6 +211,7 @@ def _load(config: Config, record: Record, loggers: Loggers, manager: CheckpointM
             loggers,
             record.directory / schema.CHECKPOINT,
             manager,
+            signals,
         )
 
 
@@ -224,7 +241,7 @@ def _train(
     console: Console,
     label: str,
     resume: bool,
-) -> None:
+) -> Steps[None]:
     """Take up what an earlier process left, and train."""
     device, info = torch.device(config.device), run_info(config, record.directory)
     with memory_advice(device):
@@ -236,7 +253,7 @@ def _train(
     if trainer.strategy.searches and (said := trainer.strategy.shortfall(trainer.steps_per_epoch)):
         logger.warning(said)
     with memory_advice(device):
-        trainer.fit()
+        yield from trainer.steps()
         if scores:
             record.log_importance(_importance(trainer, scores))
 

@@ -80,7 +80,8 @@ class LowRank(nn.Module):
             return y
         plain = x.dtype == y.dtype == self.A.dtype
         if rank is None or not plain or torch.is_autocast_enabled(x.device.type):
-            return y + self(x)
+            total: Tensor = y + self(x)
+            return total
         z = F.linear(x, self.A[:rank]).flatten(0, -2)
         product: Tensor = torch.addmm(
             y.flatten(0, -2), z, self.B[:, :rank].T, alpha=self.scaling_rule(rank)
@@ -125,6 +126,10 @@ class LowRank(nn.Module):
         if torch.compiler.is_compiling() or self.mask is not self._ranked:
             return None
         return self._rank
+
+    def on(self, x: Tensor) -> Tensor:
+        """Whether any rank is on, for all rows of `x` alike: a scalar of the mask."""
+        return self.mask.any()
 
     @property
     def unit_cost(self) -> int:

@@ -71,7 +71,7 @@ class RenormalizedWhereOn(Shortcut):
         """
         match self.adapter.known_rank:
             case None:
-                return torch.where(self.adapter.mask.any(), norm(self.adapter.added(x, h)), x)
+                return torch.where(self.adapter.on(x), norm(self.adapter.added(x, h)), x)
             case 0:
                 return x
             case _:

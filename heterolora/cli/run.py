@@ -14,8 +14,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from heterolora.cli import sweeper
+from heterolora.cli import packed, sweeper
 from heterolora.cli.compose import HYDRA_VERSION, check_overrides, composition_problems
+from heterolora.cli.packed import PackedLauncher
 from heterolora.cli.sweeper import GridSweeper
 from heterolora.config.folder import CONF
 from heterolora.errors import ConfigError, UserError, print_errors
@@ -24,21 +25,18 @@ from heterolora.errors import ConfigError, UserError, print_errors
 def main() -> int:
     """Do what the arguments of the process say; returns the exit code."""
     # Hydra takes plug-ins from the namespace hydra_plugins alone, and finds them there by name.
-    sys.modules[GridSweeper.__module__] = sweeper
-    Plugins.instance().register(GridSweeper)
+    for plugin, module in ((GridSweeper, sweeper), (PackedLauncher, packed)):
+        sys.modules[plugin.__module__] = module
+        Plugins.instance().register(plugin)
     on_hydra = hydra.main(version_base=HYDRA_VERSION, config_path=str(CONF), config_name="config")
     return report_errors(on_hydra(task))
 
 
 def task(cfg: DictConfig) -> float:
     """One run, or one job of a sweep; returns the task's first metric at the best epoch."""
-    import transformers  # and torch, which take their time: --help does without
-
     from heterolora.cli.sweep import job
 
-    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet_libraries()
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return job(cfg)
     try:
@@ -48,6 +46,15 @@ def task(cfg: DictConfig) -> float:
     except UserError as error:  # Hydra would print a traceback of it
         print_errors(error)
         raise SystemExit(error.exit_code) from None
+
+
+def quiet_libraries() -> None:
+    """Warnings of this project are told, a line each; of libraries, errors alone."""
+    import transformers  # and torch, which take their time: --help does without
+
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
 
 def single(cfg: DictConfig) -> float:

@@ -3,7 +3,7 @@
 import json
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +15,10 @@ from heterolora.files import write_atomically
 from heterolora.loggers.console import PLAIN
 from heterolora.records.record import read_json
 from heterolora.training.signals import Stopped
+
+if TYPE_CHECKING:
+    from heterolora.training.signals import Signals
+    from heterolora.training.trainer import Steps
 
 Row = dict[str, Any]
 OUTCOMES = "outcomes"
@@ -37,20 +41,37 @@ def job(cfg: DictConfig) -> float:
     metric = float("nan")
     for index in plan["jobs"][cfg.job]:
         planned = plan["runs"][index]
-        planned_cfg = OmegaConf.create(planned["config"])
-        if planned_cfg.rerun and begun(folder, index, planned["directory"]):
-            planned_cfg.rerun = False
-        metric = _attempt(planned_cfg, folder, index, planned["overrides"])
+        cfg = prepared(planned, folder, index)
+        metric = _attempt(cfg, folder, index, planned["overrides"])
     return metric
 
 
+def prepared(planned: Row, folder: Path, index: int) -> DictConfig:
+    """The configuration of a run of a plan; a sweep runs it again at most once."""
+    cfg = OmegaConf.create(planned["config"])
+    assert isinstance(cfg, DictConfig)
+    if cfg.rerun and begun(folder, index, planned["directory"]):
+        cfg.rerun = False
+    return cfg
+
+
 def _attempt(cfg: DictConfig, folder: Path, index: int, overrides: str) -> float:
-    """One run, and a line that says how it ended."""
-    from heterolora.run import run  # and torch, which a summary does without
+    """One run, alone."""
+    from heterolora.training.signals import Signals
+    from heterolora.training.trainer import drive
+
+    return drive(attempting(cfg, folder, index, overrides, Signals()))
+
+
+def attempting(
+    cfg: DictConfig, folder: Path, index: int, overrides: str, signals: "Signals"
+) -> "Steps[float]":
+    """One run, but for its optimizer steps, which are yielded; and a line on how it ended."""
+    from heterolora.run import running  # and torch, which a summary does without
 
     label, console = f"#{index}", Console()
     try:
-        outcome = run(cfg, console, label)
+        outcome = yield from running(cfg, console, label, signals)
     except UserError as error:
         reason = "; ".join(str(error).splitlines())
         row, metric = row_of("failed", overrides, reason, error.exit_code), float("nan")

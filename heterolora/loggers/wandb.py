@@ -122,6 +122,7 @@ def _begin(info: RunInfo, where: Row, tags: Sequence[str], mode: Literal["offlin
         id=_identifier(info.directory),
         name=info.directory.name,
         resume="allow",
+        reinit="create_new",  # runs of a pack are open side by side
         mode=mode,
         job_type=info.directory.name.removesuffix(f"-s{info.seed}"),  # the arm
         tags=[*what, *tags],

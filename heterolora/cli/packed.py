@@ -1,0 +1,94 @@
+"""The launcher that trains the runs of a sweep at once, in one process."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from heterolora.cli import slurm
+from heterolora.errors import ConfigError
+
+OF_EACH_RUN = frozenset(
+    "seed name proxy strategy selection rank_budget optimizer importance tracking checkpoint "
+    "output rerun runs_per_job table".split()
+)
+"""What the runs of a pack may differ in."""
+OF_EACH_SPACE = frozenset(("lora_alpha", "shortcut_alpha", "scaling", "pool"))
+"""And of a search space."""
+
+
+class PackedLauncher(Launcher):
+    """Trains runs of one model, task and search space together; those that differ, in turn.
+
+    Args:
+        max_packed: how many runs are trained at a time at most; as one ends, the next begins.
+    """
+
+    __module__ = "hydra_plugins.heterolora_packed"  # by which Hydra knows it; see `cli.run.main`
+
+    def __init__(self, max_packed: int) -> None:
+        self.max_packed = max_packed
+        self.config: DictConfig | None = None
+        self.hydra_context: HydraContext | None = None
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Called by Hydra before `launch`."""
+        self.hydra_context = hydra_context
+        self.config = config
+        if not isinstance(self.max_packed, int) or self.max_packed < 1:
+            raise ConfigError(
+                [
+                    f"hydra.launcher.max_packed={self.max_packed}: must be a whole number greater "
+                    "than 0; for example hydra.launcher.max_packed=8"
+                ]
+            )
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Make the runs of all jobs; how each ended, it notes itself."""
+        from heterolora.cli.run import quiet_libraries
+        from heterolora.cli.sweep import attempting, prepared
+        from heterolora.training.together import Together  # and torch, which --help does without
+
+        assert self.config is not None
+        assert self.hydra_context is not None
+        setup_globals()
+        quiet_libraries()
+        first = self.hydra_context.config_loader.load_sweep_config(
+            self.config, list(job_overrides[0])
+        )
+        folder = Path(first.hydra.sweep.dir)
+        plan = json.loads((folder / slurm.PLAN).read_text())
+        jobs = range(initial_job_idx, initial_job_idx + len(job_overrides))
+        groups: dict[str, list[int]] = {}
+        for index in (index for job in jobs for index in plan["jobs"][job]):
+            groups.setdefault(_shared(plan["runs"][index]["config"]), []).append(index)
+        for indices in groups.values():
+            trainings = [
+                partial(
+                    attempting,
+                    prepared(plan["runs"][index], folder, index),
+                    folder,
+                    index,
+                    plan["runs"][index]["overrides"],
+                )
+                for index in indices
+            ]
+            Together(trainings, self.max_packed).drive()
+        return [JobReturn(status=JobStatus.COMPLETED) for _ in jobs]
+
+
+def _shared(config: Mapping[str, Any]) -> str:
+    """What the runs of a pack have in common."""
+    kept = {key: value for key, value in config.items() if key not in OF_EACH_RUN}
+    space = {k: v for k, v in kept["search_space"].items() if k not in OF_EACH_SPACE}
+    return json.dumps({**kept, "search_space": space}, sort_keys=True)

@@ -1,0 +1,280 @@
+"""Many runs at once: one pass over the model that they share.
+
+Whatever is frozen sees the batches of all runs as one batch, run after run. Adapters and heads are
+stacked along a run axis, and map the rows of each run with its own weights (`bmm`). Losses are
+added up, and since no weight is of two runs, the gradient of the sum has that of each.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from heterolora.adapters import LowRank
+from heterolora.dropout import Dropout, has_dropout
+from heterolora.losses import Batch, inputs
+from heterolora.training.engines.local import LocalEngine
+from heterolora.unpadding import without_padding
+
+
+class PackedEngine:
+    """Makes a step of each of its members, in one forward and one backward pass.
+
+    A member's weights, ranks, optimizer and dropout stream stay its own, so that it can be
+    evaluated, searched, saved and trained alone at any time. Only on the CPU does each draw its
+    dropout from its own stream; elsewhere all draw from that of the first.
+
+    Args:
+        members: of equal models and search spaces, whatever their ranks and capacities. From now
+            on they share the frozen weights of the first.
+
+    Raises:
+        ValueError: if they differ in their sites, or a head is not made of linear layers.
+    """
+
+    def __init__(self, members: Sequence[LocalEngine]) -> None:
+        self.members = tuple(members)
+        first = self.members[0].adapters
+        for member in self.members[1:]:
+            if (
+                member.adapters.sites != first.sites
+                or member.adapters.head.keys() != first.head.keys()
+            ):
+                raise ValueError("runs with other sites or another head cannot be packed")
+            share_frozen(member.adapters.model, first.model)
+        self._model, self._stacks = _stacked(self.members)
+        self._generators = [torch.Generator() for _ in self.members]
+
+    def step(self, batches: Sequence[Batch]) -> list[Tensor]:
+        """One optimizer step of each member down the mean loss of its batch.
+
+        Args:
+            batches: one for each member, of as many examples.
+
+        Returns:
+            The loss of each, left on the device.
+        """
+        model, runs = self._model.train(), len(self.members)
+        for stack in self._stacks:
+            stack.refresh()
+        batch = _joined(batches, model.config.pad_token_id)
+        first = self.members[0]
+        with self._dropout(), first.autocast(), without_padding(runs):
+            output = model(**inputs(batch))
+        losses = []
+        for member, logits, labels in zip(
+            self.members, output.logits.chunk(runs), batch["labels"].chunk(runs), strict=True
+        ):
+            total, count = member.task.loss(SimpleNamespace(logits=logits), {"labels": labels})
+            losses.append(total / count)
+        torch.autograd.backward(torch.stack(losses).sum())
+        for stack in self._stacks:
+            stack.hand_out()
+        for member in self.members:
+            member.descend()
+        return [loss.detach() for loss in losses]
+
+    def _dropout(self) -> AbstractContextManager[object]:
+        """Each member's own stream."""
+        if not has_dropout(self._model):
+            return nullcontext()
+        if self._model.device.type != "cpu":
+            return self.members[0].dropout
+        return _Streams(self.members, self._generators)
+
+
+class _Streams(Dropout):
+    """Dropout that draws from the stream of each member."""
+
+    def __init__(
+        self, members: Sequence[LocalEngine], generators: Sequence[torch.Generator]
+    ) -> None:
+        super().__init__(generators)
+        self._pairs = list(zip(members, generators, strict=True))
+
+    def __enter__(self) -> "_Streams":
+        for member, generator in self._pairs:
+            generator.set_state(member.dropout.states["cpu"])
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        for member, generator in self._pairs:
+            member.dropout.states["cpu"] = generator.get_state()
+
+
+class Stack(nn.Module):
+    """Parameters of all runs along a run axis; where shapes differ, zeros fill them up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pairs: list[tuple[Tensor, nn.Parameter]] = []
+
+    def stacked(self, parameters: Sequence[nn.Parameter]) -> nn.Parameter:
+        """A leaf (runs, ...) that takes its values from `parameters`, one of each run."""
+        sizes = [max(size) for size in zip(*(p.shape for p in parameters), strict=True)]
+        leaf = nn.Parameter(parameters[0].new_zeros(len(parameters), *sizes))
+        for one, parameter in zip(leaf, parameters, strict=True):
+            self._pairs.append((_corner(one.detach(), parameter), parameter))
+        return leaf
+
+    def refresh(self) -> None:
+        """Take the values over, and forget the gradients."""
+        views, parameters = zip(*self._pairs, strict=True)
+        torch._foreach_copy_(views, [parameter.detach() for parameter in parameters])
+        for leaf in self.parameters(recurse=False):
+            leaf.grad = None
+
+    def hand_out(self) -> None:
+        """Give each run its gradients."""
+        pairs = iter(self._pairs)
+        for leaf in self.parameters(recurse=False):
+            gradient: Any = leaf.grad
+            for run in range(len(leaf)):
+                _, parameter = next(pairs)
+                on = gradient is not None and self.trains(run)
+                # Contiguous, for torch's fused AdamW reads gradients without their strides.
+                parameter.grad = _corner(gradient[run], parameter).contiguous() if on else None
+
+    def trains(self, run: int) -> bool:
+        """Whether the parameters of a run are in use."""
+        return True
+
+
+class StackedLowRank(Stack):
+    """The adapters of all runs at one site."""
+
+    def __init__(self, adapters: Sequence[LowRank]) -> None:
+        super().__init__()
+        self._adapters = list(adapters)
+        self.A = self.stacked([adapter.A for adapter in adapters])  # (runs, capacity, d_in)
+        self.B = self.stacked([adapter.B for adapter in adapters])  # (runs, d_out, capacity)
+        self._ranks: list[int] = []
+
+    def refresh(self) -> None:
+        """Take over weights and ranks."""
+        super().refresh()
+        ranks = [adapter.rank for adapter in self._adapters]
+        if ranks == self._ranks:
+            return
+        self._ranks, like = ranks, self.A.detach()
+        on = [run for run, rank in enumerate(ranks) if rank]
+        self._on = None if len(on) == len(ranks) else torch.tensor(on, device=like.device)
+        self._most = max(ranks)
+        factors = like.new_zeros(len(on), 1, self._most)
+        for row, run in enumerate(on):
+            factors[row, :, : ranks[run]] = self._adapters[run].scaling_rule(ranks[run])
+        self._factors = factors
+
+    def trains(self, run: int) -> bool:
+        """Whether any rank of a run's adapter is on."""
+        return bool(self._ranks[run])
+
+    @property
+    def known_rank(self) -> int | None:
+        """0 where every run has the site off."""
+        return None if self._most else 0
+
+    def on(self, x: Tensor) -> Tensor:
+        """For each row of `x` (runs * n, ...), whether its run has the site on."""
+        marks = torch.tensor([rank > 0 for rank in self._ranks], device=x.device)
+        rows = marks.repeat_interleave(x.flatten(0, -2).shape[0] // len(marks))
+        return rows.view(*x.shape[:-1], 1)
+
+    def added(self, y: Tensor, x: Tensor) -> Tensor:
+        """`y + scaling B diag(mask) A x`, by the run of each row."""
+        if not self._most:
+            return y
+        runs = len(self._ranks)
+        rows: Tensor = x.reshape(runs, -1, x.shape[-1])
+        a: Tensor = self.A[:, : self._most]
+        b: Tensor = self.B[:, :, : self._most]
+        if self._on is not None:
+            rows, a, b = (tensor.index_select(0, self._on) for tensor in (rows, a, b))
+        z = torch.bmm(rows.to(a.dtype), a.transpose(1, 2)) * self._factors
+        into = y.reshape(runs, -1, y.shape[-1])
+        if self._on is not None:
+            added = torch.bmm(z, b.transpose(1, 2)).to(y.dtype)
+            return into.index_add(0, self._on, added).view(y.shape)
+        if y.dtype == a.dtype and not torch.is_autocast_enabled(y.device.type):
+            return torch.baddbmm(into, z, b.transpose(1, 2)).view(y.shape)
+        return (into + torch.bmm(z, b.transpose(1, 2)).to(y.dtype)).view(y.shape)
+
+
+class StackedLinear(Stack):
+    """The heads of all runs."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        weights = [layer.get_parameter("weight") for layer in layers]
+        self.weight = self.stacked(weights)  # (runs, d_out, d_in)
+        self.bias: nn.Parameter | None = None
+        if layers[0].bias is not None:
+            self.bias = self.stacked([layer.get_parameter("bias") for layer in layers])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `x` (runs * n, ..., d_in), each row by the head of its run."""
+        rows = x.reshape(len(self.weight), -1, x.shape[-1])
+        y = torch.bmm(rows, self.weight.transpose(1, 2))
+        if self.bias is not None:
+            y = y + self.bias[:, None]
+        return y.view(*x.shape[:-1], -1)
+
+
+def share_frozen(model: nn.Module, other: nn.Module) -> None:
+    """Have the frozen parameters of `model` be those of `other`, an equal one."""
+    theirs = dict(other.named_parameters())
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and parameter.data_ptr() != theirs[name].data_ptr():
+            parameter.data = theirs[name].data
+
+
+def _stacked(members: Sequence[LocalEngine]) -> tuple[PreTrainedModel, list[Stack]]:
+    """A copy of the members' model that shares what is frozen, with stacks for the rest."""
+    first = members[0].adapters
+    names = {id(module): name for name, module in first.model.named_modules()}
+    places: dict[str, Stack] = {
+        names[id(first[site])]: StackedLowRank([member.adapters[site] for member in members])
+        for site in first.sites
+    }
+    for name in {name.rpartition(".")[0] for name in first.head}:
+        layers: list[Any] = [member.adapters.model.get_submodule(name) for member in members]
+        if not all(isinstance(layer, nn.Linear) for layer in layers):
+            raise ValueError(f"{name}: a {type(layers[0]).__name__} of a head cannot be packed")
+        places[name] = StackedLinear(layers)
+    memo = {id(tensor): tensor for tensor in _frozen(first.model)}
+    model = copy.deepcopy(first.model, memo)
+    for name, stack in places.items():
+        model.set_submodule(name, stack)
+    return model, list(places.values())
+
+
+def _frozen(model: nn.Module) -> Iterator[Tensor]:
+    yield from (parameter for parameter in model.parameters() if not parameter.requires_grad)
+    yield from model.buffers()
+
+
+def _corner(tensor: Tensor, like: Tensor) -> Tensor:
+    """The part of `tensor` that has the shape of `like`, from its first entry on."""
+    return tensor[tuple(slice(size) for size in like.shape)]
+
+
+def _joined(batches: Sequence[Batch], padding: int | None) -> dict[str, Tensor]:
+    """The batches as one, padded to the longest."""
+    values = {"input_ids": padding or 0, "labels": -100}
+    joined = {}
+    for name, one in batches[0].items():
+        rows = [batch[name] for batch in batches]
+        if one.dim() > 1:
+            longest = max(row.shape[1] for row in rows)
+            value = values.get(name, 0)
+            rows = [F.pad(row, (0, longest - row.shape[1]), value=value) for row in rows]
+        joined[name] = torch.cat(rows)
+    return joined

@@ -1,0 +1,138 @@
+"""Many trainings at once, each as if it were alone."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Generic
+
+from torch import Tensor
+
+from heterolora.training.engines.local import LocalEngine
+from heterolora.training.engines.packed import PackedEngine, share_frozen
+from heterolora.training.signals import Signals
+from heterolora.training.trainer import Result, Step, Steps
+
+
+class HeldSignals(Signals):
+    """Signals of many trainings: each saves its state, and none of them is the one to stop."""
+
+    def __init__(self, shared: Signals) -> None:
+        super().__init__()
+        self._shared = shared
+
+    def __enter__(self) -> "HeldSignals":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a signal has come to any."""
+        return self._shared.waiting
+
+    def obey(self) -> None:
+        """Leave it to who drives them all."""
+
+
+class Together(Generic[Result]):
+    """Drives trainings in rounds, each of which makes the next step of all in one pass.
+
+    Args:
+        trainings: start them, given the signals that they are to heed. All that they train must
+            be packable: see `PackedEngine`.
+        max_packed: how many are under way at a time; as one ends, the next begins.
+    """
+
+    def __init__(
+        self, trainings: Iterable[Callable[[Signals], Steps[Result]]], max_packed: int
+    ) -> None:
+        self._pending = deque(enumerate(trainings))
+        self._most = max_packed
+        self._steps: dict[int, Steps[Result]] = {}
+        self._next: dict[int, Step] = {}
+        self._results: dict[int, Result] = {}
+        self._engines: dict[tuple[int, ...], PackedEngine] = {}
+        self._signals = Signals()
+
+    def drive(self) -> list[Result]:
+        """Make every step of all; returns their results, in their order.
+
+        A training that raises an Exception of its own ends all: it is to return what went wrong.
+        """
+        with self._signals:
+            try:
+                while self._pending or self._next:
+                    stopping = self._signals.waiting  # then all save before their next step
+                    while self._pending and len(self._next) < self._most and not stopping:
+                        self._begin()
+                    self._round()
+                    if stopping:
+                        self._signals.obey()
+            except BaseException as error:
+                self._stop(error)
+                raise
+        return [self._results[index] for index in sorted(self._results)]
+
+    def _begin(self) -> None:
+        index, start = self._pending.popleft()
+        self._steps[index] = start(HeldSignals(self._signals))
+        self._advance(index, partial(next, self._steps[index]))
+        if index in self._next and len(self._next) > 1:
+            models = [self._next[i].trainer.engine.adapters.model for i in self._next]
+            share_frozen(models[-1], models[0])
+
+    def _advance(self, index: int, go_on: Callable[[], Step]) -> None:
+        """Let a training go on to its next step, or to its end."""
+        try:
+            self._next[index] = go_on()
+        except StopIteration as end:
+            self._next.pop(index, None)
+            del self._steps[index]
+            self._results[index] = end.value
+
+    def _round(self) -> None:
+        """The next step of each; steps of as many examples are made in one pass."""
+        sizes: dict[int, list[int]] = {}
+        for index, step in self._next.items():
+            sizes.setdefault(len(step.batch["input_ids"]), []).append(index)
+        for indices in sizes.values():
+            started = time.perf_counter()
+            try:
+                losses = self._made(indices)
+            except Exception as error:
+                for index in indices:
+                    self._advance(index, partial(self._steps[index].throw, error))
+                continue
+            share = (time.perf_counter() - started) / len(indices)
+            for index, loss in zip(indices, losses, strict=True):
+                clock = self._next[index].trainer.clock
+                clock.seconds["training"] += share
+                clock.restart()
+                self._advance(index, partial(self._steps[index].send, loss))
+                clock.lap("training")
+
+    def _made(self, indices: Sequence[int]) -> list[Tensor]:
+        """Steps of as many examples."""
+        steps = [self._next[index] for index in indices]
+        if len(steps) == 1:
+            return [steps[0].make()]
+        key = tuple(indices)
+        if key not in self._engines:
+            self._engines.clear()  # of runs that have ended
+            self._engines[key] = PackedEngine([_engine(step) for step in steps])
+        return self._engines[key].step([step.batch for step in steps])
+
+    def _stop(self, error: BaseException) -> None:
+        """Have every training that is under way put its record in order."""
+        for index in list(self._next):
+            with suppress(BaseException):  # `error` itself is raised once, for all of them
+                self._steps[index].throw(error)
+
+
+def _engine(step: Step) -> LocalEngine:
+    engine = step.trainer.engine
+    assert isinstance(engine, LocalEngine)
+    return engine
