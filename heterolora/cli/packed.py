@@ -14,12 +14,12 @@ from omegaconf import DictConfig
 from heterolora.cli import slurm
 from heterolora.errors import ConfigError
 
-OF_EACH_RUN = frozenset(
-    "seed name proxy strategy selection rank_budget optimizer importance tracking checkpoint "
-    "output rerun runs_per_job table".split()
-)
+OF_EACH_RUN = {
+    *("seed", "name", "proxy", "strategy", "selection", "rank_budget", "optimizer", "importance"),
+    *("tracking", "checkpoint", "output", "rerun", "runs_per_job", "table"),
+}
 """What the runs of a pack may differ in."""
-OF_EACH_SPACE = frozenset(("lora_alpha", "shortcut_alpha", "scaling", "pool"))
+OF_EACH_SPACE = {"lora_alpha", "shortcut_alpha", "scaling", "pool"}
 """And of a search space."""
 
 
