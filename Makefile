@@ -53,7 +53,7 @@ files: setup ## Check that the repository has no built package and no file above
 	    | xargs -0 $(BIN)/check-added-large-files --enforce-all --maxkb=1000
 
 EXPERIMENTS := $(patsubst conf/experiment/%.yaml,%,$(wildcard conf/experiment/*.yaml))
-LAUNCH = $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER),$(if $(filter-out 1,$(JOBS)),hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS)))
+LAUNCH = $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER) $(if $(filter packed,$(LAUNCHER)),hydra.launcher.n_jobs=$(JOBS)),$(if $(filter-out 1,$(JOBS)),hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS)))
 CHOSEN = $(if $(MODEL),model=$(MODEL)) $(if $(TASK),task=$(TASK)) output=$(OUTPUT) $(LAUNCH) $(RUN)
 
 .PHONY: $(EXPERIMENTS)

@@ -24,9 +24,11 @@ class Residual(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map `h` to s_res(h)."""
-        # A view costs nothing, and keeps this use of h in its place in the sum of h's gradients
-        # where the adapter is off: floats added in another order have other bits.
-        return self.adapter.added(h.view_as(h), h)
+        if self.adapter.known_rank == 0:
+            # A view costs nothing, and keeps this use of h in its place in the sum of h's
+            # gradients: floats added in another order have other bits.
+            return h.view_as(h)
+        return self.adapter.added(h, h)
 
 
 class Absent(nn.Module):

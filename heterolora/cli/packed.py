@@ -1,4 +1,4 @@
-"""The launcher that trains the runs of a sweep at once, in one process."""
+"""The launcher that trains the runs of a sweep at once, in one process or a few."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,12 +28,14 @@ class PackedLauncher(Launcher):
 
     Args:
         max_packed: how many runs are trained at a time at most; as one ends, the next begins.
+        n_jobs: processes to which the runs are dealt, each on its share of the cores.
     """
 
     __module__ = "hydra_plugins.heterolora_packed"  # by which Hydra knows it; see `cli.run.main`
 
-    def __init__(self, max_packed: int) -> None:
+    def __init__(self, max_packed: int, n_jobs: int) -> None:
         self.max_packed = max_packed
+        self.n_jobs = n_jobs
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
 
@@ -43,26 +45,27 @@ class PackedLauncher(Launcher):
         """Called by Hydra before `launch`."""
         self.hydra_context = hydra_context
         self.config = config
-        if not isinstance(self.max_packed, int) or self.max_packed < 1:
-            raise ConfigError(
-                [
-                    f"hydra.launcher.max_packed={self.max_packed}: must be a whole number greater "
-                    "than 0; for example hydra.launcher.max_packed=8"
-                ]
+        problems = [
+            f"hydra.launcher.{key}={value}: must be a whole number greater than 0; for example "
+            f"hydra.launcher.{key}={example}"
+            for key, value, example in (
+                ("max_packed", self.max_packed, 8),
+                ("n_jobs", self.n_jobs, 2),
             )
+            if not isinstance(value, int) or value < 1
+        ]
+        if problems:
+            raise ConfigError(problems)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Make the runs of all jobs; how each ended, it notes itself."""
-        from heterolora.cli.run import quiet_libraries
-        from heterolora.cli.sweep import attempting, prepared
-        from heterolora.training.together import Together  # and torch, which --help does without
+        from joblib import Parallel, delayed  # takes its time, and --help does without
 
         assert self.config is not None
         assert self.hydra_context is not None
         setup_globals()
-        quiet_libraries()
         first = self.hydra_context.config_loader.load_sweep_config(
             self.config, list(job_overrides[0])
         )
@@ -72,19 +75,43 @@ class PackedLauncher(Launcher):
         groups: dict[str, list[int]] = {}
         for index in (index for job in jobs for index in plan["jobs"][job]):
             groups.setdefault(_shared(plan["runs"][index]["config"]), []).append(index)
-        for indices in groups.values():
-            trainings = [
-                partial(
-                    attempting,
-                    prepared(plan["runs"][index], folder, index),
-                    folder,
-                    index,
-                    plan["runs"][index]["overrides"],
-                )
-                for index in indices
-            ]
-            Together(trainings, self.max_packed).drive()
+        # Neighbours, such as the seeds of an arm, go to different processes: they cost the same.
+        packs = [
+            indices[start :: self.n_jobs]
+            for indices in groups.values()
+            for start in range(min(self.n_jobs, len(indices)))
+        ]
+        train = partial(train_pack, folder, max_packed=self.max_packed)
+        if self.n_jobs == 1:
+            for pack in packs:
+                train(pack)
+        else:
+            Parallel(n_jobs=self.n_jobs)(delayed(train)(pack) for pack in packs)
         return [JobReturn(status=JobStatus.COMPLETED) for _ in jobs]
+
+
+def train_pack(folder: Path, indices: Sequence[int], max_packed: int) -> None:
+    """Make runs of a plan that can be packed.
+
+    Args:
+        folder: of the sweep.
+        indices: the numbers of the runs.
+        max_packed: how many are trained at a time at most.
+    """
+    from heterolora.cli.run import quiet_libraries
+    from heterolora.cli.sweep import attempting, prepared
+    from heterolora.training.together import Together  # and torch, which --help does without
+
+    quiet_libraries()
+    runs = json.loads((folder / slurm.PLAN).read_text())["runs"]
+    configs = {index: prepared(runs[index], folder, index) for index in indices}
+    Together(
+        [
+            partial(attempting, configs[index], folder, index, runs[index]["overrides"])
+            for index in indices
+        ],
+        max_packed,
+    ).drive()
 
 
 def _shared(config: Mapping[str, Any]) -> str:
