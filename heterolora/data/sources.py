@@ -1,5 +1,6 @@
 """Where examples come from: the embedded task, a directory of parquet files, or the hub."""
 
+import functools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def _read_parquet(path: str, split: str) -> tuple[str, Columns]:
     return path, table.to_pydict()
 
 
+@functools.cache  # runs of a sweep share a process
 def _generate(split: str) -> Columns:
     from heterolora.data.starter import paraphrase_pairs
 
