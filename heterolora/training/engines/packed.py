@@ -166,7 +166,9 @@ class StackedLowRank(Stack):
             return
         self._ranks, like = ranks, self.A.detach()
         on = [run for run, rank in enumerate(ranks) if rank]
+        self._marks = torch.tensor([rank > 0 for rank in ranks], device=like.device)
         self._on = None if len(on) == len(ranks) else torch.tensor(on, device=like.device)
+        self._marks = torch.tensor([rank > 0 for rank in ranks], device=like.device)
         self._most = max(ranks)
         factors = like.new_zeros(len(on), 1, self._most)
         for row, run in enumerate(on):
@@ -184,8 +186,7 @@ class StackedLowRank(Stack):
 
     def on(self, x: Tensor) -> Tensor:
         """For each row of `x` (runs * n, ...), whether its run has the site on."""
-        marks = torch.tensor([rank > 0 for rank in self._ranks], device=x.device)
-        rows = marks.repeat_interleave(x.flatten(0, -2).shape[0] // len(marks))
+        rows = self._marks.repeat_interleave(x.flatten(0, -2).shape[0] // len(self._marks))
         return rows.view(*x.shape[:-1], 1)
 
     def added(self, y: Tensor, x: Tensor) -> Tensor:
@@ -198,12 +199,13 @@ class StackedLowRank(Stack):
         b: Tensor = self.B[:, :, : self._most]
         if self._on is not None:
             rows, a, b = (tensor.index_select(0, self._on) for tensor in (rows, a, b))
-        z = torch.bmm(rows.to(a.dtype), a.transpose(1, 2)) * self._factors
+        autocast = torch.is_autocast_enabled(x.device.type)
+        z = torch.bmm(rows if autocast else rows.to(a.dtype), a.transpose(1, 2)) * self._factors
         into = y.reshape(runs, -1, y.shape[-1])
         if self._on is not None:
             added = torch.bmm(z, b.transpose(1, 2)).to(y.dtype)
             return into.index_add(0, self._on, added).view(y.shape)
-        if y.dtype == a.dtype and not torch.is_autocast_enabled(y.device.type):
+        if y.dtype == a.dtype and not autocast:
             return torch.baddbmm(into, z, b.transpose(1, 2)).view(y.shape)
         return (into + torch.bmm(z, b.transpose(1, 2)).to(y.dtype)).view(y.shape)
 
