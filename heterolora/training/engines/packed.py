@@ -168,7 +168,6 @@ class StackedLowRank(Stack):
         on = [run for run, rank in enumerate(ranks) if rank]
         self._marks = torch.tensor([rank > 0 for rank in ranks], device=like.device)
         self._on = None if len(on) == len(ranks) else torch.tensor(on, device=like.device)
-        self._marks = torch.tensor([rank > 0 for rank in ranks], device=like.device)
         self._most = max(ranks)
         factors = like.new_zeros(len(on), 1, self._most)
         for row, run in enumerate(on):
