@@ -121,7 +121,8 @@ class Together(Generic[Result]):
             return [steps[0].make()]
         key = tuple(indices)
         if key not in self._engines:
-            self._engines.clear()  # of runs that have ended
+            alive = self._next.keys()
+            self._engines = {k: e for k, e in self._engines.items() if alive >= set(k)}
             self._engines[key] = PackedEngine([_engine(step) for step in steps])
         return self._engines[key].step([step.batch for step in steps])
 
