@@ -44,6 +44,11 @@ def without_padding(runs: int = 1) -> Iterator[None]:
         _runs.reset(token)
 
 
+def _asked() -> int:
+    """The runs of the `without_padding` around a call; 0 if there is none, or under a compiler."""
+    return 0 if torch.compiler.is_compiling() else _runs.get()
+
+
 @dataclass(frozen=True)
 class Layout:
     """Which cells of a padded batch (n, length) are kept, in order.
@@ -111,13 +116,12 @@ class Unpadding:
     def _enter(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         mask = kwargs.get("attention_mask")
         self._layout = None
-        runs = _runs.get()
+        runs = _asked()
         if (
             runs
             and isinstance(mask, Tensor)
             and mask.dim() == 2
             and mask.device.type == "cpu"
-            and not torch.compiler.is_compiling()
             and model.config._attn_implementation == NAME
             and not any(kwargs.get(name, _default(model, name)) for name in WITH_PADDING)
         ):
@@ -186,7 +190,7 @@ def attention(
     if unpadded is not None:
         query, key, value = (_padded(x, unpadded) for x in (query, key, value))
     cpu = query.device.type == "cpu"
-    if dropout and attention_mask is not None and cpu and _runs.get():
+    if dropout and attention_mask is not None and cpu and _asked():
         # On a CPU the fused kernel has no dropout, and what takes its place is slower than this.
         out = _attention(module, query, key, value, attention_mask, dropout, scaling)
     else:
@@ -220,5 +224,16 @@ def _attention(
     return torch.matmul(weights, value).transpose(1, 2)
 
 
+def mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+    """Transformers' own mask; on a GPU without asking whether there is any padding.
+
+    The answer would have the CPU wait, in every step, for all that the GPU has still to do.
+    """
+    if attention_mask is not None and attention_mask.device.type != "cpu" and _asked():
+        kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    made: Tensor | None = sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+    return made
+
+
 AttentionInterface.register(NAME, attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionMaskInterface.register(NAME, mask)
