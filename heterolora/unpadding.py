@@ -189,15 +189,22 @@ def attention(
     """
     if unpadded is not None:
         query, key, value = (_padded(x, unpadded) for x in (query, key, value))
-    cpu = query.device.type == "cpu"
-    if dropout and attention_mask is not None and cpu and _asked():
-        # On a CPU the fused kernel has no dropout, and what takes its place is slower than this.
+    if dropout and query.device.type == "cpu" and _asked():
+        # On a CPU the fused kernel has no dropout, and what takes its place is slower than this
+        # and draws from torch's global generator, whosever stream is to be drawn from.
+        if attention_mask is None and _is_causal(module, **kwargs):
+            attention_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
         out = _attention(module, query, key, value, attention_mask, dropout, scaling)
     else:
         out, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     return (out if unpadded is None else unpadded.unpad(out)), None
+
+
+def _is_causal(module: Any, is_causal: bool | None = None, **_: Any) -> bool:
+    """What Transformers takes an attention without a mask for."""
+    return getattr(module, "is_causal", True) if is_causal is None else is_causal
 
 
 def _padded(x: Tensor, layout: Layout) -> Tensor:
@@ -209,7 +216,7 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor,
+    mask: Tensor | None,
     dropout: float,
     scaling: float | None,
 ) -> Tensor:
@@ -219,7 +226,8 @@ def _attention(
     scores = scores * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     # Not minus infinity: a row of padding that sees nothing would have no finite gradient.
     hidden = torch.finfo(scores.dtype).min
-    scores = scores.masked_fill_(~mask, hidden) if mask.dtype == torch.bool else scores + mask
+    if mask is not None:
+        scores = scores.masked_fill_(~mask, hidden) if mask.dtype == torch.bool else scores + mask
     weights = F.dropout(scores.softmax(-1), dropout)
     return torch.matmul(weights, value).transpose(1, 2)
 

@@ -290,24 +290,26 @@ class NoDropout(TorchFunctionMode):
 
 @pytest.mark.parametrize("scaling", [None, 0.3])
 @pytest.mark.parametrize("causal", [False, True])
-def test_attention_with_dropout_is_sdpa_but_for_the_dropout(scaling, causal) -> None:
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_with_dropout_is_sdpa_but_for_the_dropout(scaling, causal, padded) -> None:
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(3, 4, 5, 8, generator=generator).requires_grad_()
     key, value = (torch.randn(3, 2, 5, 8, generator=generator).requires_grad_() for _ in range(2))
-    seen = (batch()["attention_mask"][:3, :5] > 0)[:, None, None].expand(3, 1, 5, 5)
-    mask = seen & torch.ones(5, 5, dtype=torch.bool).tril() if causal else seen
-    module = torch.nn.Module()
-    module.num_key_value_groups = 2
-    outputs = []
-    with without_padding(), NoDropout() as mode:
-        outputs.append(attention(module, query, key, value, mask, 0.1, scaling)[0])
-        additive = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
-        outputs.append(attention(module, query, key, value, additive, 0.1, scaling)[0])
-    assert mode.asked == [0.1, 0.1]
-    plain, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling)
+    module: Any = torch.nn.Module()
+    module.num_key_value_groups, module.is_causal = 2, causal
+    masks: list[Tensor | None] = [None]  # which is what Transformers makes where all is seen
+    if padded:
+        seen = (batch()["attention_mask"][:3, :5] > 0)[:, None, None].expand(3, 1, 5, 5)
+        mask = seen & torch.ones(5, 5, dtype=torch.bool).tril() if causal else seen
+        lowest = torch.finfo(torch.float32).min
+        masks = [mask, torch.zeros(mask.shape).masked_fill(~mask, lowest)]
+    plain, _ = sdpa_attention_forward(module, query, key, value, masks[0], scaling=scaling)
     weights = torch.randn(plain.shape, generator=generator)
     expected = torch.autograd.grad((plain * weights).sum(), (query, key, value))
-    for found in outputs:
+    for mask in masks:
+        with without_padding(), NoDropout() as mode:
+            found, _ = attention(module, query, key, value, mask, 0.1, scaling)
+        assert mode.asked == [0.1]
         torch.testing.assert_close(found, plain, rtol=1e-6, atol=1e-6)
         ours = torch.autograd.grad((found * weights).sum(), (query, key, value))
         for one, other in zip(ours, expected, strict=True):
