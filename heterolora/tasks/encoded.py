@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from heterolora.seeding import torch_generator
@@ -23,6 +24,8 @@ class Encoded:
         device: where batches go.
         truncated: how many examples are longer than `limit`.
         limit: the most tokens that an example was allowed to keep.
+        multiple: of what the length of a shuffled batch is, but for `limit`.
+        window: how many shuffled batches share examples of like length; None for pure chance.
     """
 
     features: Mapping[str, Sequence[Tensor]]
@@ -30,6 +33,8 @@ class Encoded:
     device: torch.device
     truncated: int = 0
     limit: int | None = None
+    multiple: int = 1
+    window: int | None = None
 
     def __len__(self) -> int:
         return len(self.features["input_ids"])
@@ -43,13 +48,21 @@ class Encoded:
         """How many batches of `size` all examples make; the last may be smaller."""
         return -(-len(self) // size)
 
-    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The examples `indices`, padded to the longest of them."""
-        batch = {
-            name: self._join(name, [rows[i] for i in indices])
+    def batch(self, indices: Sequence[int], multiple: int = 1) -> dict[str, Tensor]:
+        """The examples `indices`, padded to the longest of them.
+
+        Args:
+            indices: of the examples.
+            multiple: pad further, to a multiple of this or to `limit`, whichever is less.
+        """
+        longest = max(self._lengths(indices))
+        length = -(-longest // multiple) * multiple
+        if self.limit is not None:
+            length = max(longest, min(length, self.limit))
+        return {
+            name: self._there(self._join(name, [rows[i] for i in indices], length))
             for name, rows in self.features.items()
         }
-        return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
     def in_order(self, size: int, count: int | None = None) -> Iterator[dict[str, Tensor]]:
         """The first `count` examples (all by default) in dataset order, `size` at a time."""
@@ -62,8 +75,11 @@ class Encoded:
 
         The first `skip` batches are left out.
         """
-        order = torch.randperm(len(self), generator=torch_generator(seed, "order", epoch))
-        return self._cut(order.tolist()[skip * size :], size)
+        generator = torch_generator(seed, "order", epoch)
+        order = torch.randperm(len(self), generator=generator).tolist()
+        if self.window is not None:
+            order = self._grouped(order, size, self.window, generator)
+        return self._cut(order[skip * size :], size, self.multiple)
 
     def halves(self) -> tuple["Encoded", "Encoded"]:
         """Two disjoint random halves of the examples, the same ones in every run."""
@@ -84,11 +100,44 @@ class Encoded:
             padding={**self.padding, LABELS: padding},
         )
 
-    def _join(self, name: str, rows: list[Tensor]) -> Tensor:
+    def _lengths(self, indices: Sequence[int]) -> list[int]:
+        rows = self.features["input_ids"]
+        return [len(rows[i]) for i in indices]
+
+    def _grouped(
+        self, order: Sequence[int], size: int, window: int, generator: torch.Generator
+    ) -> list[int]:
+        """`order` with examples of like length in the same batches, to pad less.
+
+        The examples of `window` batches are sorted by length and cut into batches, which are then
+        put in random order. A last batch that is smaller stays the last.
+        """
+        grouped: list[int] = []
+        for start in range(0, len(order), window * size):
+            here = order[start : start + window * size]
+            lengths = dict(zip(here, self._lengths(here), strict=True))
+            rest = here[len(here) // size * size :]
+            whole = sorted(here[: len(here) - len(rest)], key=lengths.__getitem__)
+            for batch in torch.randperm(len(whole) // size, generator=generator).tolist():
+                grouped += whole[batch * size : (batch + 1) * size]
+            grouped += rest
+        return grouped
+
+    def _join(self, name: str, rows: list[Tensor], length: int) -> Tensor:
         if rows[0].dim() == 0:
             return torch.stack(rows)
-        return pad_sequence(rows, batch_first=True, padding_value=self.padding[name])
+        padding = self.padding[name]
+        joined = pad_sequence(rows, batch_first=True, padding_value=padding)
+        return F.pad(joined, (0, length - joined.shape[1]), value=padding)
 
-    def _cut(self, indices: Sequence[int], size: int) -> Iterator[dict[str, Tensor]]:
+    def _there(self, tensor: Tensor) -> Tensor:
+        """The tensor on the device; a GPU copies it while the CPU goes on."""
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def _cut(
+        self, indices: Sequence[int], size: int, multiple: int = 1
+    ) -> Iterator[dict[str, Tensor]]:
         for start in range(0, len(indices), size):
-            yield self.batch(indices[start : start + size])
+            yield self.batch(indices[start : start + size], multiple)

@@ -27,6 +27,7 @@ class LocalEngine:
         autocast: the precision of forward passes.
         evaluation_batch_size: examples in a batch of an evaluation.
         observers: called after each backward pass, while gradients stand.
+        forward: makes the forward pass of a step from the model's inputs; by default `eager`.
 
     Attributes:
         adapters: as given.
@@ -44,6 +45,7 @@ class LocalEngine:
         autocast: Autocast = nullcontext,
         evaluation_batch_size: int = 64,
         observers: Sequence[Callable[[Adapters], None]] = (),
+        forward: Callable[..., Any] | None = None,
     ) -> None:
         self.adapters = adapters
         self.optimizer = optimizer
@@ -52,15 +54,17 @@ class LocalEngine:
         self.dropout = Stream(adapters.seed, "dropout", device=adapters.model.device)
         self._evaluation_batch_size = evaluation_batch_size
         self._observers = observers
+        self._forward = forward or eager(adapters.model)
 
     def step(self, batch: Batch) -> Tensor:
         """One optimizer step down the mean loss of `batch`; the loss, left on the device."""
-        model = self.adapters.model.train()
-        with self.dropout, dropout(model), self.autocast(), without_padding():
-            output = model(**inputs(batch))
+        self.adapters.model.train()
+        # Before the forward pass: its CUDA graph may take the place of the last step's gradients.
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.dropout, self.autocast():
+            output = self._forward(**inputs(batch))
         total, count = self.task.loss(output, batch)
         loss = total / count
-        self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.descend()
         return loss.detach()
@@ -95,6 +99,16 @@ class LocalEngine:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.dropout.load_state_dict(state["dropout"])
+
+
+def eager(model: Any) -> Callable[..., Any]:
+    """Calls of a model as it is, but for padding and the faster dropout on the CPU."""
+
+    def forward(**inputs: Any) -> Any:
+        with dropout(model), without_padding():
+            return model(**inputs)
+
+    return forward
 
 
 def dropout(model: Any) -> AbstractContextManager[object]:
