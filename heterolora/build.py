@@ -1,6 +1,7 @@
 """A configuration becomes objects."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from heterolora.strategies import Search
 from heterolora.tasks import Task
 from heterolora.tasks.encoded import Encoded
 from heterolora.training.checkpoint import CheckpointManager
+from heterolora.training.compiling import LENGTHS, compiled
 from heterolora.training.engines import LocalEngine
 from heterolora.training.logging import Logger
 from heterolora.training.optimizer import adamw
@@ -21,6 +23,9 @@ from heterolora.training.precision import autocast_for
 from heterolora.training.signals import Signals
 from heterolora.training.trainer import Trainer
 from heterolora.training.weights import WeightFiles
+
+WINDOW = 50
+"""How many batches share examples of like length, where that is asked for."""
 
 
 def build_space(config: Config) -> Space:
@@ -103,11 +108,12 @@ def build_trainer(
         autocast_for(config.precision, torch.device(config.device)),
         config.evaluation.batch_size,
         [search.proxy.observe] if search else [],
+        compiled(adapters.model) if config.training.compile else None,
     )
     files = WeightFiles(weights, adapters)
     trainer = Trainer(
         engine=engine,
-        train=splits["train"],
+        train=_batched(config, splits["train"]),
         validation=_evaluated(config, splits["validation"]),
         epochs=config.training.epochs,
         batch_size=config.training.batch_size,
@@ -125,6 +131,15 @@ def build_trainer(
     )
     checkpoints.stateful |= {"weights": files, "trainer": trainer}
     return trainer
+
+
+def _batched(config: Config, train: Encoded) -> Encoded:
+    """What is trained on, in the batches that are asked for."""
+    return replace(
+        train,
+        multiple=LENGTHS if config.training.compile else 1,
+        window=WINDOW if config.training.group_by_length else None,
+    )
 
 
 def _evaluated(config: Config, validation: Encoded) -> dict[str, Encoded]:

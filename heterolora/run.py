@@ -32,7 +32,7 @@ from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.importance import leave_one_out
 from heterolora.training.logging import Logger
 from heterolora.training.memory import forget_peak, memory_advice, peak_memory
-from heterolora.training.precision import autocast_for, device_name
+from heterolora.training.precision import autocast_for, device_name, matmul_precision
 from heterolora.training.signals import Signals, Stopped
 from heterolora.training.trainer import Steps, Trainer, drive
 
@@ -141,7 +141,8 @@ def running(cfg: DictConfig, console: Console, label: str, signals: Signals) -> 
             done = None if config.rerun else finished(directory)
             if done is None:
                 use_deterministic_kernels()
-                result = yield from _execute(config, directory, console, label, signals)
+                with matmul_precision(config.training.tf32, torch.device(config.device)):
+                    result = yield from _execute(config, directory, console, label, signals)
                 return Outcome(config, directory, result, skipped=False)
             checkpoints_of(directory).discard()  # for one that was killed before it could
     return Outcome(config, directory, done, skipped=True)

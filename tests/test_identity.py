@@ -72,6 +72,7 @@ IGNORED = [
     "rerun=true",
     "offline=true",
     "training.log_every=3",
+    "training.compile=true",
     "checkpoint.every_minutes=1",
     "evaluation.batch_size=7",
     "proxy.micro_batch_size=31",
@@ -114,6 +115,8 @@ SHAPING = [
     "optimizer.eps=1.0e-6",
     "training.epochs=7",
     "training.batch_size=7",
+    "training.group_by_length=true",
+    "training.tf32=true",
 ]
 """For each key of a run but those of `tracking`, a value other than that of `house`."""
 

@@ -22,12 +22,17 @@ NOT_IN_IDENTITY: Mapping[str, Any] = {
     "checkpoint": True,
     "tracking": True,
     "table": True,
-    "training": {"log_every": True},
+    "training": {"log_every": True, "compile": True},
     "evaluation": {"batch_size": True},
     "proxy": {"micro_batch_size": True},
     "importance": {EVERY: {"micro_batch_size": True}},
 }
-"""Settings that two runs of one arm may differ in: the seed, and what shapes no number."""
+"""Settings that two runs of one arm may differ in: the seed, and what shapes no number, or no more
+of it than another machine would."""
+
+ADDED_LATER: Mapping[str, Any] = {"training": {"group_by_length": False, "tf32": False}}
+"""Settings that there were not from the beginning, with what stands for runs from before: at that
+value they are left out, so that those runs are found again."""
 
 BY_FINGERPRINT: Mapping[str, Any] = {
     "model": True,
@@ -48,6 +53,15 @@ def without(values: Mapping[str, Any], apart: Mapping[str, Any]) -> dict[str, An
     return kept
 
 
+def changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested plain values, but for those that are as `defaults` has them."""
+    return {
+        key: changed(value, defaults.get(key, {})) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if isinstance(value, Mapping) or key not in defaults or value != defaults[key]
+    }
+
+
 def identity(config: Config) -> str:
     """Eight hex digits of the settings that shape the run's numbers, and of its model and data.
 
@@ -58,5 +72,6 @@ def identity(config: Config) -> str:
     from heterolora.config.fingerprints import fingerprints
 
     shaping = without(without(config.resolved(), NOT_IN_IDENTITY), BY_FINGERPRINT)
+    shaping = changed(shaping, ADDED_LATER)
     shaping["fingerprints"] = dataclasses.asdict(fingerprints(config.model, config.task))
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:8]

@@ -4,6 +4,8 @@ They need torch and transformers, which take seconds to import.
 """
 
 import os
+import shutil
+import sys
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -13,17 +15,19 @@ from heterolora.config import checkpoints
 from heterolora.config.schema import (
     Device,
     ModelConfig,
+    Precision,
     ProxyConfig,
     RankBudgetConfig,
     SearchSpaceConfig,
     SelectionConfig,
     StrategyConfig,
     TaskConfig,
+    TrainingConfig,
 )
 from heterolora.config.validation import Rule
 from heterolora.errors import ModelError
 from heterolora.sites import Site
-from heterolora.training.precision import resolve_device
+from heterolora.training.precision import resolve_device, resolve_precision
 
 WITHOUT_FLOAT64 = ("mps",)
 BYTES_PER_PARAMETER = 16
@@ -191,6 +195,29 @@ def device_exists(device: Device) -> Iterable[str]:
         )
 
 
+def tf32_is_read(training: TrainingConfig, precision: Precision, device: Device) -> Iterable[str]:
+    """What is computed in bf16 is not computed in TF32."""
+    if not training.tf32 or list(device_exists(device)):
+        return
+    if resolve_precision(precision, resolve_device(device)) != "fp32":
+        yield (
+            f"training.tf32=true: has no effect with precision={precision}, which is bf16 here; "
+            "set precision=fp32 or training.tf32=false"
+        )
+
+
+def compiler_is_there(training: TrainingConfig, device: Device) -> Iterable[str]:
+    """On a CPU torch compiles with the machine's C++ compiler."""
+    if not training.compile or list(device_exists(device)):
+        return
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if resolve_device(device).type == "cpu" and shutil.which(compiler) is None:
+        yield (
+            f"training.compile=true: device={device} needs a C++ compiler, and {compiler} is not "
+            "installed; install it, or set training.compile=false"
+        )
+
+
 def _sites(model: ModelConfig, space: SearchSpaceConfig) -> Mapping[Site, checkpoints.Shape]:
     """The sites and their shapes; none where another rule says why there are none."""
     if list(model_is_usable(model)) or list(projections_exist(model, space)):
@@ -230,4 +257,6 @@ RULES: tuple[Rule, ...] = (
     adapters_fit_memory,
     device_exists,
     synflow_on_device,
+    tf32_is_read,
+    compiler_is_there,
 )

@@ -35,6 +35,8 @@ PathPart = r"[A-Za-z0-9][\w.-]*"
 Beta = Annotated[Number, Field(ge=0, lt=1)]
 Device = NewType("Device", str)
 """The name of a device; a type of its own, by which rules ask for it."""
+Precision = Literal["auto", "fp32", "bf16"]
+"""The number format of forward passes."""
 
 
 class Section(BaseModel):
@@ -93,11 +95,14 @@ class RankBudgetConfig(Section):
 
 
 class TrainingConfig(Section):
-    """Length and batching of the fine-tuning, and how often a step is logged."""
+    """Length, batching and kernels of the fine-tuning, and how often a step is logged."""
 
     epochs: PositiveInt = Field(examples=[20])
     batch_size: PositiveInt = Field(examples=[8])
     log_every: PositiveInt = Field(examples=[10])
+    group_by_length: bool = Field(default=False, strict=True, examples=["true"])
+    compile: bool = Field(default=False, strict=True, examples=["true"])
+    tf32: bool = Field(default=False, strict=True, examples=["true"])
 
 
 class EvaluationConfig(Section):
@@ -218,7 +223,7 @@ class Config(Section):
     name: str = Field(pattern=rf"^{PathPart}(/{PathPart})*$", examples=["main"])
     seed: int = Field(strict=True, ge=0, examples=[0])
     device: Device = Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", examples=["auto"])
-    precision: Literal["auto", "fp32", "bf16"] = Field(examples=["auto"])
+    precision: Precision = Field(examples=["auto"])
     output: str = Field(min_length=1, examples=["outputs"])
     rerun: bool = Field(strict=True, examples=["true"])
     offline: bool = Field(strict=True, examples=["true"])

@@ -27,12 +27,12 @@ def compiled(model: PreTrainedModel, backend: str | Callable[..., Any] = "induct
         backend: of `torch.compile`.
     """
     mode = "reduce-overhead" if model.device.type == "cuda" else None
-    compiled_model = torch.compile(model, dynamic=False, backend=backend, mode=mode)
+    compiled_model: Any = torch.compile(model, dynamic=False, backend=backend, mode=mode)
     limits = {"recompile_limit": SHAPES, "accumulated_recompile_limit": 64 * SHAPES}
 
     def forward(**inputs: Any) -> Any:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        with torch._dynamo.config.patch(limits):  # type: ignore[no-untyped-call]
+        with torch._dynamo.config.patch(limits):
             return compiled_model(**inputs)
 
     return forward

@@ -1,7 +1,8 @@
 """Devices and number formats."""
 
 import platform
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -36,3 +37,27 @@ def autocast_for(precision: str, device: torch.device) -> Autocast:
     if precision == "bf16":
         return partial(torch.autocast, device.type, dtype=torch.bfloat16)
     return nullcontext
+
+
+def matmul_precision(tf32: bool, device: torch.device) -> AbstractContextManager[None]:
+    """Inside, products of float32 matrices are in TF32 where that is asked for of a GPU."""
+    return _tf32() if tf32 and device.type == "cuda" else nullcontext()
+
+
+_before: list[str] = []
+"""What there was before each that has asked for TF32 and not yet left."""
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    """TF32, put back when the last of all has left: torch has one setting for the process."""
+    _before.append(torch.get_float32_matmul_precision())
+    # Not `torch.backends.cuda.matmul.fp32_precision`: once that is set, reading this one is an
+    # error, and torch's compiler reads it.
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        before = _before.pop()
+        if not _before:
+            torch.set_float32_matmul_precision(before)
