@@ -5,7 +5,13 @@ from typing import Any
 
 import pandas as pd
 
-from heterolora.config.identity import BY_FINGERPRINT, NOT_IN_IDENTITY, without
+from heterolora.config.identity import (
+    ADDED_LATER,
+    BY_FINGERPRINT,
+    NOT_IN_IDENTITY,
+    changed,
+    without,
+)
 from heterolora.records.read import Run
 
 Settings = Mapping[str, Any]
@@ -77,7 +83,8 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
 
 def shaping(run: Run) -> dict[str, Any]:
     """The settings that shape a run's numbers, the seed and the place of model and data apart."""
-    return flat(without(without(run.config, NOT_IN_IDENTITY), BY_FINGERPRINT))
+    shaping = without(without(run.config, NOT_IN_IDENTITY), BY_FINGERPRINT)
+    return flat(changed(shaping, ADDED_LATER))
 
 
 def traits(runs: pd.DataFrame) -> pd.DataFrame:
