@@ -1,5 +1,7 @@
 """Many runs in one pass: each is trained as it would be alone."""
 
+import copy
+import functools
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -36,6 +38,9 @@ def still(
     return made
 
 
+loaded_once = functools.cache(load)
+
+
 @dataclass(frozen=True)
 class Member:
     """A run of a pack: its seed, what it can hold, what is on in each half, its rate."""
@@ -46,14 +51,14 @@ class Member:
     learning_rate: float = 1e-3
 
     def engine(self, path: Path, renormalize: str | None = None) -> LocalEngine:
-        loaded = load(path, self.seed)
+        # A copy takes a tenth of the time of loading once more.
+        loaded = loaded_once(path, self.seed)
+        model, head = copy.deepcopy((loaded.model, loaded.head))
         changes: dict[str, Any] = {"lora": {"q": self.capacity, "v": self.capacity}}
         if renormalize:
             shortcuts = dict.fromkeys(SHORTCUT_ROLES, self.capacity)
             changes |= {"shortcuts": shortcuts, "renormalize": renormalize}
-        adapters = architectures.wire(
-            loaded.model, loaded.family, space(**changes), loaded.head, self.seed
-        )
+        adapters = architectures.wire(model, loaded.family, space(**changes), head, self.seed)
         return LocalEngine(adapters, task().build(), adamw(adapters, self.learning_rate))
 
     def batch(self, step: int) -> Batch:
@@ -170,12 +175,11 @@ WIRED = [
     ("opt-pre-norm", "always"),
     ("llama", "enabled"),
 ]
+SHORT = [(*wired, 4) for wired in WIRED if wired not in (("bert", "always"), ("llama", "enabled"))]
 LONG = [pytest.param(*wired, 50, marks=pytest.mark.slow) for wired in WIRED]
 
 
-@pytest.mark.parametrize(
-    ("family", "renormalize", "steps"), [*((*wired, 8) for wired in WIRED), *LONG]
-)
+@pytest.mark.parametrize(("family", "renormalize", "steps"), [*SHORT, *LONG])
 def test_each_member_is_trained_as_if_it_were_alone(family, renormalize, steps, still) -> None:
     check_pack(still[family], renormalize, steps)
 
@@ -233,12 +237,12 @@ def test_members_can_train_alone_in_between(still) -> None:
 def trained(
     path: Path, seeds: Sequence[int], lengths: Sequence[int], *, alone: bool = False
 ) -> list[tuple[Tensor, dict[str, Tensor], Tensor]]:
-    """Losses, weights and the place in the dropout stream of each member after four steps."""
+    """Losses, weights and the place in the dropout stream of each member after three steps."""
     members = pack(path, *seeds)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     engine = PackedEngine(members)
     losses = []
-    for step in range(4):
+    for step in range(3):
         turned = [*lengths[step:], *lengths[:step]]
         batches = [rows(turned, generator) for generator in generators]
         if alone:
@@ -269,7 +273,7 @@ def test_each_member_draws_its_dropout_from_its_own_stream(family, lengths, chec
     again = trained(path, [0, 1, 2], lengths)[0]
     assert torch.equal(again[0], losses)
     assert_equal(again[1], weights)
-    for seeds in ([5, 0], [0, 7, 8, 9]):
+    for seeds in ([5, 0], [0, 7, 8]):
         torch.manual_seed(3)
         other = trained(path, seeds, lengths)[seeds.index(0)]
         assert torch.equal(other[2], stream)
