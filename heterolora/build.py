@@ -107,7 +107,7 @@ def build_trainer(
         adamw(adapters, **config.optimizer.model_dump(exclude={"name"})),
         autocast_for(config.precision, torch.device(config.device)),
         config.evaluation.batch_size,
-        [search.proxy.observe] if search else [],
+        [search.proxy.observe] if search and search.proxy.observes else [],
         compiled(adapters.model) if config.training.compile else None,
     )
     files = WeightFiles(weights, adapters)

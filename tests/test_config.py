@@ -98,6 +98,8 @@ MISTAKES = [
     ("precision=fp16", "precision=fp16: ", "bf16", "precision=auto"),
     ("device=tpu", "device=tpu: ", "cuda", "device=auto"),
     ("proxy.name=nope", "proxy.name=nope: ", "no such proxy", "with proxy=..."),
+    ("proxy.source=batches", "proxy.source=batches: ", "'running'", "proxy.source=probe"),
+    ("proxy.observe_every=0", "proxy.observe_every=0: ", "greater than 0", "observe_every=16"),
     ("nope=1", "nope: ", "unknown key", "choose one of"),
     ("sede=1", "sede: ", "unknown key", "did you mean seed?"),
     ("training.epoch=3", "training.epoch: ", "unknown key", "did you mean epochs?"),

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from heterolora import network
 from heterolora.config import Config, identity, model_rules, prepare, rules, validate
+from heterolora.config.identity import shaping_settings
 from heterolora.records.read import load
 from heterolora.reporting.arms import arms
 from heterolora.reporting.frame import frame, mixed
@@ -105,6 +106,8 @@ SHAPING = [
     "proxy.weights=probe",
     "proxy.num_batches=31",
     "proxy.batch_size=7",
+    "proxy.source=running",
+    "proxy.observe_every=3",
     "strategy.enable_rate=0.5",
     "strategy.searches_per_epoch=4",
     "rank_budget.lora_rank=4",
@@ -227,6 +230,28 @@ def test_the_embedded_model_and_task_are_told_by_their_files() -> None:
     assert identity(config) == identity(again(config))
     bigger = prepare(composed("device=cpu", "tracking=local", "rank_budget=r8"))
     assert identity(config) != identity(bigger)
+
+
+def test_the_identity_of_earlier_runs_stays() -> None:
+    """That of the default run, from before `proxy.source`."""
+    cfg = composed("device=cpu", "tracking=local")
+    assert identity(prepare(cfg)) == "c2434134"
+
+
+def test_a_setting_that_was_added_later_is_told_by_its_value_alone(house: DictConfig) -> None:
+    old = prepare(house).resolved()
+    shaped = shaping_settings(old)
+    for key in ("source", "observe_every"):
+        assert key not in shaped["proxy"]
+        del old["proxy"][key]
+    assert shaping_settings(old) == shaped
+    running = prepare(edited(house, "proxy.source=running")).resolved()
+    assert shaping_settings(running)["proxy"] == {**shaped["proxy"], "source": "running"}
+    measured = composed(*HOUSE, "+proxy@importance.snip=snip", f"model.path={house.model.path}")
+    measured = edited(measured, f"task.path={house.task.path}", "importance.snip.observe_every=2")
+    snip = shaping_settings(prepare(measured).resolved())["importance"]["snip"]
+    assert snip["observe_every"] == 2
+    assert "source" not in snip
 
 
 def test_a_finished_run_is_found_again_by_what_its_model_and_data_are(

@@ -28,6 +28,10 @@ def _server() -> Iterator[None]:
 VARIANTS = {
     "gradnorm": ["proxy=gradnorm", "proxy.num_batches=2"],
     "constant": ["proxy=constant"],
+    "running": [
+        *("proxy=gradnorm", "proxy.num_batches=2", "proxy.source=running"),
+        "proxy.observe_every=2",
+    ],
     "shortcuts": [
         *("search_space=lora_shortcuts", "rank_budget=l2_s11", "proxy=snip", "proxy.num_batches=2"),
         "optimizer.learning_rate=0.01",
@@ -105,8 +109,9 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(commands, tmp_path)
     assert any(key.endswith("saving") for key in seen)
 
 
-def test_killed_again_and_again_it_gets_there(commands, tmp_path) -> None:
-    command = commands["gradnorm"].at(tmp_path / "outputs")
+@pytest.mark.parametrize("variant", ["gradnorm", "running"])
+def test_killed_again_and_again_it_gets_there(variant, commands, tmp_path) -> None:
+    command = commands[variant].at(tmp_path / "outputs")
     kills = 0
     while (code := command.run(EVERY_STEP, fate=functools.partial(children.in_step, 5))) != 0:
         assert code == -signal.SIGKILL

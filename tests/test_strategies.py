@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -157,7 +159,9 @@ class Counting(Constant):
 
     seen: list[int] = field(default_factory=list)
 
-    def observe(self, adapters: Adapters) -> None:
+    @contextmanager
+    def observe(self, adapters: Adapters) -> Iterator[None]:
+        yield
         self.seen.append(len(adapters))
 
     def state_dict(self) -> dict[str, list[int]]:
@@ -169,7 +173,8 @@ class Counting(Constant):
 
 def test_the_state_of_a_proxy_is_kept_without_knowing_it(here) -> None:
     proxy, other = Counting(), Counting()
-    proxy.observe(here.adapters)
+    with proxy.observe(here.adapters):
+        pass
     kept = search(here, proxy).state_dict()
     assert kept["proxy"] == {"seen": [6]}
     search(here, other).load_state_dict(kept)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from heterolora.adapters.passing import Matrices, passing
 from heterolora.adapters.scaling import Scaling
 
 
@@ -27,10 +28,15 @@ class LowRank(nn.Module):
     rows of A, those that are on, and 0 for the rest; `scaling` is a scalar that follows the rank.
     Both are tensors of the module, so that a new allocation changes neither a shape nor a code
     path that a compiler has to see again. In eager mode rows that are off are not computed.
+
+    Attributes:
+        sums: where `added` leaves the gradients by A and B that every rank would have if it were
+            on; None, as a rule, for nowhere.
     """
 
     mask: Tensor
     scaling: Tensor
+    sums: Matrices | None
 
     def __init__(
         self,
@@ -58,6 +64,7 @@ class LowRank(nn.Module):
         self.register_buffer("mask", torch.ones(capacity, device=device))
         self.register_buffer("scaling", torch.tensor(scaling(capacity), device=device))
         self._rank, self._ranked = capacity, self.mask
+        self.sums = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` (..., in_features) to (..., out_features), both in the precision of `x`.
@@ -72,9 +79,17 @@ class LowRank(nn.Module):
         """`y + scaling B diag(mask) A x`, in one product where that is possible.
 
         Args:
-            y: (..., out_features); given back as it is where the adapter is off.
+            y: (..., out_features); its values are given back where the adapter is off.
             x: (..., in_features), of as many rows.
         """
+        # Passing comes last: the gradients of x are added up in the same order, and have its bits.
+        if self.sums is None or self.known_rank is None:
+            return self._added(y, x)
+        weights = (self.A.detach(), self.B.detach())
+        scaling = self.scaling_rule(self.capacity)
+        return passing(self._added(y, x), x, weights, scaling, self.sums)
+
+    def _added(self, y: Tensor, x: Tensor) -> Tensor:
         rank = self.known_rank
         if rank == 0:
             return y

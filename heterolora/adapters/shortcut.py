@@ -27,7 +27,7 @@ class Residual(nn.Module):
         if self.adapter.known_rank == 0:
             # A view costs nothing, and keeps this use of h in its place in the sum of h's
             # gradients: floats added in another order have other bits.
-            return h.view_as(h)
+            return self.adapter.added(h.view_as(h), h)
         return self.adapter.added(h, h)
 
 
@@ -75,6 +75,6 @@ class RenormalizedWhereOn(Shortcut):
             case None:
                 return torch.where(self.adapter.on(x), norm(self.adapter.added(x, h)), x)
             case 0:
-                return x
+                return self.adapter.added(x, h)  # which is x
             case _:
                 return norm(self.adapter.added(x, h))

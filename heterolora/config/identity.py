@@ -30,9 +30,16 @@ NOT_IN_IDENTITY: Mapping[str, Any] = {
 """Settings that two runs of one arm may differ in: the seed, and what shapes no number, or no more
 of it than another machine would."""
 
-ADDED_LATER: Mapping[str, Any] = {"training": {"group_by_length": False, "tf32": False}}
+_SAMPLED = {"source": "probe", "observe_every": 16}
+
+ADDED_LATER: Mapping[str, Any] = {
+    "training": {"group_by_length": False, "tf32": False},
+    "proxy": _SAMPLED,
+    "importance": {EVERY: _SAMPLED},
+}
 """Settings that there were not from the beginning, with what stands for runs from before: at that
-value they are left out, so that those runs are found again."""
+value they are left out, so that those runs are found again. Here it stays, should a default change.
+"""
 
 BY_FINGERPRINT: Mapping[str, Any] = {
     "model": True,
@@ -55,11 +62,23 @@ def without(values: Mapping[str, Any], apart: Mapping[str, Any]) -> dict[str, An
 
 def changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Nested plain values, but for those that are as `defaults` has them."""
-    return {
-        key: changed(value, defaults.get(key, {})) if isinstance(value, Mapping) else value
-        for key, value in values.items()
-        if isinstance(value, Mapping) or key not in defaults or value != defaults[key]
-    }
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            kept[key] = changed(value, defaults.get(key, defaults.get(EVERY, {})))
+        elif key not in defaults or value != defaults[key]:
+            kept[key] = value
+    return kept
+
+
+def shaping_settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a resolved configuration the settings that shape a run's numbers.
+
+    The seed and the place of model and data are not among them, nor what was added later and is as
+    it was before.
+    """
+    shaping = without(without(resolved, NOT_IN_IDENTITY), BY_FINGERPRINT)
+    return changed(shaping, ADDED_LATER)
 
 
 def identity(config: Config) -> str:
@@ -71,7 +90,6 @@ def identity(config: Config) -> str:
     # Fingerprints need libraries that who reads records does without.
     from heterolora.config.fingerprints import fingerprints
 
-    shaping = without(without(config.resolved(), NOT_IN_IDENTITY), BY_FINGERPRINT)
-    shaping = changed(shaping, ADDED_LATER)
+    shaping = shaping_settings(config.resolved())
     shaping["fingerprints"] = dataclasses.asdict(fingerprints(config.model, config.task))
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:8]

@@ -7,8 +7,9 @@ generators are as before by construction; only the training flags are set and pu
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import torch
@@ -17,13 +18,15 @@ from torch.func import functional_call
 
 from heterolora.adapters import Adapters
 from heterolora.adapters.low_rank import kaiming_uniform
+from heterolora.adapters.passing import Matrices
 from heterolora.losses import Autocast, Batch, Loss, default_loss, inputs, summed
+from heterolora.proxies.running import Running
 from heterolora.seeding import torch_generator
 from heterolora.settings import Settings, setting
 from heterolora.sites import Site
 from heterolora.unpadding import without_padding
 
-AB = dict[Site, tuple[Tensor, Tensor]]
+AB = dict[Site, Matrices]
 """For each site its A (r, d_in) and its B (d_out, r), or the gradients by them."""
 
 Weights = Literal["current", "probe"]
@@ -56,8 +59,22 @@ class Proxy(Settings, ABC):
         """Which B the next scores are of: those that stand, or the probe's."""
         return "current"
 
-    def observe(self, adapters: Adapters) -> None:
-        """Called in training after each backward pass, while gradients stand."""
+    @property
+    def observes(self) -> bool:
+        """Whether training steps are to be observed."""
+        return False
+
+    @property
+    def observed(self) -> int:
+        """Of how many training steps the next scores are; 0 if they are of the sample."""
+        return 0
+
+    def observe(self, adapters: Adapters) -> AbstractContextManager[object]:
+        """Entered around the forward and backward pass of a training step, if it `observes`.
+
+        It must not change a number of the training. Gradients stand when it is left.
+        """
+        return nullcontext()
 
     @abstractmethod
     def scores(
@@ -133,6 +150,10 @@ class SaliencyProxy(Proxy):
         theta = self._theta(adapters)
         with evaluation_mode(adapters.model), torch.enable_grad():
             gradient = self.gradients(adapters, theta, batches, loss, autocast)
+        return self._saliencies(theta, gradient)
+
+    def _saliencies(self, theta: AB, gradient: AB) -> dict[Site, float]:
+        """The sum over A and B, at every site."""
         with torch.no_grad():
             sums = torch.stack(
                 [
@@ -163,11 +184,68 @@ class DataProxy(SaliencyProxy):
     The scalar is `sum_batches mean_batch loss` over `num_batches` batches of `batch_size`, in
     dataset order; that is every example's loss over `batch_size`, so that its gradient does not
     depend on the batches in which it is summed.
+
+    With `source="running"` the gradients are those of the training steps since the last scores,
+    of every `observe_every`-th (see `Running`), and scored with the weights that stand. As long as
+    no step was observed, the sample is scored all the same.
     """
 
     micro_batch_size: int = setting(
         32, help="examples per forward pass; does not change the scores", gt=0
     )
+    source: Literal["probe", "running"] = setting(
+        "probe",
+        help="probe: score a sample (the paper). running: score the training batches since the "
+        "last search",
+    )
+    observe_every: int = setting(
+        16, help="with source=running, observe one training step in so many", gt=0
+    )
+
+    @property
+    def observes(self) -> bool:
+        """With `source="running"`."""
+        return self.source == "running"
+
+    @property
+    def observed(self) -> int:
+        """Of how many training steps the next scores are."""
+        return self._running.observed
+
+    def observe(self, adapters: Adapters) -> AbstractContextManager[object]:
+        """Sum the gradients of every `observe_every`-th step."""
+        if not self.observes:
+            return nullcontext()
+        return self._running.step(adapters, self.observe_every)
+
+    def weights_scored(self, adapters: Adapters) -> Weights:
+        """As of the sample; of training steps, those that stand."""
+        return "current" if self.observed else super().weights_scored(adapters)
+
+    def scores(
+        self,
+        adapters: Adapters,
+        batches: Iterable[Batch],
+        loss: Loss = default_loss,
+        autocast: Autocast = nullcontext,
+    ) -> dict[Site, float]:
+        """The sum of the saliencies of A and B, at every site; what was observed is then spent."""
+        if not self.observed:
+            return super().scores(adapters, batches, loss, autocast)
+        return self._saliencies(self._theta(adapters), self._running.take(adapters))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was observed; empty if nothing was."""
+        return self._running.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._running.load_state_dict(state)
+
+    @cached_property
+    def _running(self) -> Running:
+        """Not a field: it is no setting, and two equal proxies have one each."""
+        return Running()
 
     def sample(self, examples: Examples) -> Iterable[Batch]:
         """The first `num_batches * batch_size` examples."""

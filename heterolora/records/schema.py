@@ -86,6 +86,7 @@ class SearchRow(RecordModel):
         degenerate: whether all scores were equal.
         seconds: that it took.
         weights: which B was scored; None in records written before it was recorded.
+        observed: of how many training steps the scores are; 0 where they are of a sample.
     """
 
     step: int
@@ -99,6 +100,7 @@ class SearchRow(RecordModel):
     degenerate: bool
     seconds: float
     weights: Literal["current", "probe"] | None = None
+    observed: int = 0
 
     @model_validator(mode="after")
     def _every_site_has_both(self) -> "SearchRow":

@@ -5,13 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from heterolora.config.identity import (
-    ADDED_LATER,
-    BY_FINGERPRINT,
-    NOT_IN_IDENTITY,
-    changed,
-    without,
-)
+from heterolora.config.identity import shaping_settings
 from heterolora.records.read import Run
 
 Settings = Mapping[str, Any]
@@ -83,8 +77,7 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
 
 def shaping(run: Run) -> dict[str, Any]:
     """The settings that shape a run's numbers, the seed and the place of model and data apart."""
-    shaping = without(without(run.config, NOT_IN_IDENTITY), BY_FINGERPRINT)
-    return flat(changed(shaping, ADDED_LATER))
+    return flat(shaping_settings(run.config))
 
 
 def traits(runs: pd.DataFrame) -> pd.DataFrame:

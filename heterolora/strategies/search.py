@@ -49,7 +49,7 @@ class Search:
             UserError: if sites cannot be scored, or no allocation can be made of the scores.
         """
         adapters = self.adapters
-        weights = self.proxy.weights_scored(adapters)
+        weights, observed = self.proxy.weights_scored(adapters), self.proxy.observed
         sample = self.proxy.sample(self.examples)
         scores = self.proxy.scores(adapters, sample, self.loss, self.autocast)
         candidates = Candidates(scores, adapters.unit_costs, adapters.capacities)
@@ -59,6 +59,7 @@ class Search:
             "proxy": self.proxy.to_dict(),
             "selection": self.selection.to_dict(),
             "weights": weights,
+            "observed": observed,
             "scores": {str(site): score for site, score in scores.items()},
             "ranks": {str(site): rank for site, rank in adapters.ranks.items()},
             "parameters": allocation.parameters,
@@ -67,17 +68,18 @@ class Search:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, and the state of what has any."""
+        """Where the stream stands, and the states that are not empty."""
         version, words, spare = self.rng.getstate()
         states = {name: part.state_dict() for name, part in self._stateful().items()}
-        return {"rng": [version, list(words), spare], **states}
+        kept = {name: state for name, state in states.items() if state}
+        return {"rng": [version, list(words), spare], **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         version, words, spare = state["rng"]
         self.rng.setstate((version, tuple(words), spare))
         for name, part in self._stateful().items():
-            part.load_state_dict(state[name])
+            part.load_state_dict(state.get(name, {}))
 
     def _stateful(self) -> dict[str, Stateful]:
         """What has state, of proxy and selection."""

@@ -94,11 +94,15 @@ class Together(Generic[Result]):
             self._results[index] = end.value
 
     def _round(self) -> None:
-        """The next step of each; steps of as many examples are made in one pass."""
-        sizes: dict[int, list[int]] = {}
+        """The next step of each; steps of as many examples are made in one pass.
+
+        A step that is observed is made alone: in a pass for many there is no pass of its own.
+        """
+        groups: dict[tuple[int, int | None], list[int]] = {}
         for index, step in self._next.items():
-            sizes.setdefault(len(step.batch["input_ids"]), []).append(index)
-        for indices in sizes.values():
+            alone = index if getattr(step.trainer.engine, "observers", ()) else None
+            groups.setdefault((len(step.batch["input_ids"]), alone), []).append(index)
+        for indices in groups.values():
             started = time.perf_counter()
             try:
                 losses = self._made(indices)

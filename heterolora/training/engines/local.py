@@ -1,7 +1,7 @@
 """One process, one run."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -26,15 +26,20 @@ class LocalEngine:
         optimizer: over `adapters.named_tensors()`, in their order; see `adamw`.
         autocast: the precision of forward passes.
         evaluation_batch_size: examples in a batch of an evaluation.
-        observers: called after each backward pass, while gradients stand.
-        forward: makes the forward pass of a step from the model's inputs; by default `eager`.
+        observers: make what is entered around the forward and backward pass of each step.
+        forward: makes the forward pass of a step from the model's inputs; by default `eager`. Into
+            any other, observers may not see.
 
     Attributes:
         adapters: as given.
         task: as given.
         optimizer: as given.
         autocast: as given.
+        observers: as given.
         dropout: the stream.
+
+    Raises:
+        ValueError: for observers of another forward pass than `eager`.
     """
 
     def __init__(
@@ -44,16 +49,18 @@ class LocalEngine:
         optimizer: torch.optim.Optimizer,
         autocast: Autocast = nullcontext,
         evaluation_batch_size: int = 64,
-        observers: Sequence[Callable[[Adapters], None]] = (),
+        observers: Sequence[Callable[[Adapters], AbstractContextManager[object]]] = (),
         forward: Callable[..., Any] | None = None,
     ) -> None:
+        if observers and forward is not None:
+            raise ValueError("observers cannot see into a forward pass that is given")
         self.adapters = adapters
         self.optimizer = optimizer
         self.task = task
         self.autocast = autocast
         self.dropout = Stream(adapters.seed, "dropout", device=adapters.model.device)
         self._evaluation_batch_size = evaluation_batch_size
-        self._observers = observers
+        self.observers = observers
         self._forward = forward or eager(adapters.model)
 
     def step(self, batch: Batch) -> Tensor:
@@ -61,18 +68,19 @@ class LocalEngine:
         self.adapters.model.train()
         # Before the forward pass: its CUDA graph may take the place of the last step's gradients.
         self.optimizer.zero_grad(set_to_none=True)
-        with self.dropout, self.autocast():
-            output = self._forward(**inputs(batch))
-        total, count = self.task.loss(output, batch)
-        loss = total / count
-        torch.autograd.backward(loss)
+        with ExitStack() as observing:
+            for observe in self.observers:
+                observing.enter_context(observe(self.adapters))
+            with self.dropout, self.autocast():
+                output = self._forward(**inputs(batch))
+            total, count = self.task.loss(output, batch)
+            loss = total / count
+            torch.autograd.backward(loss)
         self.descend()
         return loss.detach()
 
     def descend(self) -> None:
         """One optimizer step down the gradients that stand."""
-        for observe in self._observers:
-            observe(self.adapters)
         self.optimizer.step()
 
     def evaluate(self, split: Encoded) -> dict[str, float]:
