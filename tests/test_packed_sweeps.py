@@ -223,6 +223,22 @@ def test_with_fewer_at_a_time_the_numbers_are_the_same(
     assert_close(runs(tmp_path / "jobs"), five)
 
 
+@pytest.mark.slow
+def test_steps_that_a_proxy_observes_are_those_of_a_run_alone(
+    command_line: CommandLine, sweep: list[str], tmp_path: Path, packs: list[int]
+) -> None:
+    observed = grids(
+        "{seed:'0,1',strategy:dynamic,proxy.source:running,proxy.observe_every:2}",
+        "{seed:'0,1',strategy:homogeneous}",
+    )
+    alone = command_line("-m", *sweep, observed, at(tmp_path / "alone"))
+    assert alone.code == 0, alone.err
+    done = command_line("-m", *sweep, observed, at(tmp_path / "packed"), PACKED)
+    assert done.code == 0, done.err
+    assert packs == [2] * 8
+    assert_close(runs(tmp_path / "packed"), runs(tmp_path / "alone"))
+
+
 @pytest.mark.parametrize("most", ["0", "many"])
 def test_packs_of_nothing_are_one_line(
     command_line: CommandLine, sweep: list[str], tmp_path: Path, most: str
