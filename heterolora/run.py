@@ -19,6 +19,7 @@ from heterolora.data import sources
 from heterolora.errors import one_line
 from heterolora.loggers.base import Loggers, RunInfo
 from heterolora.loggers.console import ConsoleLogger, headline, print_summary
+from heterolora.proxies.base import scores_of
 from heterolora.records import schema
 from heterolora.records.lock import lock_file, locked
 from heterolora.records.provenance import provenance
@@ -296,13 +297,10 @@ def _encode(
 
 def _scores(config: Config, trainer: Trainer) -> dict[str, dict[Site, float]]:
     """What each proxy of `importance` says of every site before training."""
-    task, autocast = config.task.build(), autocast_for(config.precision, trainer.device)
-    scores = {}
-    for name, section in config.importance.items():
-        proxy = section.build()
-        batches = proxy.sample(trainer.train)
-        scores[name] = proxy.scores(trainer.engine.adapters, batches, task.loss, autocast)
-    return scores
+    proxies = {name: section.build() for name, section in config.importance.items()}
+    autocast = autocast_for(config.precision, trainer.device)
+    adapters, loss = trainer.engine.adapters, config.task.build().loss
+    return scores_of(proxies, adapters, trainer.train, loss, autocast)
 
 
 def _importance(trainer: Trainer, scores: dict[str, dict[Site, float]]) -> list[Row]:

@@ -16,6 +16,7 @@ from heterolora.config import model_rules, plugins
 from heterolora.config.schema import Device
 from heterolora.data import sources
 from heterolora.errors import ModelError
+from heterolora.proxies.base import scores_of
 from heterolora.proxies.synflow import check_float64
 from heterolora.seeding import torch_generator
 
@@ -277,6 +278,30 @@ def test_any_iterable_of_batches_gives_the_same_scores(checkpoints, pairs) -> No
         found = proxy.scores(here.adapters, batches(size), here.loss)
         assert found == pytest.approx(scores, rel=1e-4)
         assert proxy.scores(here.adapters, batches(size)) == found  # the default loss
+
+
+def test_proxies_of_the_same_gradients_share_a_pass(checkpoints, pairs) -> None:
+    """GRAD-NORM and SNIP at the weights that stand: as many passes as for one of them."""
+    here = subject(checkpoints["bert"], pairs)
+    randomise(here.adapters)
+    proxies = {name: configured(name, weights="current") for name in ("gradnorm", "snip")}
+    proxies |= {"twice": configured("gradnorm", num_batches=1), "constant": configured("constant")}
+    alone = {name: here.scores(proxy) for name, proxy in proxies.items()}
+    passes = 0
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    here.adapters.model.register_forward_hook(count)
+    here.scores(proxies["gradnorm"])
+    of_one, passes = passes, 0
+    both = {name: proxies[name] for name in ("gradnorm", "snip")}
+    assert scores_of(both, here.adapters, here.examples, here.loss) == {
+        name: alone[name] for name in both
+    }
+    assert passes == of_one
+    assert scores_of(proxies, here.adapters, here.examples, here.loss) == alone
 
 
 def test_a_regression_is_scored_too(checkpoints, tmp_path) -> None:

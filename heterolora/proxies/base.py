@@ -147,12 +147,17 @@ class SaliencyProxy(Proxy):
         autocast: Autocast = nullcontext,
     ) -> dict[Site, float]:
         """The sum of the saliencies of A and B, at every site."""
+        return self.saliencies(*self.measured(adapters, batches, loss, autocast))
+
+    def measured(
+        self, adapters: Adapters, batches: Iterable[Batch], loss: Loss, autocast: Autocast
+    ) -> tuple[AB, AB]:
+        """The A and B that are scored, and the gradients by them."""
         theta = self._theta(adapters)
         with evaluation_mode(adapters.model), torch.enable_grad():
-            gradient = self.gradients(adapters, theta, batches, loss, autocast)
-        return self._saliencies(theta, gradient)
+            return theta, self.gradients(adapters, theta, batches, loss, autocast)
 
-    def _saliencies(self, theta: AB, gradient: AB) -> dict[Site, float]:
+    def saliencies(self, theta: AB, gradient: AB) -> dict[Site, float]:
         """The sum over A and B, at every site."""
         with torch.no_grad():
             sums = torch.stack(
@@ -232,7 +237,7 @@ class DataProxy(SaliencyProxy):
         """The sum of the saliencies of A and B, at every site; what was observed is then spent."""
         if not self.observed:
             return super().scores(adapters, batches, loss, autocast)
-        return self._saliencies(self._theta(adapters), self._running.take(adapters))
+        return self.saliencies(self._theta(adapters), self._running.take(adapters))
 
     def state_dict(self) -> dict[str, Any]:
         """What was observed; empty if nothing was."""
@@ -273,6 +278,34 @@ class DataProxy(SaliencyProxy):
                 total += part
         pairs = zip(totals[::2], totals[1::2], strict=True)
         return dict(zip(theta, pairs, strict=True))
+
+
+def scores_of(
+    proxies: Mapping[str, Proxy],
+    adapters: Adapters,
+    examples: Examples,
+    loss: Loss = default_loss,
+    autocast: Autocast = nullcontext,
+) -> dict[str, dict[Site, float]]:
+    """What each proxy says of every site, by its name in `proxies`.
+
+    Gradients of the same weights on the same sample are computed once, for all that read them.
+
+    Raises:
+        UserError: if the model or the device does not allow it.
+    """
+    passes: dict[tuple[object, ...], tuple[AB, AB]] = {}
+    scores = {}
+    for name, proxy in proxies.items():
+        if not isinstance(proxy, DataProxy) or proxy.observed:
+            scores[name] = proxy.scores(adapters, proxy.sample(examples), loss, autocast)
+            continue
+        sample = (proxy.num_batches, proxy.batch_size, proxy.micro_batch_size)
+        key = (proxy.weights_scored(adapters), *sample)
+        if key not in passes:
+            passes[key] = proxy.measured(adapters, proxy.sample(examples), loss, autocast)
+        scores[name] = proxy.saliencies(*passes[key])
+    return scores
 
 
 def first(batches: Iterable[Batch], count: int, size: int) -> Iterator[Batch]:
