@@ -12,7 +12,9 @@ LEVELS = 2**16
 
 
 def has_dropout(model: nn.Module) -> bool:
-    """Whether any probability of dropout in a model's configuration is above 0."""
+    """Whether any probability of dropout in a model's modules or configuration is above 0."""
+    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+        return True
     config: Any = getattr(model, "config", None)
     values = config.to_dict() if hasattr(config, "to_dict") else {}
     return any(

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import MODELS
+from support import randomise, subject
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heterolora.dropout import LEVELS, Dropout, has_dropout
+from heterolora.losses import inputs
 from heterolora.seeding import Stream
+from heterolora.training.engines import LocalEngine
+from heterolora.training.engines.packed import PackedEngine
 
 COUNT = 2**16
 
@@ -141,13 +145,17 @@ def test_has_dropout_is_any_of_its_probabilities(family: str) -> None:
     assert has_dropout(model) == any(getattr(model.config, name) for name in names)
     for name in names:
         setattr(model.config, name, 0.0)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            assert has_dropout(model)
+            module.p = 0.0
     assert not has_dropout(model)
     model.config.attention_dropout = 0.1
     assert has_dropout(model)
 
 
-def test_what_has_no_configuration_has_no_dropout() -> None:
-    assert not has_dropout(nn.Dropout(0.5))
+def test_modules_and_configurations_of_any_kind() -> None:
+    assert has_dropout(nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.5)))
     model: Any = nn.Linear(1, 1)
     model.config = SimpleNamespace()
     assert not has_dropout(model)
@@ -209,3 +217,27 @@ def test_an_error_leaves_the_global_generator_as_it_was() -> None:
         torch.rand(3)
         raise RuntimeError
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_layers_that_are_computed_again_drop_the_same(checkpoints, pairs) -> None:
+    """Gradient checkpointing gives the gradients of the plain model on the same stream."""
+    here = subject(checkpoints["bert"], pairs)
+    randomise(here.adapters)
+    model = here.adapters.model
+    batch = here.examples.batch(range(6))
+    leaves = list(here.adapters.named_tensors().values())
+
+    def gradients(output: Any) -> list[Tensor]:
+        total, count = here.loss(output, batch)
+        return [g.clone() for g in torch.autograd.grad(total / count, leaves)]
+
+    with Stream(here.adapters.seed, "dropout"):
+        plain = gradients(model.train()(**inputs(batch)))
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizer = torch.optim.SGD(leaves, lr=0.0)
+    engine = LocalEngine(here.adapters, SimpleNamespace(loss=here.loss), optimizer)
+    engine.step(batch)
+    for leaf, gradient in zip(leaves, plain, strict=True):
+        torch.testing.assert_close(leaf.grad, gradient)
+    with pytest.raises(ValueError, match="gradient checkpointing cannot be packed"):
+        PackedEngine([engine, engine])

@@ -16,6 +16,7 @@ from heterolora.config import model_rules, plugins
 from heterolora.config.schema import Device
 from heterolora.data import sources
 from heterolora.errors import ModelError
+from heterolora.proxies import GradNorm
 from heterolora.proxies.base import scores_of
 from heterolora.proxies.synflow import check_float64
 from heterolora.seeding import torch_generator
@@ -326,3 +327,19 @@ def test_a_regression_is_scored_too(checkpoints, tmp_path) -> None:
         (sum((o - y) ** 2 for o, y in zip(outputs, labels, strict=True)) / 4).backward()
     for site, adapter in adapters.items():
         assert scores[site] == pytest.approx(adapter.B.grad.norm().item(), rel=1e-4)
+
+
+class Halved(GradNorm):
+    """GRAD-NORM of other gradients."""
+
+    def gradients(self, *args):
+        return {site: (a / 2, b / 2) for site, (a, b) in super().gradients(*args).items()}
+
+
+def test_a_proxy_of_its_own_gradients_shares_no_pass(checkpoints, pairs) -> None:
+    here = subject(checkpoints["bert"], pairs)
+    settings = {"num_batches": 1, "weights": "current"}
+    proxies = {"whole": GradNorm(**settings), "half": Halved(**settings)}
+    found = scores_of(proxies, here.adapters, here.examples, here.loss)
+    for site, score in found["whole"].items():
+        assert found["half"][site] == pytest.approx(score / 2)

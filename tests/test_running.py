@@ -14,11 +14,13 @@ from torch import Tensor
 
 from heterolora import run as experiment
 from heterolora.adapters import LowRank
-from heterolora.config import rules
+from heterolora.config import model_rules
 from heterolora.losses import inputs
 from heterolora.proxies import GradNorm, Snip
 from heterolora.proxies.running import Running
 from heterolora.records.record import read_rows
+from heterolora.strategies.dynamic import Dynamic
+from heterolora.strategies.static import Static
 from heterolora.training.engines import LocalEngine
 from heterolora.training.engines.packed import PackedEngine
 from heterolora.training.optimizer import adamw
@@ -313,14 +315,29 @@ def test_what_observes_sees_into_no_compiled_model(checkpoints, pairs) -> None:
     proxy = configured("gradnorm", source="running")
     rest = (SimpleNamespace(loss=here.loss), adamw(here.adapters, 0.01))
     model = here.adapters.model
-    with pytest.raises(ValueError, match="observers cannot see"):
+    with pytest.raises(ValueError, match="observers need the default forward pass"):
         LocalEngine(here.adapters, *rest, observers=[proxy.observe], forward=model)
     compiled, eager = (SimpleNamespace(compile=value) for value in (True, False))
-    (line,) = rules.observed_is_eager(compiled, proxy)
+    (line,) = model_rules.observed_is_eager(compiled, proxy)
     assert line.startswith("proxy.source=running: ")
-    assert list(rules.observed_is_eager(eager, proxy)) == []
+    assert list(model_rules.observed_is_eager(eager, proxy)) == []
     for other in (None, configured("gradnorm"), configured("constant")):
-        assert list(rules.observed_is_eager(compiled, other)) == []
+        assert list(model_rules.observed_is_eager(compiled, other)) == []
+
+
+@pytest.mark.parametrize(("strategy", "refused"), [("static", 1), ("dynamic", 0)])
+def test_steps_are_observed_for_a_later_search(strategy, refused) -> None:
+    chosen = SimpleNamespace(name=strategy, build=lambda: configured_strategy(strategy))
+    proxy = configured("gradnorm", source="running")
+    lines = list(model_rules.observed_is_searched(chosen, proxy, {}))
+    assert len(lines) == refused
+    assert list(model_rules.observed_is_searched(chosen, configured("gradnorm"), {})) == []
+    (line,) = model_rules.observed_is_searched(chosen, None, {"mine": proxy})
+    assert line.startswith("importance.mine.source=running: ")
+
+
+def configured_strategy(name: str):
+    return {"static": Static, "dynamic": Dynamic}[name]()
 
 
 def test_a_run_is_the_same_up_to_its_second_search(tiny) -> None:

@@ -64,6 +64,7 @@ class LowRank(nn.Module):
         self.register_buffer("mask", torch.ones(capacity, device=device))
         self.register_buffer("scaling", torch.tensor(scaling(capacity), device=device))
         self._rank, self._ranked = capacity, self.mask
+        self._factor = scaling(capacity)
         self.sums = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,14 +94,12 @@ class LowRank(nn.Module):
         rank = self.known_rank
         if rank == 0:
             return y
-        plain = x.dtype == y.dtype == self.A.dtype
+        plain = x.dtype == y.dtype == self.A.dtype and x.dim() > 1
         if rank is None or not plain or torch.is_autocast_enabled(x.device.type):
             total: Tensor = y + self(x)
             return total
         z = F.linear(x, self.A[:rank]).flatten(0, -2)
-        product: Tensor = torch.addmm(
-            y.flatten(0, -2), z, self.B[:, :rank].T, alpha=self.scaling_rule(rank)
-        )
+        product: Tensor = torch.addmm(y.flatten(0, -2), z, self.B[:, :rank].T, alpha=self._factor)
         return product.view(y.shape)
 
     def _map(self, x: Tensor) -> Tensor:
@@ -128,7 +127,8 @@ class LowRank(nn.Module):
             raise ValueError(f"rank={rank}: must be from 0 to the capacity, {self.capacity}")
         self.mask.copy_(torch.arange(self.capacity, device=self.mask.device) < rank)
         if rank:
-            self.scaling.fill_(self.scaling_rule(rank))
+            self._factor = self.scaling_rule(rank)
+            self.scaling.fill_(self._factor)
         self._rank = rank
 
     @property
@@ -171,6 +171,7 @@ class LowRank(nn.Module):
             *_, errors = args
             errors.append(f"{prefix}mask: must be ones followed by zeros")
         self._rank, self._ranked = rank, self.mask
+        self._factor = float(self.scaling)
 
     def extra_repr(self) -> str:
         """The shape, for `print(model)`."""

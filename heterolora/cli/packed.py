@@ -1,7 +1,7 @@
 """The launcher that trains the runs of a sweep at once, in one process or a few."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ class PackedLauncher(Launcher):
         """Make the runs of all jobs; how each ended, it notes itself."""
         from joblib import Parallel, delayed  # takes its time, and --help does without
 
+        from heterolora.training.signals import Signals
+
         assert self.config is not None
         assert self.hydra_context is not None
         setup_globals()
@@ -70,6 +72,10 @@ class PackedLauncher(Launcher):
             self.config, list(job_overrides[0])
         )
         folder = Path(first.hydra.sweep.dir)
+        if not (folder / slurm.PLAN).exists():
+            raise ConfigError(
+                ["hydra/launcher=packed: needs this project's sweeper; set hydra/sweeper=grid"]
+            )
         plan = json.loads((folder / slurm.PLAN).read_text())
         jobs = range(initial_job_idx, initial_job_idx + len(job_overrides))
         groups: dict[str, list[int]] = {}
@@ -86,8 +92,23 @@ class PackedLauncher(Launcher):
             for pack in packs:
                 train(pack)
         else:
-            Parallel(n_jobs=self.n_jobs)(delayed(train)(pack) for pack in packs)
+            # A signal reaches the workers as well, which save their runs before they end.
+            with Signals():
+                errors = Parallel(n_jobs=self.n_jobs)(
+                    delayed(caught)(train, pack) for pack in packs
+                )
+            for error in filter(None, errors):
+                raise error
         return [JobReturn(status=JobStatus.COMPLETED) for _ in jobs]
+
+
+def caught(train: Callable[[Sequence[int]], None], pack: Sequence[int]) -> BaseException | None:
+    """What training a pack raised: raised in a worker, it would end the other workers at once."""
+    try:
+        train(pack)
+    except BaseException as error:
+        return error
+    return None
 
 
 def train_pack(folder: Path, indices: Sequence[int], max_packed: int) -> None:

@@ -245,7 +245,37 @@ def _memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def observed_is_eager(training: TrainingConfig, proxy: ProxyConfig | None) -> Iterable[str]:
+    """What observes training steps does not see into a compiled model."""
+    if training.compile and getattr(proxy, "source", "probe") == "running":
+        yield (
+            "proxy.source=running: cannot see into the steps of training.compile=true; set "
+            "training.compile=false or proxy.source=probe"
+        )
+
+
+def observed_is_searched(
+    strategy: StrategyConfig, proxy: ProxyConfig | None, importance: dict[str, ProxyConfig]
+) -> Iterable[str]:
+    """Scores of training steps need searches after the first, which no step precedes."""
+    chosen = strategy.build()
+    running = getattr(proxy, "source", "probe") == "running"
+    if running and chosen.searches and not chosen.search_steps(1, 1000):
+        yield (
+            f"proxy.source=running: strategy={strategy.name} searches only before training; set "
+            "proxy.source=probe or strategy=dynamic"
+        )
+    for name, other in importance.items():
+        if getattr(other, "source", "probe") == "running":
+            yield (
+                f"importance.{name}.source=running: scores are taken before training; set "
+                f"importance.{name}.source=probe"
+            )
+
+
 RULES: tuple[Rule, ...] = (
+    observed_is_eager,
+    observed_is_searched,
     labels_for_proxy,
     proxy_for_search,
     model_is_usable,

@@ -12,13 +12,11 @@ from heterolora.allocation import enabled_rank
 from heterolora.config.embedded import MODELS, TASKS
 from heterolora.config.schema import (
     ModelConfig,
-    ProxyConfig,
     RankBudgetConfig,
     SearchSpaceConfig,
     SelectionConfig,
     StrategyConfig,
     TaskConfig,
-    TrainingConfig,
 )
 from heterolora.config.validation import Rule
 from heterolora.files import split_files
@@ -128,15 +126,6 @@ def selection_for_search(
         yield f"selection=null: strategy={strategy.name} needs one; choose it with selection=top"
 
 
-def observed_is_eager(training: TrainingConfig, proxy: ProxyConfig | None) -> Iterable[str]:
-    """What observes training steps does not see into a compiled model."""
-    if training.compile and getattr(proxy, "source", "probe") == "running":
-        yield (
-            "proxy.source=running: cannot see into the steps of training.compile=true; set "
-            "training.compile=false or proxy.source=probe"
-        )
-
-
 RULES: tuple[Rule, ...] = (
     task_fits_itself,
     data_is_there,
@@ -147,5 +136,4 @@ RULES: tuple[Rule, ...] = (
     rank_for_sites,
     whole_rank,
     selection_for_search,
-    observed_is_eager,
 )

@@ -297,15 +297,25 @@ def scores_of(
     passes: dict[tuple[object, ...], tuple[AB, AB]] = {}
     scores = {}
     for name, proxy in proxies.items():
-        if not isinstance(proxy, DataProxy) or proxy.observed:
+        if not _shares(proxy) or proxy.observed:
             scores[name] = proxy.scores(adapters, proxy.sample(examples), loss, autocast)
             continue
+        assert isinstance(proxy, DataProxy)
         sample = (proxy.num_batches, proxy.batch_size, proxy.micro_batch_size)
         key = (proxy.weights_scored(adapters), *sample)
         if key not in passes:
             passes[key] = proxy.measured(adapters, proxy.sample(examples), loss, autocast)
         scores[name] = proxy.saliencies(*passes[key])
     return scores
+
+
+def _shares(proxy: Proxy) -> bool:
+    """Whether a proxy differs from others of its kind in nothing but its saliency."""
+    parts = ("scores", "measured", "gradients", "saliencies", "sample", "weights_scored", "_theta")
+    kind = type(proxy)
+    return issubclass(kind, DataProxy) and all(
+        getattr(kind, part) is getattr(DataProxy, part) for part in parts
+    )
 
 
 def first(batches: Iterable[Batch], count: int, size: int) -> Iterator[Batch]:

@@ -24,8 +24,8 @@ def memory_advice(device: torch.device) -> Iterator[None]:
         what = ". ".join(one_line(error).split(". ")[:2]).rstrip(".")
         raise TrainingError(
             f"device={device}: {what}; lower evaluation.batch_size or proxy.micro_batch_size "
-            "(the same run then resumes), training.batch_size, set precision=bf16, or choose a "
-            "device with more memory"
+            "(the same run then resumes), training.batch_size, or hydra.launcher.max_packed for "
+            "packed runs; set precision=bf16, or choose a device with more memory"
         ) from error
 
 

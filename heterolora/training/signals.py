@@ -21,6 +21,9 @@ class Terminated(SystemExit):
         super().__init__(128 + number)
         self._number = number
 
+    def __reduce__(self) -> tuple[type["Terminated"], tuple[int]]:
+        return Terminated, (self._number,)  # from a worker to its parent
+
     def __str__(self) -> str:
         return f"ended by {signal.Signals(self._number).name}"
 

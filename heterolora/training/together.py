@@ -9,9 +9,10 @@ from typing import Generic
 
 from torch import Tensor
 
+from heterolora.errors import one_line
 from heterolora.training.engines.local import LocalEngine
 from heterolora.training.engines.packed import PackedEngine, share_frozen
-from heterolora.training.signals import Signals
+from heterolora.training.signals import Signals, Stopped
 from heterolora.training.trainer import Result, Step, Steps
 
 
@@ -91,6 +92,7 @@ class Together(Generic[Result]):
         except StopIteration as end:
             self._next.pop(index, None)
             del self._steps[index]
+            self._engines = {key: e for key, e in self._engines.items() if index not in key}
             self._results[index] = end.value
 
     def _round(self) -> None:
@@ -110,13 +112,17 @@ class Together(Generic[Result]):
                 for index in indices:
                     self._advance(index, partial(self._steps[index].throw, error))
                 continue
-            share = (time.perf_counter() - started) / len(indices)
-            for index, loss in zip(indices, losses, strict=True):
-                clock = self._next[index].trainer.clock
-                clock.seconds["training"] += share
+            clocks = [self._next[index].trainer.clock for index in indices]
+            booked = 0.0  # by what each does between its steps
+            for index, clock, loss in zip(indices, clocks, losses, strict=True):
+                before = sum(clock.seconds.values())
                 clock.restart()
                 self._advance(index, partial(self._steps[index].send, loss))
-                clock.lap("training")
+                booked += sum(clock.seconds.values()) - before
+            # Not waited for the device here: what it still has to do falls to the next rounds.
+            share = (time.perf_counter() - started - booked) / len(indices)
+            for clock in clocks:
+                clock.seconds["training"] += share
 
     def _made(self, indices: Sequence[int]) -> list[Tensor]:
         """Steps of as many examples."""
@@ -125,13 +131,13 @@ class Together(Generic[Result]):
             return [steps[0].make()]
         key = tuple(indices)
         if key not in self._engines:
-            alive = self._next.keys()
-            self._engines = {k: e for k, e in self._engines.items() if alive >= set(k)}
             self._engines[key] = PackedEngine([_engine(step) for step in steps])
         return self._engines[key].step([step.batch for step in steps])
 
     def _stop(self, error: BaseException) -> None:
         """Have every training that is under way put its record in order."""
+        if isinstance(error, Exception):  # of one of them, or of this process: no fault of theirs
+            error = Stopped(f"ended with other runs: {one_line(error)}")
         for index in list(self._next):
             with suppress(BaseException):  # `error` itself is raised once, for all of them
                 self._steps[index].throw(error)

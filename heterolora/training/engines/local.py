@@ -53,7 +53,9 @@ class LocalEngine:
         forward: Callable[..., Any] | None = None,
     ) -> None:
         if observers and forward is not None:
-            raise ValueError("observers cannot see into a forward pass that is given")
+            raise ValueError(
+                "observers need the default forward pass: leave out forward, or the observers"
+            )
         self.adapters = adapters
         self.optimizer = optimizer
         self.task = task
@@ -71,9 +73,10 @@ class LocalEngine:
         with ExitStack() as observing:
             for observe in self.observers:
                 observing.enter_context(observe(self.adapters))
-            with self.dropout, self.autocast():
-                output = self._forward(**inputs(batch))
-            total, count = self.task.loss(output, batch)
+            with self.dropout:
+                with self.autocast():
+                    output = self._forward(**inputs(batch))
+                total, count = self.task.loss(output, batch)
             loss = total / count
             torch.autograd.backward(loss)
         self.descend()
@@ -111,14 +114,13 @@ class LocalEngine:
 
 def eager(model: Any) -> Callable[..., Any]:
     """Calls of a model as it is, but for padding and the faster dropout on the CPU."""
+    fast_dropout = has_dropout(model)
 
     def forward(**inputs: Any) -> Any:
-        with dropout(model), without_padding():
+        if getattr(model, "is_gradient_checkpointing", False):
+            return model(**inputs)  # what its backward pass computes again has to be the same
+        fast = fast_dropout and model.device.type == "cpu"
+        with Dropout() if fast else nullcontext(), without_padding():
             return model(**inputs)
 
     return forward
-
-
-def dropout(model: Any) -> AbstractContextManager[object]:
-    """The faster dropout, for a model that has any on the CPU."""
-    return Dropout() if model.device.type == "cpu" and has_dropout(model) else nullcontext()

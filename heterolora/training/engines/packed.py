@@ -35,7 +35,8 @@ class PackedEngine:
             on they share the frozen weights of the first.
 
     Raises:
-        ValueError: if they differ in their sites, or a head is not made of linear layers.
+        ValueError: if they differ in their sites, a head is not made of linear layers, or
+            gradient checkpointing is on.
     """
 
     def __init__(self, members: Sequence[LocalEngine]) -> None:
@@ -48,7 +49,10 @@ class PackedEngine:
             ):
                 raise ValueError("runs with other sites or another head cannot be packed")
             share_frozen(member.adapters.model, first.model)
+        if any(member.adapters.model.is_gradient_checkpointing for member in self.members):
+            raise ValueError("models with gradient checkpointing cannot be packed")
         self._model, self._stacks = _stacked(self.members)
+        self._has_dropout = has_dropout(self._model)
         self._generators = [torch.Generator() for _ in self.members]
 
     def step(self, batches: Sequence[Batch]) -> list[Tensor]:
@@ -68,10 +72,12 @@ class PackedEngine:
         with self._dropout(), first.autocast(), without_padding(runs):
             output = model(**inputs(batch))
         losses = []
-        for member, logits, labels in zip(
-            self.members, output.logits.chunk(runs), batch["labels"].chunk(runs), strict=True
+        parts = {name: tensor.chunk(runs) for name, tensor in batch.items()}
+        for run, (member, logits) in enumerate(
+            zip(self.members, output.logits.chunk(runs), strict=True)
         ):
-            total, count = member.task.loss(SimpleNamespace(logits=logits), {"labels": labels})
+            own = {name: chunks[run] for name, chunks in parts.items()}
+            total, count = member.task.loss(SimpleNamespace(logits=logits), own)
             losses.append(total / count)
         torch.autograd.backward(torch.stack(losses).sum())
         for stack in self._stacks:
@@ -82,7 +88,7 @@ class PackedEngine:
 
     def _dropout(self) -> AbstractContextManager[object]:
         """Each member's own stream."""
-        if not has_dropout(self._model):
+        if not self._has_dropout:
             return nullcontext()
         if self._model.device.type != "cpu":
             return self.members[0].dropout
