@@ -23,6 +23,11 @@ def has_dropout(model: nn.Module) -> bool:
     )
 
 
+def recomputes(model: nn.Module) -> bool:
+    """Whether the backward pass computes layers again (gradient checkpointing)."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
 class Dropout(TorchFunctionMode):
     """Inside, `F.dropout` draws 16 random bits for an element, four elements at a time.
 

@@ -85,7 +85,8 @@ def six(examples: Encoded) -> list[Batch]:
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize(
-    ("family", "renormalize"), [("opt-post-norm", "enabled"), ("bert", "always")]
+    ("family", "renormalize"),
+    [("opt-post-norm", "enabled"), pytest.param("bert", "always", marks=pytest.mark.slow)],
 )
 def test_compiled_steps_are_those_of_the_model_and_an_allocation_compiles_nothing_anew(
     family: str, renormalize: str, checkpoints: dict[str, Path], pairs: Path

@@ -132,6 +132,7 @@ MIXED = grids(
 )
 
 
+@pytest.mark.slow
 def test_records_are_those_of_runs_one_after_another(
     command_line: CommandLine, sweep: list[str], tmp_path: Path, packs: list[int]
 ) -> None:

@@ -109,7 +109,7 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(commands, tmp_path)
     assert any(key.endswith("saving") for key in seen)
 
 
-@pytest.mark.parametrize("variant", ["gradnorm", "running"])
+@pytest.mark.parametrize("variant", ["gradnorm", pytest.param("running", marks=pytest.mark.slow)])
 def test_killed_again_and_again_it_gets_there(variant, commands, tmp_path) -> None:
     command = commands[variant].at(tmp_path / "outputs")
     kills = 0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from heterolora.adapters import Adapters
-from heterolora.dropout import Dropout, has_dropout
+from heterolora.dropout import Dropout, has_dropout, recomputes
 from heterolora.losses import Autocast, Batch, inputs
 from heterolora.seeding import Stream
 from heterolora.tasks import Task
@@ -117,7 +117,7 @@ def eager(model: Any) -> Callable[..., Any]:
     fast_dropout = has_dropout(model)
 
     def forward(**inputs: Any) -> Any:
-        if getattr(model, "is_gradient_checkpointing", False):
+        if recomputes(model):
             return model(**inputs)  # what its backward pass computes again has to be the same
         fast = fast_dropout and model.device.type == "cpu"
         with Dropout() if fast else nullcontext(), without_padding():

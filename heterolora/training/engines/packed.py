@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from heterolora.adapters import LowRank
-from heterolora.dropout import Dropout, has_dropout
+from heterolora.dropout import Dropout, has_dropout, recomputes
 from heterolora.losses import Batch, inputs
 from heterolora.training.engines.local import LocalEngine
 from heterolora.unpadding import without_padding
@@ -49,7 +49,7 @@ class PackedEngine:
             ):
                 raise ValueError("runs with other sites or another head cannot be packed")
             share_frozen(member.adapters.model, first.model)
-        if any(member.adapters.model.is_gradient_checkpointing for member in self.members):
+        if any(recomputes(member.adapters.model) for member in self.members):
             raise ValueError("models with gradient checkpointing cannot be packed")
         self._model, self._stacks = _stacked(self.members)
         self._has_dropout = has_dropout(self._model)
