@@ -12,15 +12,21 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from heterolora.cli import slurm
+from heterolora.cli.sweep import Row
+from heterolora.config import without
 from heterolora.errors import ConfigError
 
-OF_EACH_RUN = {
-    *("seed", "name", "proxy", "strategy", "selection", "rank_budget", "optimizer", "importance"),
-    *("tracking", "checkpoint", "output", "rerun", "runs_per_job", "table"),
+OF_EACH_RUN: Mapping[str, Any] = {
+    **dict.fromkeys(("seed", "name", "proxy", "strategy", "selection", "rank_budget"), True),
+    **dict.fromkeys(("optimizer", "importance", "tracking", "checkpoint", "output"), True),
+    **dict.fromkeys(("rerun", "runs_per_job", "table"), True),
+    "search_space": dict.fromkeys(("lora_alpha", "shortcut_alpha", "scaling", "pool"), True),
 }
 """What the runs of a pack may differ in."""
-OF_EACH_SPACE = {"lora_alpha", "shortcut_alpha", "scaling", "pool"}
-"""And of a search space."""
+
+
+Pack = Mapping[int, Row]
+"""What the plan has of runs that are trained together, by their numbers."""
 
 
 class PackedLauncher(Launcher):
@@ -80,10 +86,11 @@ class PackedLauncher(Launcher):
         jobs = range(initial_job_idx, initial_job_idx + len(job_overrides))
         groups: dict[str, list[int]] = {}
         for index in (index for job in jobs for index in plan["jobs"][job]):
-            groups.setdefault(_shared(plan["runs"][index]["config"]), []).append(index)
+            shared = without(plan["runs"][index]["config"], OF_EACH_RUN)
+            groups.setdefault(json.dumps(shared, sort_keys=True), []).append(index)
         # Neighbours, such as the seeds of an arm, go to different processes: they cost the same.
         packs = [
-            indices[start :: self.n_jobs]
+            {index: plan["runs"][index] for index in indices[start :: self.n_jobs]}
             for indices in groups.values()
             for start in range(min(self.n_jobs, len(indices)))
         ]
@@ -102,7 +109,7 @@ class PackedLauncher(Launcher):
         return [JobReturn(status=JobStatus.COMPLETED) for _ in jobs]
 
 
-def caught(train: Callable[[Sequence[int]], None], pack: Sequence[int]) -> BaseException | None:
+def caught(train: Callable[[Pack], None], pack: Pack) -> BaseException | None:
     """What training a pack raised: raised in a worker, it would end the other workers at once."""
     try:
         train(pack)
@@ -111,12 +118,12 @@ def caught(train: Callable[[Sequence[int]], None], pack: Sequence[int]) -> BaseE
     return None
 
 
-def train_pack(folder: Path, indices: Sequence[int], max_packed: int) -> None:
-    """Make runs of a plan that can be packed.
+def train_pack(folder: Path, pack: Pack, max_packed: int) -> None:
+    """Make runs that can be packed.
 
     Args:
         folder: of the sweep.
-        indices: the numbers of the runs.
+        pack: the runs.
         max_packed: how many are trained at a time at most.
     """
     from heterolora.cli.run import quiet_libraries
@@ -124,19 +131,10 @@ def train_pack(folder: Path, indices: Sequence[int], max_packed: int) -> None:
     from heterolora.training.together import Together  # and torch, which --help does without
 
     quiet_libraries()
-    runs = json.loads((folder / slurm.PLAN).read_text())["runs"]
-    configs = {index: prepared(runs[index], folder, index) for index in indices}
     Together(
         [
-            partial(attempting, configs[index], folder, index, runs[index]["overrides"])
-            for index in indices
+            partial(attempting, prepared(run, folder, index), folder, index, run["overrides"])
+            for index, run in pack.items()
         ],
         max_packed,
     ).drive()
-
-
-def _shared(config: Mapping[str, Any]) -> str:
-    """What the runs of a pack have in common."""
-    kept = {key: value for key, value in config.items() if key not in OF_EACH_RUN}
-    space = {k: v for k, v in kept["search_space"].items() if k not in OF_EACH_SPACE}
-    return json.dumps({**kept, "search_space": space}, sort_keys=True)
