@@ -16,13 +16,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from measure_starter import BATCH_SIZE, EPOCHS, LEARNING_RATE, RANK, SITES_ON, TASK, examples
+from measure_starter import BATCH_SIZE, EPOCHS, LEARNING_RATE, RANK, SITES_ON, TASK, adapted
 from scipy.stats import spearmanr
 
 import heterolora as hl
-from heterolora.data.starter import MODEL_DIR
-from heterolora.tasks.encoded import Encoded
 
 PROXIES = {"gradnorm": hl.proxies.GradNorm, "snip": hl.proxies.Snip}
 CAPACITY = RANK * SITES_ON
@@ -53,26 +50,9 @@ def common(pair: tuple[list[float], list[float]]) -> int:
     return len(set(tops[0]) & set(tops[1]))
 
 
-def adapted(seed: int) -> tuple[hl.Adapters, Encoded, Encoded]:
-    """The embedded model with adapters, and the splits of the embedded task."""
-    loaded = hl.load_pretrained(MODEL_DIR, TASK, seed=seed)
-    adapters = hl.adapt(
-        loaded.model,
-        dict.fromkeys("qv", CAPACITY),
-        seed=seed,
-        head=loaded.head,
-        budget_ranks=dict.fromkeys("qv", RANK),
-    )
-    train, validation = (
-        TASK.encode(examples(split), loaded.tokenizer, loaded.positions, torch.device("cpu"))
-        for split in ("train", "validation")
-    )
-    return adapters, train, validation
-
-
 def agreement(name: str, seed: int) -> None:
     """Train, and print how far the scores agree."""
-    adapters, train, validation = adapted(seed)
+    adapters, train, validation = adapted(seed, CAPACITY)
     running = PROXIES[name](source="running")
     pool = hl.Pool(frozenset(adapters), adapters.count // SITES_ON)
     search = Compared(adapters, running, train, [pool], loss=TASK.loss, probe=PROXIES[name]())
@@ -103,7 +83,7 @@ def agreement(name: str, seed: int) -> None:
 
 def cost(name: str) -> None:
     """Print what observing adds to a step, and what the sample's search takes."""
-    adapters, train, _ = adapted(0)
+    adapters, train, _ = adapted(0, CAPACITY)
     running, probe = PROXIES[name](source="running", observe_every=1), PROXIES[name]()
     optimizer = hl.adamw(adapters, LEARNING_RATE)
     plain = hl.LocalEngine(adapters, TASK, optimizer)

@@ -16,6 +16,7 @@ import torch
 
 import heterolora as hl
 from heterolora.data.starter import MODEL_DIR, paraphrase_pairs
+from heterolora.tasks.encoded import Encoded
 
 SEEDS = (0, 13, 42)
 TASK = hl.tasks.Classification(
@@ -36,16 +37,9 @@ def examples(split: str) -> hl.tasks.Examples:
     return TASK.check({name: [row[name] for row in rows] for name in rows[0]}, split)
 
 
-def best_accuracy(
-    seed: int,
-    roles: str = "qv",
-    proxy: hl.proxies.Proxy | None = None,
-    learning_rate: float = LEARNING_RATE,
-) -> float:
-    """Fine-tune with one seed, and with a search for the sites that are on if there is a proxy."""
-    device = torch.device("cpu")
+def adapted(seed: int, capacity: int, roles: str = "qv") -> tuple[hl.Adapters, Encoded, Encoded]:
+    """The embedded model with adapters of a capacity, and the splits of the embedded task."""
     loaded = hl.load_pretrained(MODEL_DIR, TASK, seed=seed)
-    capacity = RANK * (SITES_ON if proxy else 1)
     adapters = hl.adapt(
         loaded.model,
         dict.fromkeys(roles, capacity),
@@ -54,9 +48,20 @@ def best_accuracy(
         budget_ranks=dict.fromkeys(roles, RANK),
     )
     train, validation = (
-        TASK.encode(examples(split), loaded.tokenizer, loaded.positions, device)
+        TASK.encode(examples(split), loaded.tokenizer, loaded.positions, torch.device("cpu"))
         for split in ("train", "validation")
     )
+    return adapters, train, validation
+
+
+def best_accuracy(
+    seed: int,
+    roles: str = "qv",
+    proxy: hl.proxies.Proxy | None = None,
+    learning_rate: float = LEARNING_RATE,
+) -> float:
+    """Fine-tune with one seed, and with a search for the sites that are on if there is a proxy."""
+    adapters, train, validation = adapted(seed, RANK * (SITES_ON if proxy else 1), roles)
     search = None
     if proxy is not None:
         pool = hl.Pool(frozenset(adapters), adapters.count // SITES_ON)

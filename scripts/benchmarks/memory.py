@@ -2,15 +2,11 @@
 
 import gc
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-import torch
 
 import heterolora as hl
 from benchmarks.loops import (
@@ -30,6 +26,7 @@ from benchmarks.turns import Act, take_turns
 from heterolora.architectures.family import head_of
 from heterolora.losses import Autocast
 from heterolora.tasks.encoded import Encoded
+from heterolora.training.memory import forget_peak, peak_memory
 
 MEBIBYTE = 2**20
 
@@ -87,11 +84,12 @@ def memory_here(setup: Setup, kind: str, lengths: str) -> float:
     count = mrpc_lengths(BATCH_SIZE) if lengths == REAL else [int(lengths)] * BATCH_SIZE
     split = random_split(config, BATCH_SIZE, setup.device, count)
     gc.collect()
-    before = reset_peak(setup.device)
+    forget_peak(setup.device)
+    before = peak_memory(setup.device)
     loop = memory_loop(kind, model, split, setup.autocast)
     for _ in range(2):
         loop.run()
-    peak = peak_bytes(setup.device)
+    peak = peak_memory(setup.device)
     loop.check()
     return float(peak - before) / MEBIBYTE
 
@@ -113,25 +111,3 @@ def memory_loop(kind: str, model: Any, split: Encoded, autocast: Autocast) -> Lo
     else:
         adapters = hl.adapt(model, LORA)
     return Loop(kind, engine_of(adapters, autocast).step, split, lambda: switched_on(adapters))
-
-
-def reset_peak(device: torch.device) -> int:
-    """Have the peak begin here; what is in use now, in bytes."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    status = Path("/proc/self/clear_refs")
-    if status.exists():
-        status.write_text("5")
-    return peak_bytes(device)
-
-
-def peak_bytes(device: torch.device) -> int:
-    """The most that was in use: what tensors take on a GPU, what is resident of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return 1024 * int(lines["VmHWM"].split()[0])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

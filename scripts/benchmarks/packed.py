@@ -1,6 +1,5 @@
 """Several runs at once."""
 
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,19 +13,11 @@ from benchmarks.results import Table, rows_of
 from benchmarks.setup import BATCH_SIZE, LORA, Setup
 from benchmarks.subjects import Subject, large_subject, padding_tokenizer, random_split
 from benchmarks.turns import Act, now_on, take_turns
-
-PACKED = "heterolora.training.engines.packed"
-"""Where the engine of packed runs is."""
+from heterolora.training.engines.packed import PackedEngine
 
 
 def packed(setup: Setup) -> Iterator[Table]:
-    """Several runs at once, beside one after another.
-
-    Raises:
-        ImportError: if the library cannot pack runs.
-    """
-    importlib.import_module(PACKED)
-
+    """Several runs at once, beside one after another."""
     subject = packed_subject(setup)
     for runs in setup.size.runs:
         yield packed_table(subject, setup, runs)
@@ -46,12 +37,6 @@ def packed_subject(setup: Setup) -> Subject:
     return Subject("embedded OPT", model, padding_tokenizer(model.config), split)
 
 
-def packed_engine(members: Sequence[hl.LocalEngine]) -> Any:
-    """What trains all members at once: `step(a batch for each) -> a loss for each`."""
-    engine: Any = importlib.import_module(PACKED).PackedEngine(members)
-    return engine
-
-
 def packed_table(subject: Subject, setup: Setup, runs: int) -> Table:
     """Steps of all runs in one second: each by itself, and all at once."""
     steps = setup.size.packed_steps
@@ -65,7 +50,7 @@ def packed_table(subject: Subject, setup: Setup, runs: int) -> Table:
         ]
 
     solo, together = members(), members()
-    engine = packed_engine(together)
+    engine = PackedEngine(together)
 
     def timed(name: str, owners: Sequence[hl.LocalEngine], step: Callable[[Any], Any]) -> Act:
         def act() -> float:

@@ -18,50 +18,38 @@ from heterolora.architectures.family import family_of, head_of, layers_of
 from heterolora.files import split_files
 from heterolora.tasks.encoded import Encoded
 
+TINY = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
 
 def minilm_shape(tiny: bool) -> Any:
-    """MiniLM's configuration."""
-    if tiny:
-        return transformers.BertConfig(
-            vocab_size=100,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-        )
-    return transformers.BertConfig(
-        vocab_size=30522,
-        hidden_size=384,
-        num_hidden_layers=6,
-        num_attention_heads=12,
-        intermediate_size=1536,
-        max_position_embeddings=512,
-    )
+    """MiniLM's configuration, or a tiny one of its kind."""
+    full = {
+        "vocab_size": 30522,
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+    }
+    return transformers.BertConfig(**(TINY | {"intermediate_size": 64} if tiny else full))
 
 
 def opt_350m_shape(tiny: bool) -> Any:
-    """OPT-350M's configuration."""
-    common = {"do_layer_norm_before": False, "dropout": 0.1, "attention_dropout": 0.0}
-    if tiny:
-        return transformers.OPTConfig(
-            vocab_size=100,
-            hidden_size=32,
-            num_hidden_layers=2,
-            ffn_dim=64,
-            num_attention_heads=2,
-            word_embed_proj_dim=16,
-            max_position_embeddings=512,
-            **common,
-        )
+    """OPT-350M's configuration, or a tiny one of its kind."""
+    full = {
+        "vocab_size": 50272,
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "ffn_dim": 4096,
+        "word_embed_proj_dim": 512,
+        "max_position_embeddings": 2048,
+    }
+    small = TINY | {"ffn_dim": 64, "word_embed_proj_dim": 16, "max_position_embeddings": 512}
     return transformers.OPTConfig(
-        vocab_size=50272,
-        hidden_size=1024,
-        num_hidden_layers=24,
-        ffn_dim=4096,
-        num_attention_heads=16,
-        word_embed_proj_dim=512,
-        max_position_embeddings=2048,
-        **common,
+        do_layer_norm_before=False,
+        dropout=0.1,
+        attention_dropout=0.0,
+        **(small if tiny else full),
     )
 
 
