@@ -194,7 +194,7 @@ def attention(
         # and draws from torch's global generator, whosever stream is to be drawn from.
         if attention_mask is None and _is_causal(module, **kwargs):
             attention_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
-        out = _attention(module, query, key, value, attention_mask, dropout, scaling)
+        out = _attention(query, key, value, attention_mask, dropout, scaling)
     else:
         out, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -212,7 +212,6 @@ def _padded(x: Tensor, layout: Layout) -> Tensor:
 
 
 def _attention(
-    module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,

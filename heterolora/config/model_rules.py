@@ -245,9 +245,13 @@ def _memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def _observes(proxy: ProxyConfig | None) -> bool:
+    return getattr(proxy, "source", "probe") == "running"
+
+
 def observed_is_eager(training: TrainingConfig, proxy: ProxyConfig | None) -> Iterable[str]:
     """What observes training steps does not see into a compiled model."""
-    if training.compile and getattr(proxy, "source", "probe") == "running":
+    if training.compile and _observes(proxy):
         yield (
             "proxy.source=running: cannot see into the steps of training.compile=true; set "
             "training.compile=false or proxy.source=probe"
@@ -259,14 +263,13 @@ def observed_is_searched(
 ) -> Iterable[str]:
     """Scores of training steps need searches after the first, which no step precedes."""
     chosen = strategy.build()
-    running = getattr(proxy, "source", "probe") == "running"
-    if running and chosen.searches and not chosen.search_steps(1, 1000):
+    if _observes(proxy) and chosen.searches and not chosen.search_steps(1, 1000):
         yield (
             f"proxy.source=running: strategy={strategy.name} searches only before training; set "
             "proxy.source=probe or strategy=dynamic"
         )
     for name, other in importance.items():
-        if getattr(other, "source", "probe") == "running":
+        if _observes(other):
             yield (
                 f"importance.{name}.source=running: scores are taken before training; set "
                 f"importance.{name}.source=probe"

@@ -79,12 +79,8 @@ class LocalEngine:
                 total, count = self.task.loss(output, batch)
             loss = total / count
             torch.autograd.backward(loss)
-        self.descend()
-        return loss.detach()
-
-    def descend(self) -> None:
-        """One optimizer step down the gradients that stand."""
         self.optimizer.step()
+        return loss.detach()
 
     def evaluate(self, split: Encoded) -> dict[str, float]:
         """The mean loss (`loss`) and the task's metrics over `split`, dropout off."""
