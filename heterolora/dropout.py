@@ -1,6 +1,6 @@
 """Dropout on the CPU, where torch draws one random number after another for it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,9 +23,9 @@ def has_dropout(model: nn.Module) -> bool:
     )
 
 
-def recomputes(model: nn.Module) -> bool:
-    """Whether the backward pass computes layers again (gradient checkpointing)."""
-    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+def recomputes(modules: Iterable[nn.Module]) -> bool:
+    """Whether the backward pass computes any of them again (gradient checkpointing)."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in modules)
 
 
 class Dropout(TorchFunctionMode):

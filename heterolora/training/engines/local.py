@@ -111,9 +111,11 @@ class LocalEngine:
 def eager(model: Any) -> Callable[..., Any]:
     """Calls of a model as it is, but for padding and the faster dropout on the CPU."""
     fast_dropout = has_dropout(model)
+    # Looked for once: a model has few among its many modules, and steps are many.
+    may_recompute = [m for m in model.modules() if hasattr(m, "gradient_checkpointing")]
 
     def forward(**inputs: Any) -> Any:
-        if recomputes(model):
+        if recomputes(may_recompute):
             return model(**inputs)  # what its backward pass computes again has to be the same
         fast = fast_dropout and model.device.type == "cpu"
         with Dropout() if fast else nullcontext(), without_padding():

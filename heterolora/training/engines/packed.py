@@ -49,7 +49,7 @@ class PackedEngine:
             ):
                 raise ValueError("runs with other sites or another head cannot be packed")
             share_frozen(member.adapters.model, first.model)
-        if any(recomputes(member.adapters.model) for member in self.members):
+        if any(recomputes(member.adapters.model.modules()) for member in self.members):
             raise ValueError("models with gradient checkpointing cannot be packed")
         self._model, self._stacks = _stacked(self.members)
         self._has_dropout = has_dropout(self._model)
