@@ -12,7 +12,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from heterolora.cli import slurm
-from heterolora.cli.sweep import Row
+from heterolora.cli.sweep import Row, attempting, prepared
 from heterolora.config import without
 from heterolora.errors import ConfigError
 
@@ -127,7 +127,6 @@ def train_pack(folder: Path, pack: Pack, max_packed: int) -> None:
         max_packed: how many are trained at a time at most.
     """
     from heterolora.cli.run import quiet_libraries
-    from heterolora.cli.sweep import attempting, prepared
     from heterolora.training.together import Together  # and torch, which --help does without
 
     quiet_libraries()
