@@ -201,7 +201,7 @@ def tf32_is_read(training: TrainingConfig, precision: Precision, device: Device)
         return
     if resolve_precision(precision, resolve_device(device)) != "fp32":
         yield (
-            f"training.tf32=true: has no effect with precision={precision}, which is bf16 here; "
+            f"training.tf32=true: has no effect where runs are in bf16 (precision={precision}); "
             "set precision=fp32 or training.tf32=false"
         )
 
