@@ -200,8 +200,9 @@ def tf32_is_read(training: TrainingConfig, precision: Precision, device: Device)
     if not training.tf32 or list(device_exists(device)):
         return
     if resolve_precision(precision, resolve_device(device)) != "fp32":
+        here = ", which is bf16 here" if precision == "auto" else ""
         yield (
-            f"training.tf32=true: has no effect where runs are in bf16 (precision={precision}); "
+            f"training.tf32=true: has no effect with precision={precision}{here}; "
             "set precision=fp32 or training.tf32=false"
         )
 
