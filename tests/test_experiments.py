@@ -58,7 +58,7 @@ def test_runs_are_counted_from_the_grids() -> None:
 
 
 SHORTENED = [
-    pytest.param(name, marks=[pytest.mark.slow] if arms(name) > 5 else []) for name in EXPERIMENTS
+    pytest.param(name, marks=[pytest.mark.slow] if arms(name) > 3 else []) for name in EXPERIMENTS
 ]
 
 

@@ -215,6 +215,7 @@ def test_a_user_can_register_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(architectures.FAMILIES) == {*known, "mine"}
 
 
+@pytest.mark.slow
 def test_every_file_of_families_registers_one() -> None:
     """So that a new family is a file, and its name stands in no list."""
     folder = ROOT / "heterolora" / "architectures" / "families"
@@ -233,6 +234,7 @@ def test_every_file_of_families_registers_one() -> None:
     assert len(architectures.FAMILIES) >= 8
 
 
+@pytest.mark.slow
 def test_the_room_is_a_library() -> None:
     """It needs nothing of the harness, and loads no model's code before a model is asked for."""
     code = (

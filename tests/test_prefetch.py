@@ -115,6 +115,7 @@ def test_what_was_fetched_runs_without_a_network(root: Path, sweep, tmp_path) ->
     assert total == "3 runs: 2 finished, 0 skipped, 1 failed"
 
 
+@pytest.mark.slow
 def test_without_prefetching_it_is_one_line(root: Path, sweep, tmp_path) -> None:
     seen: list[str] = []
     with serving(root, seen) as endpoint:
@@ -142,6 +143,7 @@ def prefetch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     return call
 
 
+@pytest.mark.slow
 def test_the_sweep_of_an_experiment_is_prefetched(prefetch, checkpoints, pairs, capsys) -> None:
     """Its runs are of one model on three tasks, here from disk; a GPU is not needed for it."""
     local = [f"model.path={checkpoints['opt-post-norm']}", f"task.path={pairs}", "device=cuda"]
