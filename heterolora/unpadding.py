@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
@@ -63,7 +65,7 @@ class Layout:
 
     @classmethod
     def of(cls, mask: Tensor, runs: int = 1) -> "Layout | None":
-        """The cells that are not padding; None where that is all of them.
+        """The cells that are not padding; None where that is all of them, or none.
 
         Args:
             mask: 1 for tokens, 0 for padding, (n, length).
@@ -73,7 +75,7 @@ class Layout:
         n, length = mask.shape
         cells = mask.reshape(runs, -1)
         most = int(cells.sum(1).max())
-        if most == cells.shape[1]:
+        if most in (0, cells.shape[1]):
             return None
         tokens_first = cells.argsort(dim=1, descending=True, stable=True)[:, :most]
         starts = torch.arange(runs, device=mask.device)[:, None] * cells.shape[1]
@@ -88,6 +90,75 @@ class Layout:
         n, length = self.shape
         cells = x.new_zeros(n * length, *x.shape[2:]).index_copy(0, self.cells, x[0])
         return cells.view(n, length, *x.shape[2:])
+
+    def split(self, x: Tensor) -> Tensor:
+        """From (1, heads, cells, width) to (n, heads, length, width).
+
+        For padding it repeats a token of the same row, and leaves out the gradient by it: nothing
+        that is computed for tokens may depend on padding.
+        """
+        (n, length), (_, heads, cells, width) = self.shape, x.shape
+        places = self._places(heads)
+        by_cell = x.transpose(1, 2).reshape(cells * heads, width)
+        function: Any = _Taken  # mypy finds `apply` without types
+        taken: Tensor = function.apply(by_cell, places.sources, places.kept)
+        return taken.view(n, heads, length, width)
+
+    def join(self, x: Tensor) -> Tensor:
+        """From (n, heads, length, width) to (1, cells, heads, width)."""
+        heads, width = x.shape[1], x.shape[3]
+        kept = self._places(heads).kept
+        return x.reshape(-1, width).index_select(0, kept).view(1, -1, heads, width)
+
+    @cached_property
+    def _by_heads(self) -> "dict[int, _Places]":
+        return {}
+
+    def _places(self, heads: int) -> "_Places":
+        if heads not in self._by_heads:
+            self._by_heads[heads] = _Places.of(self, heads)
+        return self._by_heads[heads]
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the rows of a layout's heads lie in `split`, (n, heads, length), and in its input.
+
+    Attributes:
+        sources: for each row of the one, in order, a row of (cells, heads).
+        kept: for each row of (cells, heads), in order, that of the other.
+    """
+
+    sources: Tensor
+    kept: Tensor
+
+    @classmethod
+    def of(cls, layout: Layout, heads: int) -> "_Places":
+        (n, length), cells = layout.shape, layout.cells
+        by_head = torch.arange(heads, device=cells.device)
+        row, place = cells // length, cells % length
+        # Of padding, the first of its row: of another, it could be of a run that has diverged.
+        counts = row.bincount(minlength=n)
+        firsts = (counts.cumsum(0) - counts).clamp(max=len(cells) - 1)
+        numbers = firsts.repeat_interleave(length)
+        numbers[cells] = torch.arange(len(cells), device=cells.device)
+        sources = numbers.view(n, 1, length) * heads + by_head[:, None]
+        kept = (row[:, None] * heads + by_head) * length + place[:, None]
+        return cls(sources.flatten(), kept.flatten())
+
+
+class _Taken(torch.autograd.Function):
+    """Rows of `x` by index; the gradient of each is that of one place alone, `kept`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sources: Tensor, kept: Tensor) -> Tensor:
+        ctx.kept = kept
+        return x.index_select(0, sources)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return g.index_select(0, ctx.kept), None, None
 
 
 class Unpadding:
@@ -188,7 +259,7 @@ def attention(
         The output, (n, length, heads, width) or (1, cells, heads, width).
     """
     if unpadded is not None:
-        query, key, value = (_padded(x, unpadded) for x in (query, key, value))
+        query, key, value = (unpadded.split(x) for x in (query, key, value))
     if dropout and query.device.type == "cpu" and _asked():
         # On a CPU the fused kernel has no dropout, and what takes its place is slower than this
         # and draws from torch's global generator, whosever stream is to be drawn from.
@@ -199,16 +270,13 @@ def attention(
         out, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    return (out if unpadded is None else unpadded.unpad(out)), None
+        out = out.transpose(1, 2)
+    return (out.transpose(1, 2) if unpadded is None else unpadded.join(out)), None
 
 
 def _is_causal(module: Any, is_causal: bool | None = None, **_: Any) -> bool:
     """What Transformers takes an attention without a mask for."""
     return getattr(module, "is_causal", True) if is_causal is None else is_causal
-
-
-def _padded(x: Tensor, layout: Layout) -> Tensor:
-    return layout.pad(x.transpose(1, 2)).transpose(1, 2)
 
 
 def _attention(
@@ -219,16 +287,26 @@ def _attention(
     dropout: float,
     scaling: float | None,
 ) -> Tensor:
-    groups = query.shape[1] // key.shape[1]
+    n, heads, length, width = query.shape
+    groups = heads // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    scores = torch.matmul(query, key.transpose(2, 3))
-    scores = scores * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    # Not minus infinity: a row of padding that sees nothing would have no finite gradient.
-    hidden = torch.finfo(scores.dtype).min
-    if mask is not None:
-        scores = scores.masked_fill_(~mask, hidden) if mask.dtype == torch.bool else scores + mask
+    query = query * (width**-0.5 if scaling is None else scaling)
+    q, k, v = (x.flatten(0, 1) for x in (query, key, value))
+    scores = _bias(mask, q, k, heads).baddbmm_(q, k.transpose(1, 2))
     weights = F.dropout(scores.softmax(-1), dropout)
-    return torch.matmul(weights, value).transpose(1, 2)
+    return torch.bmm(weights, v).view(n, heads, length, -1)
+
+
+def _bias(mask: Tensor | None, q: Tensor, k: Tensor, heads: int) -> Tensor:
+    """What a mask adds to scores (n * heads, length, length): a tensor of their own."""
+    bias = q.new_zeros(q.shape[0] // heads, heads, q.shape[1], k.shape[1])
+    if mask is not None and mask.dtype == torch.bool:
+        # Not minus infinity: a row of padding that sees nothing would have no finite gradient.
+        hidden = torch.finfo(q.dtype).min
+        bias += torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, hidden)
+    elif mask is not None:
+        bias += mask
+    return bias.flatten(0, 1)
 
 
 def mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:

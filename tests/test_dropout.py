@@ -53,7 +53,7 @@ def test_the_expectation_is_exact() -> None:
     for p in (0.1, 1 / 3, 0.9):
         drops = round(p * LEVELS)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("heterolora.dropout._bits", lambda count, generator: every)
+            patch.setattr("heterolora.dropout._draw", lambda source, count: every)
             y = dropped(p).double()
         assert int((y == 0).sum()) == drops
         assert float(y.mean()) == pytest.approx(1, rel=1e-6)
