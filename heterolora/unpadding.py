@@ -26,6 +26,9 @@ NAME = "heterolora_sdpa"
 WITH_PADDING = ("output_hidden_states", "output_attentions", "use_cache", "past_key_values")
 """Arguments of a model that ask for more of its layers than what the last one gives."""
 
+SHORT = 64
+"""Tokens of a row up to which the fused kernel is slower than plain products, with gradients."""
+
 _runs: ContextVar[int] = ContextVar("runs", default=0)
 
 
@@ -260,18 +263,18 @@ def attention(
     """
     if unpadded is not None:
         query, key, value = (unpadded.split(x) for x in (query, key, value))
-    if dropout and query.device.type == "cpu" and _asked():
+    short = unpadded is not None and unpadded.shape[1] <= SHORT and torch.is_grad_enabled()
+    if short or (dropout and query.device.type == "cpu" and _asked()):
         # On a CPU the fused kernel has no dropout, and what takes its place is slower than this
         # and draws from torch's global generator, whosever stream is to be drawn from.
         if attention_mask is None and _is_causal(module, **kwargs):
             attention_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
         out = _attention(query, key, value, attention_mask, dropout, scaling)
-    else:
-        out, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-        out = out.transpose(1, 2)
-    return (out.transpose(1, 2) if unpadded is None else unpadded.join(out)), None
+        return (out.transpose(1, 2) if unpadded is None else unpadded.join(out)), None
+    out, _ = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+    )
+    return (out if unpadded is None else unpadded.unpad(out)), None
 
 
 def _is_causal(module: Any, is_causal: bool | None = None, **_: Any) -> bool:
