@@ -10,9 +10,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from heterolora.config import changes, suggestion
-from heterolora.config.folder import CONF
 from heterolora.errors import ConfigError, one_line
+from heterolora.locations import CONF
 
 HYDRA_VERSION = "1.3"
 
@@ -57,6 +56,8 @@ def composition_problems(error: Exception, overrides: Sequence[str]) -> list[str
         error: what Hydra raised when it composed them all; returned where nothing better is found.
         overrides: as on the command line.
     """
+    from heterolora.config import changes  # and pydantic, which --help does without
+
     GlobalHydra.instance().clear()
     problems: list[str] = []
     sound: list[str] = []
@@ -88,6 +89,8 @@ def _changed(override: str) -> list[str]:
 
 
 def _override_problem(override: str, problem: Exception) -> str:
+    from heterolora.config import suggestion
+
     key, _, value = override.partition("=")
     key = key.lstrip("+~")
     files = (file.relative_to(CONF / key) for file in (CONF / key).rglob("*.yaml"))

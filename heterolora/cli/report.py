@@ -16,8 +16,8 @@ import pandas as pd
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from heterolora.config.folder import CONF
 from heterolora.errors import RecordError, UserError, one_line
+from heterolora.locations import CONF
 from heterolora.records.read import load
 from heterolora.reporting.cells import runs_of
 from heterolora.reporting.frame import frame, matching

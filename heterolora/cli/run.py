@@ -14,19 +14,16 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from heterolora.cli import packed, sweeper
+from heterolora.cli import plugins
 from heterolora.cli.compose import HYDRA_VERSION, check_overrides, composition_problems
-from heterolora.cli.packed import PackedLauncher
-from heterolora.cli.sweeper import GridSweeper
-from heterolora.config.folder import CONF
 from heterolora.errors import ConfigError, UserError, print_errors
+from heterolora.locations import CONF
 
 
 def main() -> int:
     """Do what the arguments of the process say; returns the exit code."""
-    # Hydra takes plug-ins from the namespace hydra_plugins alone, and finds them there by name.
-    for plugin, module in ((GridSweeper, sweeper), (PackedLauncher, packed)):
-        sys.modules[plugin.__module__] = module
+    sys.modules[plugins.NAMESPACE] = plugins
+    for plugin in (plugins.GridSweeper, plugins.PackedLauncher):
         Plugins.instance().register(plugin)
     on_hydra = hydra.main(version_base=HYDRA_VERSION, config_path=str(CONF), config_name="config")
     return report_errors(on_hydra(task))

@@ -6,16 +6,13 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,9 +20,9 @@ from heterolora.cli import slurm
 from heterolora.cli.compose import check_overrides, composition_problems
 from heterolora.cli.sweep import Row, note, row_of, summarize
 from heterolora.config import prepare
-from heterolora.config.folder import INSTALLED
 from heterolora.errors import ConfigError, RecordError, UserError, one_line
 from heterolora.files import write_atomically
+from heterolora.locations import INSTALLED
 from heterolora.loggers.console import headline
 from heterolora.records import source
 from heterolora.records.lock import holder
@@ -34,42 +31,23 @@ from heterolora.records.record import check_writable, finished
 CLUSTER = "SlurmLauncher"
 
 
-class GridSweeper(Sweeper):
-    """Hydra's sweeper for this project: one plan for all grids, of the runs that are missing.
+@dataclass(frozen=True)
+class Sweep:
+    """All runs of a command line.
 
-    Args:
-        params: parameters of every grid, as Hydra's own sweeper has them.
-        grids: mappings of parameters to values such as `0,13,42`, swept one after another.
-            Without them there is one grid, that of `params`.
-        max_batch_size: launch so many jobs at once at most, the next when they have ended.
+    Attributes:
+        config: as Hydra composed it for the sweep as a whole, its own node included.
+        loader: Hydra's.
+        launcher: makes the jobs.
+        max_batch_size: how many jobs are launched at once at most.
     """
 
-    __module__ = "hydra_plugins.heterolora"  # by which Hydra knows it; see `cli.run.main`
+    config: DictConfig
+    loader: ConfigLoader
+    launcher: Launcher
+    max_batch_size: int | None
 
-    def __init__(
-        self,
-        params: Mapping[str, Any] | None = None,
-        grids: Sequence[Mapping[str, Any]] | None = None,
-        max_batch_size: int | None = None,
-    ) -> None:
-        self.params = params
-        self.grids = grids
-        self.max_batch_size = max_batch_size
-        self.hydra_context: HydraContext | None = None
-        self.config: DictConfig | None = None
-        self.launcher: Launcher | None = None
-
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        """Called by Hydra before `sweep`."""
-        self.hydra_context = hydra_context
-        self.config = config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
-
-    def sweep(self, arguments: list[str]) -> None:
+    def make(self, arguments: Sequence[str]) -> None:
         """Plan, launch, and print a line for each run.
 
         On a cluster the jobs run the source as it is now: this process starts again from a copy.
@@ -81,17 +59,14 @@ class GridSweeper(Sweeper):
             UserError: if it cannot be planned.
             SystemExit: with the exit code of the worst run, if one failed.
         """
-        assert self.config is not None
-        assert self.hydra_context is not None
         folder = Path(self.config.hydra.sweep.dir).absolute()
         check_writable(Path(self.config.output))
         on_cluster = str(self.config.hydra.launcher._target_).endswith(CLUSTER)
         if on_cluster:
             _start_from_copy(Path(self.config.output))
-        loader = self.hydra_context.config_loader
-        combinations = swept(loader, self.config.hydra.sweeper, arguments)
+        combinations = swept(self.loader, self.config.hydra.sweeper, arguments)
         # All of them first: a mistake in one of them is told before the others take their time.
-        runs = _planned([*composed(loader, self.config, combinations)])
+        runs = _planned([*composed(self.loader, self.config, combinations)])
         try:
             jobs = self._plan(runs, folder, on_cluster)
         except OSError as error:
@@ -103,7 +78,6 @@ class GridSweeper(Sweeper):
 
     def _plan(self, runs: list[Row], folder: Path, on_cluster: bool) -> list[list[int]]:
         """Write the plan; returns the numbers of its jobs, batch by batch."""
-        assert self.config is not None
         queued = {}
         if on_cluster:
             _check_for_cluster(runs)
@@ -133,7 +107,6 @@ class GridSweeper(Sweeper):
 
     def _launch(self, jobs: Sequence[int], folder: Path) -> bool:
         """Whether all jobs of a batch came back; how their runs ended, they note themselves."""
-        assert self.launcher is not None
         quoted = str(folder).replace("'", r"\'")
         overrides = [[f"+job={index}", f"hydra.sweep.dir='{quoted}'"] for index in jobs]
         try:

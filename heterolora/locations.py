@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parent
 
 INSTALLED = (_PACKAGE / "conf").is_dir()
 """Whether this is an installed wheel, with `conf` inside the package, and not a source tree."""
