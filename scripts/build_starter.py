@@ -3,13 +3,15 @@
     python scripts/build_starter.py
 
 writes config.json, model.safetensors (float16), tokenizer.json and tokenizer_config.json into
-heterolora/data/starter/model/. Everything is made from nothing; no network is needed.
+heterolora/data/starter/model/, and the examples of the task into pairs.json beside it. Everything
+is made from nothing; no network is needed.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import logging
 import math
 import time
@@ -20,7 +22,13 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
-from heterolora.data.starter import MODEL_DIR, pretraining_documents, vocabulary
+from heterolora.data.sources import PAIRS
+from heterolora.data.starter import (
+    MODEL_DIR,
+    paraphrase_pairs,
+    pretraining_documents,
+    vocabulary,
+)
 
 log = logging.getLogger("build_starter")
 
@@ -144,8 +152,18 @@ def pretrain(
             total = 0.0
 
 
+def pairs() -> str:
+    """What `PAIRS` has: the columns of each split of the task."""
+    rows = {split: paraphrase_pairs(split) for split in ("train", "validation")}
+    splits = {
+        split: {column: [row[column] for row in of] for column in of[0]}
+        for split, of in rows.items()
+    }
+    return json.dumps(splits, indent=0) + "\n"
+
+
 def main() -> None:
-    """Build the tokenizer and the model, pretrain, save."""
+    """Write the examples; build the tokenizer and the model, pretrain, save."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=MODEL_DIR)
     parser.add_argument("--seed", type=int, default=0)
@@ -159,6 +177,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
+    (args.out.parent / PAIRS.name).write_text(pairs())
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     tokenizer = build_tokenizer()

@@ -20,7 +20,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from heterolora.data.starter import MODEL_DIR, paraphrase_pairs, pretraining_documents, vocabulary
+from heterolora.data.sources import PAIRS
+from heterolora.data.starter import (
+    MODEL_DIR,
+    paraphrase_pairs,
+    pretraining_documents,
+    vocabulary,
+)
 from heterolora.data.starter.corpus import until_wrong, ways_to_say
 from heterolora.data.starter.grammar import (
     FRAMES,
@@ -340,6 +346,14 @@ def test_words_do_not_tell_the_label(splits: Any) -> None:
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_pairs_are_the_stored_ones(split: str) -> None:
     assert digest(split) == DIGESTS[split]
+
+
+def test_the_pairs_in_the_package_are_those_of_the_grammar(splits: Any) -> None:
+    kept = json.loads(PAIRS.read_text())
+    assert kept.keys() == splits.keys()
+    for split, columns in kept.items():
+        rows = zip(*columns.values(), strict=True)
+        assert [dict(zip(columns, row, strict=True)) for row in rows] == splits[split]
 
 
 def test_pairs_do_not_depend_on_hash_seed() -> None:

@@ -1,4 +1,4 @@
-"""What the package carries itself: a model, and a task that it generates."""
+"""What the package carries itself: a model, and a task of its own."""
 
 from collections.abc import Mapping
 from pathlib import Path
