@@ -1,5 +1,6 @@
 """Many trainings at once, each as if it were alone."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -44,14 +45,16 @@ class Together(Generic[Result]):
     Args:
         trainings: start them, given the signals that they are to heed. All that they train must
             be packable: see `PackedEngine`.
-        max_packed: how many are under way at a time; as one ends, the next begins.
+        max_packed: how many are under way at a time at most; as one ends, the next begins. Fewer
+            are where the last ones would else be left with a pass that they hardly fill.
     """
 
     def __init__(
         self, trainings: Iterable[Callable[[Signals], Steps[Result]]], max_packed: int
     ) -> None:
         self._pending = deque(enumerate(trainings))
-        self._most = max_packed
+        waves = math.ceil(len(self._pending) / max_packed)
+        self._most = math.ceil(len(self._pending) / max(waves, 1))
         self._steps: dict[int, Steps[Result]] = {}
         self._next: dict[int, Step] = {}
         self._results: dict[int, Result] = {}
