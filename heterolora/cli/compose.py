@@ -17,15 +17,15 @@ HYDRA_VERSION = "1.3"
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse what Hydra would take without a word, and nothing would come of.
+    """Refuse what Hydra would take without a word, and nothing would come of; and what it fails at.
 
-    That is a list where a group takes one choice, of which it would use the last; and what names
-    data at the hub, beside `task.path`, which says where it is on disk.
+    That is a list where a group takes one choice, of which it would use the last; what names data
+    at the hub, beside `task.path`, which says where it is on disk; and null for a group.
 
     Raises:
         ConfigError: naming every such override.
     """
-    problems = [line for override in overrides for line in _list_for_group(override)]
+    problems = [line for override in overrides for line in _not_one_choice(override)]
     given = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
     if given.get("task.path", "null") != "null":
         problems += [
@@ -37,14 +37,43 @@ def check_overrides(overrides: Sequence[str]) -> None:
         raise ConfigError(problems)
 
 
-def _list_for_group(override: str) -> list[str]:
+def _not_one_choice(override: str) -> list[str]:
     parsed = OverridesParser.create().parse_override(override)
     group, _, given = override.lstrip("+").partition("=")
     values = list(parsed.sweep_iterator()) if parsed.is_discrete_sweep() else [parsed.value()]
-    if not (CONF / parsed.key_or_group).is_dir() or not any(isinstance(v, list) for v in values):
+    if not (CONF / parsed.key_or_group).is_dir() or parsed.is_delete():
         return []
-    each = given.replace("[", "").replace("]", "").replace(" ", "")
-    return [f"{override}: {group} takes one choice; to run each of them, use -m {group}={each}"]
+    if any(isinstance(value, list) for value in values):
+        each = given.replace("[", "").replace("]", "").replace(" ", "")
+        return [f"{override}: {group} takes one choice; to run each of them, use -m {group}={each}"]
+    return [_no_such(parsed.key_or_group, "null") for value in values if value is None]
+
+
+def _no_such(group: str, value: str) -> str:
+    from heterolora.config import suggestion  # and pydantic, which --help does without
+
+    return f"{group}={value}: there is no such {group}; {suggestion(value, _options(group))}"
+
+
+def _options(group: str) -> list[str]:
+    files = (file.relative_to(CONF / group) for file in (CONF / group).rglob("*.yaml"))
+    return [str(file.with_suffix("")) for file in files if file.parts[0] != "base"]
+
+
+def check_command_line(arguments: Sequence[str]) -> None:
+    """Refuse overrides that Hydra cannot be given: `check_overrides`, and with them all others.
+
+    Args:
+        arguments: of the process, options among them.
+
+    Raises:
+        ConfigError: naming every problem.
+    """
+    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    try:
+        check_overrides(overrides)
+    except ConfigError as error:
+        raise ConfigError(composition_problems(error, overrides)) from error
 
 
 def composition_problems(error: Exception, overrides: Sequence[str]) -> list[str]:
@@ -93,10 +122,9 @@ def _override_problem(override: str, problem: Exception) -> str:
 
     key, _, value = override.partition("=")
     key = key.lstrip("+~")
-    files = (file.relative_to(CONF / key) for file in (CONF / key).rglob("*.yaml"))
-    options = [str(file.with_suffix("")) for file in files if file.parts[0] != "base"]
+    options = _options(key)
     if options and value not in options:
-        return f"{key}={value}: there is no such {key}; {suggestion(value, options)}"
+        return _no_such(key, value)
     if "Could not override" in str(problem):
         known = _dotted(OmegaConf.to_container(compose("config")))
         return f"{key}: unknown key; {suggestion(key, known)}"

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from heterolora.cli import plugins
-from heterolora.cli.compose import HYDRA_VERSION, check_overrides, composition_problems
+from heterolora.cli.compose import HYDRA_VERSION, check_command_line, composition_problems
 from heterolora.errors import ConfigError, UserError, print_errors
 from heterolora.locations import CONF
 
@@ -26,7 +26,12 @@ def main() -> int:
     for plugin in (plugins.GridSweeper, plugins.PackedLauncher):
         Plugins.instance().register(plugin)
     on_hydra = hydra.main(version_base=HYDRA_VERSION, config_path=str(CONF), config_name="config")
-    return report_errors(on_hydra(task))
+
+    def command() -> None:
+        check_command_line(sys.argv[1:])
+        on_hydra(task)()
+
+    return report_errors(command)
 
 
 def task(cfg: DictConfig) -> float:
@@ -37,7 +42,6 @@ def task(cfg: DictConfig) -> float:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return job(cfg)
     try:
-        check_overrides(HydraConfig.get().overrides.task)
         _check_launcher()
         return single(cfg)
     except UserError as error:  # Hydra would print a traceback of it
