@@ -213,6 +213,10 @@ def test_runs_of_one_process_equal_runs_alone(command_line, tiny, tmp_path) -> N
         ("proxy=gradnrom", "proxy=gradnrom: there is no such proxy; did you mean gradnorm?"),
         ("task=xyz", "task=xyz: there is no such task; choose one of cola, mnli,"),
         ("selection=null", "selection=null: there is no such selection; choose one of"),
+        (
+            "proxy=snip,gradnorm",
+            "proxy=snip,gradnorm: has several values; to run each of them, add -m",
+        ),
         ("proxxy=snip", "proxxy: unknown key; did you mean proxy?"),
         ("trainin.epochs=3", "trainin.epochs: unknown key; did you mean training.epochs?"),
         ("training.epoch=3", "training.epoch: unknown key; did you mean training.epochs?"),

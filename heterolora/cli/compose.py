@@ -106,6 +106,12 @@ def composition_problems(error: Exception, overrides: Sequence[str]) -> list[str
             problems += changes(compose("config", sound), changed) if changed else []
         except (ConfigError, HydraException, OmegaConfBaseException) as problem:
             problems += problem.problems if isinstance(problem, ConfigError) else []
+    if not problems and "--multirun" in str(error):
+        problems = [
+            f"{override}: has several values; to run each of them, add -m"
+            for override in overrides
+            if OverridesParser.create().parse_override(override).is_sweep_override()
+        ]
     return problems or [one_line(error)]
 
 
