@@ -34,7 +34,7 @@ class Dropout(TorchFunctionMode):
     """Inside, `F.dropout` draws 16 random bits for an element, four elements at a time.
 
     An element is dropped with probability p, rounded to 1 / 2^16, and the others are divided by
-    what is left, so that the expectation is exact. On one core that takes an eighth of the time.
+    what is left, so that the expectation is exact. On one core that takes a quarter of the time.
 
     The bits are those of NumPy's SFC64. Its seed is drawn from the generator at the first dropout
     inside, and nothing else is: generators stand where they would after drawing one number.

@@ -8,6 +8,7 @@ accuracy over the epochs, in percent, for each seed.
 """
 
 import argparse
+import json
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from collections.abc import Sequence
 import torch
 
 import heterolora as hl
-from heterolora.data.starter import MODEL_DIR, paraphrase_pairs
+from heterolora.data.sources import PAIRS
+from heterolora.data.starter import MODEL_DIR
 from heterolora.tasks.encoded import Encoded
 
 SEEDS = (0, 13, 42)
@@ -33,8 +35,7 @@ RANK, SITES_ON = 2, 4
 
 def examples(split: str) -> hl.tasks.Examples:
     """A split of the embedded task."""
-    rows = paraphrase_pairs(split)
-    return TASK.check({name: [row[name] for row in rows] for name in rows[0]}, split)
+    return TASK.check(json.loads(PAIRS.read_text())[split], split)
 
 
 def adapted(seed: int, capacity: int, roles: str = "qv") -> tuple[hl.Adapters, Encoded, Encoded]:
