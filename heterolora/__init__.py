@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from heterolora import proxies, strategies, tasks
     from heterolora.adapters import Adapters
     from heterolora.allocation import Allocation, Pool, select, selection
-    from heterolora.architectures import adapt, load, load_pretrained, save
+    from heterolora.architectures import adapt, load, load_pretrained, merge, save
+    from heterolora.integrations.callback import HeteroLoRACallback
+    from heterolora.integrations.peft import from_peft, to_peft
+    from heterolora.integrations.suggest import suggest
     from heterolora.losses import default_loss
     from heterolora.sites import Site
     from heterolora.strategies import Search
@@ -24,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Adapters",
     "Allocation",
+    "HeteroLoRACallback",
     "LocalEngine",
     "Pool",
     "Search",
@@ -32,19 +36,24 @@ __all__ = [
     "adamw",
     "adapt",
     "default_loss",
+    "from_peft",
     "load",
     "load_pretrained",
+    "merge",
     "proxies",
     "save",
     "select",
     "selection",
     "strategies",
+    "suggest",
     "tasks",
+    "to_peft",
 ]
 
 _HOME = {
     "Adapters": "adapters",
     "Allocation": "allocation",
+    "HeteroLoRACallback": "integrations.callback",
     "LocalEngine": "training.engines",
     "Pool": "allocation",
     "Search": "strategies",
@@ -53,11 +62,15 @@ _HOME = {
     "adamw": "training.optimizer",
     "adapt": "architectures",
     "default_loss": "losses",
+    "from_peft": "integrations.peft",
     "load": "architectures",
     "load_pretrained": "architectures",
+    "merge": "architectures",
     "save": "architectures",
     "select": "allocation",
     "selection": "allocation",
+    "suggest": "integrations.suggest",
+    "to_peft": "integrations.peft",
 }
 """Where each name is; the others are packages."""
 

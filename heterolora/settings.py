@@ -5,7 +5,12 @@ declaration serves the constructor, its checks, and the schema and help that a c
 from it. A field made otherwise is the object's own.
 """
 
+import importlib
+import importlib.util
+import inspect
 import math
+import pkgutil
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -69,6 +74,30 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Name and settings, as plain values."""
         return {"name": self.name} | {f.name: getattr(self, f.name) for f in settable(type(self))}
+
+
+def class_in(package: str, name: str, kind: Any = Settings) -> Any:
+    """The concrete class of a kind that the file `name` of a package defines; None without one."""
+    module_name = f"{package}.{name}"
+    if not re.fullmatch(r"(?!base$)[a-z][a-z0-9_]*", name):  # base: what the others share
+        return None
+    if importlib.util.find_spec(module_name) is None:
+        return None
+    for member in vars(importlib.import_module(module_name)).values():
+        if (
+            inspect.isclass(member)
+            and issubclass(member, kind)
+            and not inspect.isabstract(member)
+            and member.__module__ == module_name
+        ):
+            return member
+    return None
+
+
+def names_in(package: str, kind: Any = Settings) -> list[str]:
+    """The names of the files of a package that define a concrete class of a kind."""
+    modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    return sorted(module.name for module in modules if class_in(package, module.name, kind))
 
 
 def settable(kind: type[Settings]) -> list["Field[Any]"]:

@@ -20,10 +20,10 @@ from rich.console import Console
 from wandb.proto import wandb_internal_pb2
 
 from heterolora import run as experiment
+from heterolora.drawing.grid import Grid, on_frequency
+from heterolora.drawing.heatmap import heatmap
 from heterolora.loggers.base import Loggers, RunInfo
 from heterolora.loggers.console import ConsoleLogger, headline, print_summary
-from heterolora.loggers.grid import Grid, on_frequency
-from heterolora.loggers.heatmap import heatmap
 from heterolora.loggers.wandb_report import log_report
 from heterolora.records.record import read_rows
 from heterolora.records.schema import RunRecord, SearchRow

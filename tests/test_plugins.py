@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from heterolora.config import PluginConfig, plugins, validate
-from heterolora.config.plugins import GROUPS, Group, choices, find, find_class, section
+from heterolora.config.plugins import GROUPS, KINDS, Group, choices, find, section
 from heterolora.errors import ConfigError
-from heterolora.settings import Settings, setting
+from heterolora.settings import Settings, class_in, setting
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def test_a_name_is_that_of_the_file_with_the_class(dummies: str) -> None:
 @pytest.mark.parametrize("name", ["nope", "..own", "__init__", "own.x", "", "Own"])
 def test_what_is_no_name_of_a_file(name: str, dummies: str) -> None:
     assert find(dummies, name) is None
-    assert find_class("dummies", name) is None
+    assert class_in("dummies", name, KINDS) is None
 
 
 @pytest.mark.parametrize("group", ["proxy", "selection", "strategy"])

@@ -3,7 +3,8 @@
 from heterolora.adapters.adapters import Adapters
 from heterolora.adapters.lora import LoRALinear
 from heterolora.adapters.low_rank import LowRank
+from heterolora.adapters.ranked import Adapter, Ranked
 from heterolora.adapters.scaling import Scaling
 from heterolora.adapters.space import Space
 
-__all__ = ["Adapters", "LoRALinear", "LowRank", "Scaling", "Space"]
+__all__ = ["Adapter", "Adapters", "LoRALinear", "LowRank", "Ranked", "Scaling", "Space"]

@@ -1,14 +1,18 @@
 """Optimizers that leave alone what is off."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from heterolora.adapters.adapters import Adapters
+from heterolora.adapters.ranked import Ranked
 
 
-def freeze_disabled(optimizer: torch.optim.Optimizer, adapters: Adapters) -> None:
+def freeze_disabled(
+    optimizer: torch.optim.Optimizer, adapters: Ranked[Any]
+) -> list[RemovableHandle]:
     """Make `optimizer` pass over ranks that are off: weights, moments and decay stay, bit for bit.
 
     A rank that is off has zero gradients, and an optimizer still decays weights and moments under
@@ -16,6 +20,9 @@ def freeze_disabled(optimizer: torch.optim.Optimizer, adapters: Adapters) -> Non
     lose their gradients before each step; of those with some ranks on, the other rows of A and
     columns of B, and of everything in the optimizer's state that has their shape, are put back
     after it. An adapter has one count of its steps, whatever ranks were on in them.
+
+    Returns:
+        What undoes it, by `remove()`.
     """
     saved: list[tuple[Tensor, Tensor]] = []
 
@@ -35,8 +42,7 @@ def freeze_disabled(optimizer: torch.optim.Optimizer, adapters: Adapters) -> Non
         for rows, values in saved:
             rows.copy_(values)
 
-    optimizer.register_step_pre_hook(before)
-    optimizer.register_step_post_hook(after)
+    return [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
 
 
 def _tensors(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Iterator[Tensor]:

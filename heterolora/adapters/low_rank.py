@@ -152,9 +152,20 @@ class LowRank(nn.Module):
         return self.A.shape[1] + self.B.shape[0]
 
     @property
-    def cost(self) -> int:
-        """The adapter parameters that are on, rank (in_features + out_features)."""
-        return self.rank * self.unit_cost
+    def module(self) -> nn.Module:
+        """The adapter itself."""
+        return self
+
+    @property
+    def matrices(self) -> Matrices:
+        """Copies of A and B; what is off keeps its weights."""
+        return self.A.detach().clone(), self.B.detach().clone()
+
+    def substitutes(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        """A, B, a mask with every rank on, and its scaling, in the precision of `a`."""
+        mask = torch.ones(self.capacity, dtype=a.dtype, device=a.device)
+        scaling = torch.tensor(self.scaling_rule(self.capacity), dtype=a.dtype, device=a.device)
+        return {"A": a, "B": b, "mask": mask, "scaling": scaling}
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "LowRank":
         # `to` and its like put another tensor in place of the mask, of the same values.

@@ -1,6 +1,6 @@
 """Where each model family keeps its parts, and how adapters are put there."""
 
-from heterolora.architectures.adapting import adapt, load, save
+from heterolora.architectures.adapting import adapt, check_without_shortcuts, load, merge, save
 from heterolora.architectures.family import (
     FAMILIES,
     Family,
@@ -9,6 +9,7 @@ from heterolora.architectures.family import (
     family_of,
     head_of,
     layers_of,
+    projection_name,
     register,
 )
 from heterolora.architectures.loading import Headed, Loaded, folder_of, load_pretrained
@@ -21,6 +22,7 @@ __all__ = [
     "Loaded",
     "Parts",
     "adapt",
+    "check_without_shortcuts",
     "family_named",
     "family_of",
     "folder_of",
@@ -28,6 +30,8 @@ __all__ = [
     "layers_of",
     "load",
     "load_pretrained",
+    "merge",
+    "projection_name",
     "register",
     "save",
     "wire",

@@ -1,8 +1,11 @@
 """Adapters on a model that was loaded by whoever asks for them; and saved, and put on another."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
@@ -10,10 +13,11 @@ from transformers import PreTrainedModel
 from heterolora.adapters import Adapters, Space
 from heterolora.adapters.files import read_adapters, write_adapters
 from heterolora.adapters.space import Renormalize
-from heterolora.architectures.family import family_of, head_of
+from heterolora.architectures.family import Family, family_of, head_of, projection_name
 from heterolora.architectures.wiring import wire
 from heterolora.errors import ModelError, one_line
 from heterolora.files import writing
+from heterolora.sites import Site
 
 FILE = "adapters.safetensors"
 
@@ -95,6 +99,69 @@ def load(model: PreTrainedModel, path: str | Path) -> Adapters:
     Raises:
         ModelError: if there is no such file, or it does not fit the model.
     """
+    saved = read_saved(model, path)
+    adapters = wire(model, family_of(model), saved.space, saved.head.values(), saved.seed)
+    try:
+        adapters.load_state_dict(saved.state)
+    except ValueError as error:
+        raise ModelError(f"{saved.file}: does not fit the model ({one_line(error)})") from error
+    return adapters
+
+
+def merge(model: PreTrainedModel, path: str | Path) -> None:
+    """Add saved adapters to the weights of a model, in place: `W = W0 + scaling B A`.
+
+    The head is taken over as well. The model stays what transformers made it, so that
+    `model.save_pretrained` writes an ordinary checkpoint; its gradients are left as they are.
+
+    Args:
+        model: the pretrained model that they were saved of, loaded anew.
+        path: as `load` takes it.
+
+    Raises:
+        ModelError: if there is no such file, it does not fit the model, or it has what no weight
+            of the model can hold: shortcuts.
+    """
+    saved, family = read_saved(model, path), family_of(model)
+    check_without_shortcuts(saved.space, saved.ranks, model, family, "a merged model")
+    with torch.no_grad():
+        for site, rank in saved.ranks.items():
+            if rank:
+                weight = model.get_submodule(projection_name(model, family, site)).weight
+                a, b = (saved.state["tensors"][f"{site}.{matrix}"] for matrix in "AB")
+                added = saved.space.scaling_of(site)(rank) * (b[:, :rank] @ a[:rank])
+                weight += added.to(weight)
+        for name, parameter in saved.head.items():
+            parameter.copy_(saved.state["tensors"][f"head.{name}"])
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a file has for a model.
+
+    Attributes:
+        file: which.
+        space: what the adapters were made of.
+        ranks: of each site.
+        head: the model's parameters that the file has trained values of, by name.
+        seed: of the adapters.
+        state: for `Adapters.load_state_dict`.
+    """
+
+    file: Path
+    space: Space
+    ranks: Mapping[Site, int]
+    head: Mapping[str, nn.Parameter]
+    seed: int
+    state: Mapping[str, Any]
+
+
+def read_saved(model: PreTrainedModel, path: str | Path) -> Saved:
+    """Read what `save` wrote.
+
+    Raises:
+        ModelError: if there is no such file, or it is not of such a model.
+    """
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     try:
         space, state, header = read_adapters(file)
@@ -114,10 +181,34 @@ def load(model: PreTrainedModel, path: str | Path) -> Adapters:
             f"{file}: holds a head ({', '.join(missing)}) that this model lacks; load it with the "
             "class of the model that was saved"
         )
-    head = [parameters[name] for name in heads]
-    adapters = wire(model, family_of(model), space, head, int(header.get("seed", 0)))
-    try:
-        adapters.load_state_dict(state)
-    except ValueError as error:
-        raise ModelError(f"{file}: does not fit the model ({one_line(error)})") from error
-    return adapters
+    head = {name: parameters[name] for name in heads}
+    ranks = {Site.parse(name): rank for name, rank in state["ranks"].items()}
+    return Saved(file, space, ranks, head, int(header.get("seed", 0)), state)
+
+
+def check_without_shortcuts(
+    space: Space, ranks: Mapping[Site, int], model: PreTrainedModel, family: Family, target: str
+) -> None:
+    """Refuse a model that computes something other than its linear layers with LoRA beside them.
+
+    Args:
+        space: what its adapters are made of.
+        ranks: of each site.
+        model: with or without the adapters.
+        family: of the model.
+        target: what has no place for shortcuts.
+
+    Raises:
+        ModelError: if a shortcut is on, or its second norm stands whether it is on or not.
+    """
+    on = [site for site, rank in ranks.items() if rank and site.kind == "shortcut"]
+    repeats = space.renormalize == "always" and {"in", "cut"} & space.shortcuts.keys()
+    if on:
+        what = f"{len(on)} shortcuts are on (first: {on[0]})"
+    elif repeats and family.post_norm(model.config):
+        what = "its layers normalise twice (renormalize=always)"
+    else:
+        return
+    raise ModelError(
+        f"{what}: {target} has no place for that; use heterolora.save (--to heterolora), which has"
+    )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from heterolora.errors import ModelError
+from heterolora.sites import Site
 
 
 class Parts(nn.Module, ABC):
@@ -147,6 +148,12 @@ def layers_of(model: PreTrainedModel, family: Family) -> nn.ModuleList:
         ) from error
     assert isinstance(layers, nn.ModuleList)
     return layers
+
+
+def projection_name(model: PreTrainedModel, family: Family, site: Site) -> str:
+    """The name of the linear layer of a LoRA site, in a model that carries no adapters."""
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    return f"{prefix}{family.layers}.{site.layer}.{family.projections[site.role]}"
 
 
 def head_of(model: PreTrainedModel) -> tuple[nn.Parameter, ...]:

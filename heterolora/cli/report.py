@@ -10,12 +10,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pandas as pd
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from heterolora.cli.arguments import Parser
 from heterolora.errors import RecordError, UserError, one_line
 from heterolora.locations import CONF
 from heterolora.records.read import load
@@ -27,15 +28,6 @@ from heterolora.reporting.report import Report
 from heterolora.reporting.tables import report
 
 EXPERIMENTS = CONF / "experiment"
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit code 2."""
-        print(f"error: {message}; --help lists the options", file=sys.stderr)
-        raise SystemExit(UserError.exit_code)
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:

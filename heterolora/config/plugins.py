@@ -7,11 +7,6 @@ group are in effect a union that `name` discriminates, each imported when it is 
 
 import dataclasses
 import functools
-import importlib
-import importlib.util
-import inspect
-import pkgutil
-import re
 from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -27,7 +22,7 @@ from heterolora.config.schema import (
     StrategyConfig,
     TaskConfig,
 )
-from heterolora.settings import Settings, settable
+from heterolora.settings import Settings, class_in, names_in, settable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +50,13 @@ GROUPS: Mapping[str, Group] = {
 }
 
 
+KINDS = Settings | PluginConfig
+"""What describes itself: a class of the library, or a section where there is none."""
+
+
 def find(group: str, name: str) -> type[PluginConfig] | None:
     """The section of the class in the file `name` of the group's package; None without such."""
-    found = find_class(GROUPS[group].package, name)
+    found = class_in(GROUPS[group].package, name, KINDS)
     if found is None or issubclass(found, PluginConfig):
         return found
     return section(found, group, name)  # type: ignore[arg-type]  # mypy takes a class for instances
@@ -65,26 +64,7 @@ def find(group: str, name: str) -> type[PluginConfig] | None:
 
 def choices(group: str) -> list[str]:
     """The names that a group has."""
-    modules = pkgutil.iter_modules(importlib.import_module(GROUPS[group].package).__path__)
-    return sorted(module.name for module in modules if find(group, module.name) is not None)
-
-
-def find_class(package: str, name: str) -> type[Settings] | type[PluginConfig] | None:
-    """The concrete `Settings` class that `package/name.py` defines, or None."""
-    module_name = f"{package}.{name}"
-    if not re.fullmatch(r"(?!base$)[a-z][a-z0-9_]*", name):  # base: what the others share
-        return None
-    if importlib.util.find_spec(module_name) is None:
-        return None
-    for member in vars(importlib.import_module(module_name)).values():
-        if (
-            inspect.isclass(member)
-            and issubclass(member, Settings | PluginConfig)
-            and not inspect.isabstract(member)
-            and member.__module__ == module_name
-        ):
-            return member
-    return None
+    return names_in(GROUPS[group].package, KINDS)
 
 
 @functools.cache

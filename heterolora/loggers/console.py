@@ -18,8 +18,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from heterolora.drawing.grid import Grid, on_frequency
 from heterolora.loggers.base import Row, RunInfo
-from heterolora.loggers.grid import Grid, on_frequency
 from heterolora.records.schema import EpochRow, RunRecord, SearchRow
 
 PLAIN: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False}

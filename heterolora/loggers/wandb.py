@@ -10,10 +10,10 @@ from typing import Any, Literal
 import wandb
 from rich.console import Console
 
+from heterolora.drawing.heatmap import heatmap
 from heterolora.errors import TrackingError, one_line
 from heterolora.files import write_atomically
 from heterolora.loggers.base import Row, RunInfo
-from heterolora.loggers.heatmap import heatmap
 from heterolora.records.record import WANDB_ID
 from heterolora.sites import Site
 

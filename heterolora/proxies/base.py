@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from heterolora.adapters import Adapters
+from heterolora.adapters import Adapters, Ranked
 from heterolora.adapters.low_rank import kaiming_uniform
 from heterolora.adapters.passing import Matrices
 from heterolora.losses import Autocast, Batch, Loss, default_loss, inputs, summed
@@ -55,7 +55,7 @@ class Proxy(Settings, ABC):
         """The batches to score on, of a training split."""
         return ()
 
-    def weights_scored(self, adapters: Adapters) -> Weights:
+    def weights_scored(self, adapters: Ranked[Any]) -> Weights:
         """Which B the next scores are of: those that stand, or the probe's."""
         return "current"
 
@@ -79,7 +79,7 @@ class Proxy(Settings, ABC):
     @abstractmethod
     def scores(
         self,
-        adapters: Adapters,
+        adapters: Ranked[Any],
         batches: Iterable[Batch],
         loss: Loss = default_loss,
         autocast: Autocast = nullcontext,
@@ -121,7 +121,7 @@ class SaliencyProxy(Proxy):
     @abstractmethod
     def gradients(
         self,
-        adapters: Adapters,
+        adapters: Ranked[Any],
         theta: AB,
         batches: Iterable[Batch],
         loss: Loss,
@@ -134,14 +134,14 @@ class SaliencyProxy(Proxy):
         """How many examples the sample has, those at the front."""
         return self.num_batches * self.batch_size
 
-    def weights_scored(self, adapters: Adapters) -> Weights:
+    def weights_scored(self, adapters: Ranked[Any]) -> Weights:
         """`probe` if that is set and every B is zero."""
-        untrained = not any(bool(adapter.B.any()) for adapter in adapters.values())
+        untrained = not any(bool(adapter.matrices[1].any()) for adapter in adapters.values())
         return "probe" if self.weights == "probe" and untrained else "current"
 
     def scores(
         self,
-        adapters: Adapters,
+        adapters: Ranked[Any],
         batches: Iterable[Batch],
         loss: Loss = default_loss,
         autocast: Autocast = nullcontext,
@@ -150,7 +150,7 @@ class SaliencyProxy(Proxy):
         return self.saliencies(*self.measured(adapters, batches, loss, autocast))
 
     def measured(
-        self, adapters: Adapters, batches: Iterable[Batch], loss: Loss, autocast: Autocast
+        self, adapters: Ranked[Any], batches: Iterable[Batch], loss: Loss, autocast: Autocast
     ) -> tuple[AB, AB]:
         """The A and B that are scored, and the gradients by them."""
         theta = self._theta(adapters)
@@ -169,12 +169,12 @@ class SaliencyProxy(Proxy):
             )
         return dict(zip(theta, sums.tolist(), strict=True))
 
-    def _theta(self, adapters: Adapters) -> AB:
+    def _theta(self, adapters: Ranked[Any]) -> AB:
         """A and B at which to score, detached from the model."""
         probe = self.weights_scored(adapters) == "probe"
         theta: AB = {}
         for site, adapter in adapters.items():
-            a, b = adapter.A.detach().clone(), adapter.B.detach().clone()
+            a, b = adapter.matrices
             if probe:
                 generator = torch_generator(adapters.seed, "probe", site)
                 b.copy_(kaiming_uniform((b.shape[0], b.shape[1]), generator))
@@ -223,13 +223,13 @@ class DataProxy(SaliencyProxy):
             return nullcontext()
         return self._running.step(adapters, self.observe_every)
 
-    def weights_scored(self, adapters: Adapters) -> Weights:
+    def weights_scored(self, adapters: Ranked[Any]) -> Weights:
         """As of the sample; of training steps, those that stand."""
         return "current" if self.observed else super().weights_scored(adapters)
 
     def scores(
         self,
-        adapters: Adapters,
+        adapters: Ranked[Any],
         batches: Iterable[Batch],
         loss: Loss = default_loss,
         autocast: Autocast = nullcontext,
@@ -258,7 +258,7 @@ class DataProxy(SaliencyProxy):
 
     def gradients(
         self,
-        adapters: Adapters,
+        adapters: Ranked[Any],
         theta: AB,
         batches: Iterable[Batch],
         loss: Loss,
@@ -282,7 +282,7 @@ class DataProxy(SaliencyProxy):
 
 def scores_of(
     proxies: Mapping[str, Proxy],
-    adapters: Adapters,
+    adapters: Ranked[Any],
     examples: Examples,
     loss: Loss = default_loss,
     autocast: Autocast = nullcontext,
@@ -331,22 +331,14 @@ def first(batches: Iterable[Batch], count: int, size: int) -> Iterator[Batch]:
             return
 
 
-def overrides(adapters: Adapters, theta: AB) -> dict[str, Tensor]:
-    """By name in the model: the matrices of `theta`, and masks with every rank on."""
+def overrides(adapters: Ranked[Any], theta: AB) -> dict[str, Tensor]:
+    """By name in the model: the matrices of `theta`, every rank on."""
     of = {id(module): name for name, module in adapters.model.named_modules()}
-    tensors: dict[str, Tensor] = {}
-    for site, adapter in adapters.items():
-        a, b = theta[site]
-        prefix = of[id(adapter)]
-        like: Mapping[str, Any] = {"dtype": a.dtype, "device": a.device}
-        scaling = torch.tensor(adapter.scaling_rule(adapter.capacity), **like)
-        tensors |= {
-            f"{prefix}.A": a,
-            f"{prefix}.B": b,
-            f"{prefix}.mask": torch.ones(adapter.capacity, **like),
-            f"{prefix}.scaling": scaling,
-        }
-    return tensors
+    return {
+        f"{of[id(adapter.module)]}.{name}": tensor
+        for site, adapter in adapters.items()
+        for name, tensor in adapter.substitutes(*theta[site]).items()
+    }
 
 
 @contextmanager

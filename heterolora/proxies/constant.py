@@ -4,8 +4,9 @@ import random
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
-from heterolora.adapters import Adapters
+from heterolora.adapters import Ranked
 from heterolora.losses import Autocast, Batch, Loss, default_loss
 from heterolora.proxies.base import Proxy
 from heterolora.settings import setting
@@ -32,7 +33,7 @@ class Constant(Proxy):
 
     def scores(
         self,
-        adapters: Adapters,
+        adapters: Ranked[Any],
         batches: Iterable[Batch] = (),
         loss: Loss = default_loss,
         autocast: Autocast = nullcontext,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from heterolora.adapters import Adapters, LowRank
+from heterolora.adapters import LowRank, Ranked
 from heterolora.adapters.passing import Matrices
 from heterolora.sites import Site
 
@@ -30,7 +30,7 @@ class Running:
     sums: dict[Site, Matrices] = field(default_factory=dict)
 
     @contextmanager
-    def step(self, adapters: Adapters, every: int) -> Iterator[None]:
+    def step(self, adapters: Ranked[LowRank], every: int) -> Iterator[None]:
         """To be entered around the passes of a training step; observes every `every`-th of them."""
         due = self.steps % every == 0
         self.steps += 1
@@ -46,7 +46,7 @@ class Running:
             for adapter in adapters.values():
                 adapter.sums = None
 
-    def take(self, adapters: Adapters) -> dict[Site, Matrices]:
+    def take(self, adapters: Ranked[LowRank]) -> dict[Site, Matrices]:
         """The sums, which begin anew."""
         taken = {site: self._of(site, adapter) for site, adapter in adapters.items()}
         self.load_state_dict({})

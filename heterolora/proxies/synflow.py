@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from heterolora.adapters import Adapters
+from heterolora.adapters import Ranked
 from heterolora.errors import ModelError
 from heterolora.losses import Autocast, Batch, Loss, summed
 from heterolora.proxies.base import AB, Examples, SaliencyProxy, Weights, first, overrides
@@ -50,7 +50,7 @@ class SynFlow(SaliencyProxy):
 
     def gradients(
         self,
-        adapters: Adapters,
+        adapters: Ranked[Any],
         theta: AB,
         batches: Iterable[Batch],
         loss: Loss,

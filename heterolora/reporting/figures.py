@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from heterolora.loggers.grid import Grid, on_frequency
-from heterolora.loggers.heatmap import draw_cells, draw_grid
+from heterolora.drawing.grid import Grid, on_frequency
+from heterolora.drawing.heatmap import draw_cells, draw_grid
 from heterolora.records.read import Run
 from heterolora.reporting import agreement, style
 from heterolora.reporting.arms import CONTROL, Arm, arms, labels

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from heterolora.adapters import Adapters
+from heterolora.adapters import Ranked
 from heterolora.allocation import Candidates, Pool, Selection, Top, select_pools
 from heterolora.losses import Autocast, Loss, default_loss
 from heterolora.proxies import Proxy
@@ -30,7 +30,7 @@ class Search:
         rng: breaks ties; a stream of the adapters' seed.
     """
 
-    adapters: Adapters
+    adapters: Ranked[Any]
     proxy: Proxy
     examples: Examples
     pools: Sequence[Pool]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from heterolora.loggers.grid import Grid
+from heterolora.drawing.grid import Grid
 
 
 def heatmap(scores: Mapping[str, float], ranks: Mapping[str, int]) -> NDArray[np.uint8]:

@@ -1,0 +1,172 @@
+"""Say where the LoRA parameters of a model should go, for a file of examples.
+
+python -m heterolora suggest facebook/opt-350m reviews.csv --text review --label stars
+python -m heterolora suggest path/to/llama notes.jsonl --budget-rank 4 --output config
+
+With --label, or a column named label, the model gets a classification head (a regression's, where
+labels are fractions); without, it is a language model.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import transformers
+
+from heterolora.architectures import load_pretrained
+from heterolora.cli.arguments import Parser
+from heterolora.cli.run import report_errors
+from heterolora.errors import ConfigError, DataError, one_line
+from heterolora.files import writing
+from heterolora.integrations.suggest import suggest
+from heterolora.tasks import CausalLM, Classification, Task
+
+READERS: dict[str, Any] = {
+    ".csv": pd.read_csv,
+    ".tsv": lambda file: pd.read_csv(file, sep="\t"),
+    ".jsonl": lambda file: pd.read_json(file, lines=True),
+    ".json": pd.read_json,
+    ".parquet": pd.read_parquet,
+}
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    assert __doc__ is not None
+    summary, examples = __doc__.split("\n\n", 1)
+    parser = Parser(
+        description=summary, epilog=examples, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("model", help="a folder in Hugging Face format, or a name at the hub")
+    parser.add_argument("data", type=Path, help=f"a file of examples: {', '.join(READERS)}")
+    parser.add_argument(
+        "--text",
+        nargs="+",
+        metavar="COLUMN",
+        help="the column of the texts, or two of a pair (default: every column of strings)",
+    )
+    parser.add_argument("--label", metavar="COLUMN", help="default: label, where there is one")
+    parser.add_argument("--max-length", type=int, default=128, help="tokens (default: 128)")
+    parser.add_argument("--target", nargs="+", default=["q", "v"], help="default: q v")
+    parser.add_argument(
+        "--budget-rank",
+        type=int,
+        default=8,
+        help="the budget is that of plain LoRA with this rank everywhere (default: 8)",
+    )
+    parser.add_argument(
+        "--enable-rate",
+        type=float,
+        default=0.25,
+        help="a site can have budget rank / enable rate (default: 0.25)",
+    )
+    parser.add_argument("--proxy", default="gradnorm", help="default: gradnorm")
+    parser.add_argument("--selection", default="top", help="top (default) or proportional")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write adapter_config.json here")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw scores and ranks, as PNG")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the allocation, and the configuration for PEFT."""
+    asked = parsed(arguments)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    columns, task = read(asked.data, asked.text, asked.label, asked.max_length)
+    loaded = load_pretrained(asked.model, task, seed=asked.seed)
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    loaded.model.to(device)
+    examples = task.check(columns, str(asked.data))
+    train = task.encode(examples, loaded.tokenizer, loaded.positions, device)
+    try:
+        found = suggest(
+            loaded.model,
+            train.in_order(8, 256),
+            task.loss,
+            asked.proxy,
+            asked.budget_rank,
+            asked.selection,
+            asked.target,
+            enable_rate=asked.enable_rate,
+            seed=asked.seed,
+        )
+    except ValueError as error:
+        raise ConfigError([one_line(error)]) from error
+    print(found)
+    if asked.plot is not None:
+        with writing(asked.plot):
+            found.plot(asked.plot)
+    config = found.to_peft()
+    if asked.output is None:
+        print(f"\nLoraConfig(\n    r={config.r},\n    lora_alpha={config.lora_alpha},")
+        for name in ("rank_pattern", "alpha_pattern"):
+            print(f"    {name}={getattr(config, name)},")
+        print(f"    target_modules={sorted(config.target_modules)},\n)")
+        return
+    with writing(asked.output):
+        asked.output.mkdir(parents=True, exist_ok=True)
+        config.base_model_name_or_path = asked.model
+        config.save_pretrained(str(asked.output))
+    print(f'\n{asked.output}: load it with peft.LoraConfig.from_pretrained("{asked.output}")')
+
+
+def read(
+    file: Path, text: Sequence[str] | None, label: str | None, max_length: int
+) -> tuple[dict[str, list[Any]], Task]:
+    """The columns of a file, labels as numbers, and the task that they make.
+
+    Raises:
+        DataError: if it cannot be read, or a column is missing.
+    """
+    if file.suffix not in READERS:
+        raise DataError(f"{file}: must be one of {', '.join(READERS)}; convert it")
+    try:
+        frame: pd.DataFrame = READERS[file.suffix](file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read ({one_line(error)[:160]})") from error
+    label = label or ("label" if "label" in frame else None)
+    strings = [
+        name for name in frame if name != label and pd.api.types.is_string_dtype(frame[name])
+    ]
+    texts = list(text or strings)
+    if missing := [name for name in [*texts, label] if name is not None and name not in frame]:
+        raise DataError(
+            f"{file}: has no column {', '.join(missing)}; choose from {', '.join(map(str, frame))}"
+        )
+    if not 1 <= len(texts) <= 2:
+        raise DataError(
+            f"{file}: has {len(texts)} columns of texts ({', '.join(texts)}); name one, or two "
+            "of a pair, with --text"
+        )
+    columns = {name: frame[name].tolist() for name in texts}
+    if label is None:
+        if len(texts) == 2:
+            raise DataError(f"{file}: a language model reads one column; name it with --text")
+        return columns, CausalLM(text=texts[0], max_length=max_length)
+    values = frame[label]
+    if pd.api.types.is_float_dtype(values) and not (values == values.round()).all():
+        columns[label] = values.tolist()
+        number, metric = 1, "pearson"
+    else:
+        columns[label], names = pd.factorize(values, sort=True)[0].tolist(), values.unique()
+        number, metric = len(names), "accuracy"
+    if number == 1 and metric == "accuracy":
+        raise DataError(f"{file}: column {label} has one value only; give examples of all classes")
+    task = Classification(
+        sentences=tuple(texts),
+        label=label,
+        num_labels=number,
+        metrics=(metric,),
+        max_length=max_length,
+    )
+    return columns, task
+
+
+def run() -> None:
+    """Entry point of `python -m heterolora suggest`."""
+    sys.exit(report_errors(lambda: main(sys.argv[1:])))

@@ -1,0 +1,1 @@
+"""Numbers by site as pictures; needs numpy and matplotlib."""

@@ -1,0 +1,1 @@
+"""Where the library meets others: PEFT, and the Trainer of Transformers."""

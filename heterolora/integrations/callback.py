@@ -1,0 +1,214 @@
+"""Allocation in somebody's own `transformers.Trainer`, on a PEFT LoRA model."""
+
+import itertools
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from heterolora.adapters.freezing import freeze_disabled
+from heterolora.allocation import Pool, Selection, homogeneous_budget
+from heterolora.errors import ModelError
+from heterolora.files import write_atomically
+from heterolora.integrations.sites import PeftSites, write_ranks
+from heterolora.integrations.suggest import made
+from heterolora.losses import Batch, Loss, default_loss
+from heterolora.proxies import Proxy
+from heterolora.seeding import Stream
+from heterolora.strategies import Search, Strategy
+
+STATE = "heterolora"
+"""The key of the optimizer's first group under which a checkpoint keeps ranks and generators."""
+
+Row = dict[str, Any]
+
+
+class HeteroLoRACallback(TrainerCallback):
+    """Switches the LoRA adapters of a Trainer's PEFT model on and off, within a budget.
+
+    `LoraConfig(r=..., target_modules=[...])` says where adapters can be and how many ranks each can
+    have; the callback scores them all at the steps of its strategy, and has the best on. What is
+    off adds nothing, gets no update, and takes up again from where it stood. The model stays an
+    ordinary `PeftModel`: at any time, what the Trainer saves loads with the same logits, and a
+    checkpoint resumes. Works with `SFTTrainer` as well; not with DeepSpeed or FSDP.
+
+    Every search is a line of `allocations.jsonl` in the Trainer's `output_dir`.
+
+    Args:
+        budget_rank: the budget is that of LoRA with this rank at every adapter.
+        proxy: what scores them: `gradnorm`, `snip`, `synflow`, `constant`, or an object of
+            `heterolora.proxies`.
+        selection: how ranks follow from scores: `top`, `proportional`, or an object of
+            `heterolora.selection`.
+        strategy: when to search: `dynamic` (five times an epoch), `static` (before training), or
+            an object of `heterolora.strategies`.
+        loss: a function of the model's output and a batch that returns the sum of the losses and
+            their number; the usual one if None.
+
+    Attributes:
+        searches: the rows of this training's searches.
+
+    Raises:
+        ValueError: for a setting that does not exist.
+    """
+
+    def __init__(
+        self,
+        budget_rank: int = 2,
+        proxy: str | Proxy = "gradnorm",
+        selection: str | Selection = "top",
+        strategy: str | Strategy = "dynamic",
+        loss: Loss | None = None,
+    ) -> None:
+        self._budget_rank = budget_rank
+        self._proxy: Proxy = made("proxy", proxy, "heterolora.proxies")
+        self._selection: Selection = made("selection", selection, "heterolora.allocation.selection")
+        self._strategy: Strategy = made("strategy", strategy, "heterolora.strategies")
+        self._loss = loss or default_loss
+        if self._proxy.observes:
+            raise ValueError("proxy.source='running': a Trainer's steps cannot be observed")
+        self.searches: list[Row] = []
+        self._undo: list[Any] = []
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Find the adapters, and go on from a checkpoint's ranks.
+
+        Raises:
+            ModelError: if the model is no PEFT model with plain LoRA, its r is below the budget's
+                rank, or it is resumed from a checkpoint without ranks.
+        """
+        optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
+        self._model, self._optimizer = kwargs["model"], optimizer
+        self._sites = PeftSites(self._model, optimizer, args.seed)
+        smallest = min(self._sites.capacities.values())
+        if smallest < self._budget_rank:
+            raise ModelError(
+                f"LoraConfig(r={smallest}): must be at least budget_rank={self._budget_rank}; for "
+                f"example r={4 * self._budget_rank}, of which a quarter of the adapters is on"
+            )
+        budget = homogeneous_budget(
+            self._sites.unit_costs, dict.fromkeys(self._sites, self._budget_rank)
+        )
+        self._search = Search(
+            self._sites,
+            self._proxy,
+            _Sample(kwargs["train_dataloader"], args.seed),
+            [Pool(frozenset(self._sites), budget)],
+            self._selection,
+            self._loss,
+        )
+        self._steps_per_epoch = steps_per_epoch(args, state, kwargs["train_dataloader"])
+        self._log = Path(args.output_dir) / "allocations.jsonl"
+        self.searches = []
+        kept = optimizer.param_groups[0].get(STATE)
+        if kept is not None and state.global_step:
+            self._sites.resume(kept["ranks"])
+            self._search.load_state_dict(kept["search"])
+            self.searches = [row for row in _rows(self._log) if row["step"] < state.global_step]
+        elif state.global_step:
+            raise ModelError(
+                f"the checkpoint of step {state.global_step} has no ranks: it was saved without "
+                "HeteroLoRACallback, or with save_only_model=True; start without it"
+            )
+        self._undo = freeze_disabled(optimizer, self._sites)
+        for adapter in self._sites.values():
+            self._undo.append(adapter.follow())
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Search, where the strategy says so."""
+        epoch, step = divmod(state.global_step, self._steps_per_epoch)
+        if step not in self._strategy.search_steps(epoch, self._steps_per_epoch):
+            return
+        started = time.perf_counter()
+        found = self._search()
+        seconds = time.perf_counter() - started
+        row = {"step": state.global_step, "epoch": epoch + 1, **found, "seconds": seconds}
+        self.searches.append(row)
+        ranks, search = found["ranks"], self._search.state_dict()
+        self._optimizer.param_groups[0][STATE] = {"ranks": ranks, "search": search}
+        state.log_history.append(
+            {
+                "step": state.global_step,
+                "epoch": state.epoch,
+                "heterolora_parameters": found["parameters"],
+                "heterolora_sites_on": sum(rank > 0 for rank in ranks.values()),
+            }
+        )
+        if state.is_world_process_zero:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._log, "".join(json.dumps(one) + "\n" for one in self.searches))
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave the model as PEFT made it, with what was trained."""
+        for handle in self._undo:
+            handle.remove()
+        self._undo = []
+
+    def to_peft(self, folder: str | Path, card: str | None = None) -> None:
+        """Write the adapter without the ranks that are off: smaller, and the same logits.
+
+        Each site that is on has its rank in `rank_pattern` and its alpha in `alpha_pattern`.
+
+        Args:
+            folder: where.
+            card: the content of its `README.md`.
+
+        Raises:
+            RecordError: if there is no room.
+        """
+        write_ranks(self._model, folder, card)
+
+
+def steps_per_epoch(args: TrainingArguments, state: TrainerState, loader: Any) -> int:
+    """Optimizer steps in an epoch; of a stream without an end, all of the training."""
+    try:
+        batches = len(loader)
+    except TypeError:
+        return max(state.max_steps, 1)
+    return max(math.ceil(batches / args.gradient_accumulation_steps), 1)
+
+
+class _Sample:
+    """The first examples of a Trainer's data, in their order and by its collator."""
+
+    def __init__(self, loader: Any, seed: int) -> None:
+        self._loader, self._seed = loader, seed
+        self._batches: dict[tuple[int, int | None], list[Batch]] = {}
+
+    def in_order(self, size: int, count: int | None = None) -> Iterator[Batch]:
+        """The first `count` examples, `size` at a time; collated once."""
+        key = (size, count)
+        if key not in self._batches:
+            self._batches[key] = list(self._collated(size, count))
+        yield from self._batches[key]
+
+    def _collated(self, size: int, count: int | None) -> Iterator[Batch]:
+        dataset = self._loader.dataset
+        rows: Any = dataset
+        if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+            rows = (dataset[index] for index in range(len(dataset)))
+        examples = list(itertools.islice(rows, count))
+        with Stream(self._seed, "sample"):  # collators that mask draw
+            for start in range(0, len(examples), size):
+                batch: Mapping[str, Any] = self._loader.collate_fn(examples[start : start + size])
+                yield {name: value for name, value in batch.items() if torch.is_tensor(value)}
+
+
+def _rows(file: Path) -> list[Row]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

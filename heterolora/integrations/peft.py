@@ -1,0 +1,285 @@
+"""Adapters of mixed rank to PEFT, and from it.
+
+PEFT scales an adapter by its own alpha / r, so that a rank of its own needs an alpha of its own:
+`rank_pattern` without `alpha_pattern` loads, and computes something else.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from heterolora.adapters import Adapters
+from heterolora.architectures import (
+    adapt,
+    check_without_shortcuts,
+    family_of,
+    layers_of,
+    projection_name,
+)
+from heterolora.errors import ModelError, one_line
+from heterolora.files import write_atomically, writing
+from heterolora.sites import Site
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""What the names of PEFT's weights begin with; the rest is the name in the model."""
+
+TASK_TYPES = {
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+    "ForCausalLM": "CAUSAL_LM",
+}
+"""PEFT's name of a task, by what the name of the model's class ends with."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The adapter beside one linear layer: it adds `scaling B A x`.
+
+    Attributes:
+        A: (r, d_in).
+        B: (d_out, r).
+        scaling: the factor.
+    """
+
+    A: Tensor
+    B: Tensor
+    scaling: float
+
+
+def to_peft(adapters: Adapters, folder: str | Path, card: str | None = None) -> None:
+    """Write an adapter that `peft.PeftModel.from_pretrained` loads, with the same logits.
+
+    It has the sites that are on, each with its rank and its alpha under the exact name of its
+    layer, and the head under `modules_to_save`.
+
+    Args:
+        adapters: of the model.
+        folder: where; files of the same names are replaced.
+        card: the content of its `README.md`; none is written without it.
+
+    Raises:
+        ModelError: if PEFT has no place for what is on (shortcuts), nothing is on, or a parameter
+            of the head shares its module with one that is not.
+        RecordError: if there is no room for it.
+    """
+    model, family = adapters.model, family_of(adapters.model)
+    check_without_shortcuts(adapters.space, adapters.ranks, model, family, "PEFT")
+    factors = {}
+    for site, rank in adapters.ranks.items():
+        if rank:
+            a, b = adapters[site].matrices
+            scaling = adapters.space.scaling_of(site)(rank)
+            factors[projection_name(model, family, site)] = Factors(a[:rank], b[:, :rank], scaling)
+    modules = head_modules(model, adapters.head)
+    write(folder, model, factors, adapters.head, modules, card)
+
+
+def write(
+    folder: str | Path,
+    model: PreTrainedModel,
+    factors: Mapping[str, Factors],
+    head: Mapping[str, Tensor],
+    modules_to_save: Iterable[str],
+    card: str | None = None,
+) -> None:
+    """Write an adapter in PEFT's format.
+
+    Args:
+        folder: where.
+        model: with or without the adapters.
+        factors: by the name of the linear layer in the model without them.
+        head: the parameters that were trained as a whole, by name.
+        modules_to_save: the modules that these make up.
+        card: the content of its `README.md`.
+
+    Raises:
+        ModelError: if there are no factors.
+        RecordError: if there is no room.
+    """
+    if not factors:
+        raise ModelError("no site is on, so there is nothing to export; apply an allocation first")
+    ranks = {name: len(one.A) for name, one in factors.items()}
+    scalings = {name: one.scaling for name, one in factors.items()}
+    config = lora_config(model, ranks, scalings, modules_to_save)
+    config.base_model_name_or_path = model.name_or_path
+    config.inference_mode = True
+    tensors = {f"{PREFIX}{name}": tensor for name, tensor in head.items()}
+    for name, one in factors.items():
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = one.A
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = one.B
+    content = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    folder = Path(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / WEIGHTS, save(content, {"format": "pt"}))
+        if card is not None:
+            write_atomically(folder / "README.md", card)
+        config.save_pretrained(str(folder))
+
+
+def lora_config(
+    model: PreTrainedModel,
+    ranks: Mapping[str, int],
+    scalings: Mapping[str, float],
+    modules_to_save: Iterable[str] = (),
+) -> "LoraConfig":
+    """PEFT's configuration of adapters of any ranks.
+
+    Args:
+        model: whose class says what it is for.
+        ranks: of each linear layer that has an adapter, by its name.
+        scalings: the factor of each.
+        modules_to_save: what is trained as a whole.
+
+    Raises:
+        ModelError: without PEFT.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise ModelError("PEFT is not installed; pip install 'heterolora[peft]'") from error
+    alphas = {name: _short(scalings[name] * rank) for name, rank in ranks.items()}
+    largest = max(ranks, key=lambda name: ranks[name])
+    tasks = (task for end, task in TASK_TYPES.items() if type(model).__name__.endswith(end))
+    return LoraConfig(
+        r=ranks[largest],
+        lora_alpha=alphas[largest],
+        target_modules=list(ranks),
+        rank_pattern=dict(ranks),
+        alpha_pattern=alphas,
+        modules_to_save=list(modules_to_save) or None,
+        task_type=next(tasks, None),
+    )
+
+
+def head_modules(model: nn.Module, head: Iterable[str]) -> list[str]:
+    """The largest modules that have no other parameters than those of the head.
+
+    Raises:
+        ModelError: if a parameter of the head is in none.
+    """
+    wanted = set(head)
+    found: list[str] = []
+    for name, module in model.named_modules():
+        own = {f"{name}.{parameter}" for parameter, _ in module.named_parameters()}
+        if name and own and own <= wanted and not f"{name}.".startswith(tuple(found)):
+            found.append(f"{name}.")
+    if left := [name for name in wanted if not name.startswith(tuple(found))]:
+        raise ModelError(
+            f"{min(left)}: is trained, but is only a part of its module, which PEFT saves whole or "
+            "not at all; use heterolora.save"
+        )
+    return [name.removesuffix(".") for name in found]
+
+
+def from_peft(model: PreTrainedModel, folder: str | Path, seed: int = 0) -> Adapters:
+    """Put a LoRA adapter that PEFT saved on a model, in place, with its ranks, factors and head.
+
+    A site that it does not have is off. The largest rank of a role is the capacity of its sites.
+
+    Args:
+        model: the pretrained model that it was trained on, loaded anew and without PEFT.
+        folder: has `adapter_config.json` and `adapter_model.safetensors`.
+        seed: of the weights at sites that it does not have.
+
+    Raises:
+        ModelError: if it cannot be read, is something other than plain LoRA, or does not fit.
+    """
+    config, tensors = _read(Path(folder))
+    at = places(model)
+    pairs: dict[Site, tuple[Tensor, Tensor]] = {}
+    head: dict[str, Tensor] = {}
+    parameters = dict(model.named_parameters())
+    for key, tensor in tensors.items():
+        name = key.removeprefix(PREFIX)
+        layer, _, matrix = name.rpartition(".lora_")
+        if matrix == "A.weight" and layer in at:
+            pairs[at[layer]] = (tensor, tensors[f"{PREFIX}{layer}.lora_B.weight"])
+        elif name in parameters:
+            head[name] = tensor
+        elif matrix != "B.weight" or layer not in at:
+            raise ModelError(f"{folder}: has {key}, for which the model has no place")
+    capacities: dict[str, int] = {}
+    for site, (a, _) in pairs.items():
+        capacities[site.role] = max(len(a), capacities.get(site.role, 0))
+    adapters = adapt(
+        model,
+        capacities,
+        seed=seed,
+        head=[parameters[name] for name in head],
+        lora_alpha=config.lora_alpha,
+        budget_ranks=dict.fromkeys(capacities, config.r),
+    )
+    adapters.apply({site: len(a) for site, (a, _) in pairs.items()})
+    names = {site: name for name, site in at.items()}
+    with torch.no_grad():
+        for site, (a, b) in pairs.items():
+            # Sites have one factor here, so what theirs differs by goes into B.
+            factor = _scaling(config, names[site]) / (config.lora_alpha / config.r)
+            adapters[site].A[: len(a)] = a
+            adapters[site].B[:, : len(a)] = factor * b
+        for name, tensor in head.items():
+            parameters[name].copy_(tensor)
+    return adapters
+
+
+def _read(folder: Path) -> tuple["LoraConfig", dict[str, Tensor]]:
+    try:
+        from peft import LoraConfig, PeftConfig
+
+        config = PeftConfig.from_pretrained(str(folder))
+        tensors = load_file(folder / WEIGHTS)
+    except (ImportError, OSError, ValueError, SafetensorError) as error:
+        raise ModelError(
+            f"{folder}: cannot be read ({one_line(error)[:200]}); give a folder with "
+            f"adapter_config.json and {WEIGHTS}, and install PEFT"
+        ) from error
+    extras = (
+        "use_dora",
+        "lora_bias",
+        "use_qalora",
+        "alora_invocation_tokens",
+        "trainable_token_indices",
+    )
+    said = [name for name in extras if getattr(config, name, None)]
+    if not isinstance(config, LoraConfig) or config.bias != "none" or said:
+        what = ", ".join(said) or f"{config.peft_type}, bias={getattr(config, 'bias', None)}"
+        raise ModelError(f"{folder}: is not a plain LoRA adapter ({what}); only those can be read")
+    return config, tensors
+
+
+def places(model: PreTrainedModel) -> dict[str, Site]:
+    """The site at each linear layer that can have one, by its name."""
+    family = family_of(model)
+    sites = (
+        Site(layer, role)
+        for layer in range(len(layers_of(model, family)))
+        for role in family.projections
+    )
+    return {projection_name(model, family, site): site for site in sites}
+
+
+def _scaling(config: Any, name: str) -> float:
+    """As PEFT has it at a layer."""
+    from peft.utils.other import get_pattern_key
+
+    rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern, name), config.r)
+    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern, name), config.lora_alpha)
+    return float(alpha / (rank**0.5 if config.use_rslora else rank))
+
+
+def _short(value: float) -> float:
+    """An integer where the value is one."""
+    return int(value) if float(value).is_integer() else value

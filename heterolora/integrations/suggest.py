@@ -1,0 +1,228 @@
+"""An allocation for somebody's own model, and the `LoraConfig` that has it."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedModel
+
+from heterolora.adapters import Space
+from heterolora.allocation import (
+    Allocation,
+    Candidates,
+    Selection,
+    enabled_rank,
+    homogeneous_budget,
+)
+from heterolora.architectures import adapt, family_of, projection_name
+from heterolora.architectures.shell import shell
+from heterolora.errors import ModelError
+from heterolora.integrations.peft import lora_config
+from heterolora.losses import Batch, Loss, default_loss
+from heterolora.proxies import Proxy
+from heterolora.settings import class_in, names_in
+from heterolora.sites import ROLES, Site
+from heterolora.streams import python_generator
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Where a budget of LoRA parameters goes in a model; `print` shows it.
+
+    Attributes:
+        allocation: the rank of each site, and how clearly the scores decided it.
+        scores: of each site, by the proxy.
+        proxy: the name of the proxy.
+        examples: how many the scores are of.
+        seconds: that scoring took.
+        budget: in adapter parameters.
+        model: as it was given, and is.
+        space: what the ranks are relative to.
+    """
+
+    allocation: Allocation
+    scores: Mapping[Site, float]
+    proxy: str
+    examples: int
+    seconds: float
+    budget: int
+    model: PreTrainedModel
+    space: Space
+
+    @property
+    def ranks(self) -> Mapping[Site, int]:
+        """Of every site; 0 is off."""
+        return self.allocation.ranks
+
+    def to_peft(self, **options: Any) -> "LoraConfig":
+        """The configuration for `peft.get_peft_model(model, ...)`.
+
+        Every site that is on has its rank in `rank_pattern`, and an alpha in `alpha_pattern` that
+        gives all of them one factor, alpha / budget rank.
+
+        Args:
+            options: further ones of `peft.LoraConfig`, such as `lora_dropout`.
+
+        Raises:
+            ModelError: without PEFT.
+        """
+        family = family_of(self.model)
+        names = {s: projection_name(self.model, family, s) for s, r in self.ranks.items() if r}
+        return lora_config(
+            self.model,
+            {name: self.ranks[site] for site, name in names.items()},
+            {name: self.space.scaling_of(s)(self.ranks[s]) for s, name in names.items()},
+            **options,
+        )
+
+    def plot(self, file: str | Path) -> None:
+        """Draw the scores as colours, layers down and roles across, and the ranks that are on.
+
+        Args:
+            file: an image, such as `allocation.png`. Needs matplotlib.
+        """
+        from matplotlib import image
+
+        from heterolora.drawing.heatmap import heatmap
+
+        scores = {str(site): score for site, score in self.scores.items()}
+        ranks = {str(site): rank for site, rank in self.ranks.items()}
+        image.imsave(file, heatmap(scores, ranks))
+
+    def __str__(self) -> str:
+        on = len(self.allocation.enabled)
+        head = (
+            f"{self.proxy} on {self.examples} examples ({self.seconds:.1f} s): "
+            f"{on} of {len(self.ranks)} sites on, {self.allocation.parameters:,} parameters "
+            f"(budget {self.budget:,})"
+        )
+        doubt = []
+        if self.allocation.degenerate:
+            doubt = ["all scores are equal: the choice is random"]
+        elif self.allocation.tied:
+            doubt = [f"{self.allocation.tied} sites tie at the cutoff: the choice is random there"]
+        return "\n".join([head, *doubt, *self._grid()])
+
+    def _grid(self) -> Iterator[str]:
+        """A line for each layer: in each role's column the rank, and the score as a bar."""
+        roles = [role for role in ROLES if any(site.role == role for site in self.ranks)]
+        yield "layer" + "".join(f"{role:>8}" for role in roles)
+        low, high = min(self.scores.values()), max(self.scores.values())
+        for layer in sorted({site.layer for site in self.ranks}):
+            cells = []
+            for site in (Site(layer, role) for role in roles):
+                share = (self.scores[site] - low) / (high - low) if high > low else 1.0
+                bar = BARS[round(share * (len(BARS) - 1))]
+                cells.append(f"{self.ranks[site] or '-':>6} {bar}")
+            yield f"{layer:>5}" + "".join(cells)
+
+
+def suggest(
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    loss: Loss | None = None,
+    proxy: str | Proxy = "gradnorm",
+    budget_rank: int = 8,
+    selection: str | Selection = "top",
+    target: Sequence[str] = ("q", "v"),
+    *,
+    enable_rate: float = 0.25,
+    alpha: float = 16,
+    seed: int = 0,
+) -> Suggestion:
+    """Say where the LoRA parameters of a model should go, for a budget and some data.
+
+    The model is not changed, and no copy of its weights is made.
+
+    Args:
+        model: from Transformers, of a known family (`ModelError` lists them), without PEFT.
+        batches: what it is to be trained on, such as a DataLoader: dictionaries of tensors, with
+            `labels`. The first 256 examples are read.
+        loss: a function of the model's output and a batch that returns the sum of the losses and
+            their number; that of a classification, a regression or a language model if None.
+        proxy: what scores the sites: `gradnorm`, `snip`, `synflow`, `constant`, or an object of
+            `heterolora.proxies`.
+        budget_rank: the budget is that of plain LoRA with this rank at every site.
+        selection: how ranks follow from scores: `top`, `proportional`, or an object of
+            `heterolora.selection`.
+        target: the roles of the linear layers that can have an adapter: `q`, `k`, `v`, `o`, `up`,
+            `down`, `gate`.
+        enable_rate: a site can have up to budget rank / enable rate; with `top` that, or nothing.
+        alpha: of LoRA; the factor of every site is alpha / budget rank.
+        seed: of what is drawn, such as the choice among equal scores.
+
+    Raises:
+        ModelError: for a model whose family is not known, or that PEFT has wrapped.
+        AllocationError: if a score is not finite, or the budget allows no allocation.
+        ValueError: for a setting that does not exist or fit, or without batches.
+    """
+    if hasattr(model, "peft_config"):
+        raise ModelError("the model has PEFT adapters already; give it before get_peft_model")
+    capacity = enabled_rank(budget_rank, enable_rate)
+    if capacity is None:
+        raise ValueError(
+            f"enable_rate={enable_rate}: budget_rank / enable_rate must be whole, but "
+            f"{budget_rank} / {enable_rate:g} is not; for example enable_rate=0.25"
+        )
+    scoring: Proxy = made("proxy", proxy, "heterolora.proxies")
+    selecting: Selection = made("selection", selection, "heterolora.allocation.selection")
+    adapters = adapt(
+        shell(model),
+        dict.fromkeys(target, capacity),
+        seed=seed,
+        lora_alpha=alpha,
+        budget_ranks=dict.fromkeys(target, budget_rank),
+    )
+    started, read = time.perf_counter(), _Counted(batches)
+    scores = scoring.scores(adapters, read, loss or default_loss)
+    if scoring.needs_labels and not read.examples:
+        raise ValueError("there are no batches to score on; a generator can be read only once")
+    seconds = time.perf_counter() - started
+    unit_costs = adapters.unit_costs
+    budget = homogeneous_budget(unit_costs, dict.fromkeys(unit_costs, budget_rank))
+    candidates = Candidates(scores, unit_costs, adapters.capacities)
+    return Suggestion(
+        allocation=selecting.select(candidates, budget, python_generator(seed, "selection")),
+        scores=scores,
+        proxy=scoring.name,
+        examples=read.examples,
+        seconds=seconds,
+        budget=budget,
+        model=model,
+        space=adapters.space,
+    )
+
+
+class _Counted:
+    """Batches, and how many examples were read of them."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self._batches = batches
+        self.examples = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._batches:
+            self.examples += len(next(iter(batch.values())))
+            yield batch
+
+
+def made(what: str, given: Any, package: str) -> Any:
+    """The object that is meant by the name of its file, or itself.
+
+    Raises:
+        ValueError: for a name that there is not.
+    """
+    if not isinstance(given, str):
+        return given
+    kind = class_in(package, given)
+    if kind is None:
+        known = ", ".join(names_in(package))
+        raise ValueError(f"{what}={given!r}: there is no such {what}; choose one of {known}")
+    return kind()

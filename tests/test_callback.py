@@ -1,0 +1,376 @@
+"""Dynamic allocation in a Trainer of Transformers, on a PEFT model."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset, SequentialSampler
+from transformers import (
+    AutoModelForSequenceClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+)
+
+import heterolora as hl
+from heterolora.errors import ModelError
+from heterolora.integrations.sites import KEPT, PeftSites
+from heterolora.records.schema import SEARCH_ROW
+
+ROWS, BATCH, STEPS = 48, 8, 6
+CAPACITY, BUDGET = 4, 2
+
+
+def rows() -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(4, 20, (ROWS, 9), generator=generator)
+    labels = (ids[:, 1] < ids[:, 2]).long()
+    return [
+        {"input_ids": row.tolist(), "attention_mask": [1] * 9, "labels": int(label)}
+        for row, label in zip(ids, labels, strict=True)
+    ]
+
+
+def model(path: Path, dropout: float = 0.0, **settings: Any) -> nn.Module:
+    torch.manual_seed(0)
+    options = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    base = AutoModelForSequenceClassification.from_pretrained(path, **options)
+    settings = {"r": CAPACITY, "lora_alpha": 8, "target_modules": ["query", "value"]} | settings
+    return get_peft_model(base, LoraConfig(task_type="SEQ_CLS", **settings))
+
+
+def arguments(folder: Path, **changes: Any) -> TrainingArguments:
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "num_train_epochs": 3,
+        "per_device_train_batch_size": BATCH,
+        "learning_rate": 0.02,
+        "weight_decay": 0.1,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0,
+        "save_strategy": "epoch",
+        "logging_steps": 2,
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "seed": 5,
+    }
+    return TrainingArguments(**(settings | changes))
+
+
+class InOrder(Trainer):
+    """Takes the examples as they come."""
+
+    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+
+def proxy(**changes: Any) -> hl.proxies.GradNorm:
+    return hl.proxies.GradNorm(num_batches=2, batch_size=4, **changes)
+
+
+def callback(**changes: Any) -> hl.HeteroLoRACallback:
+    settings: dict[str, Any] = {
+        "budget_rank": BUDGET,
+        "proxy": proxy(),
+        "strategy": hl.strategies.Dynamic(searches_per_epoch=3),
+    }
+    return hl.HeteroLoRACallback(**(settings | changes))
+
+
+def trainer(
+    lora: nn.Module, args: TrainingArguments, *callbacks: TrainerCallback, **more: Any
+) -> Trainer:
+    return InOrder(
+        model=lora,
+        args=args,
+        train_dataset=more.pop("data", rows()),
+        callbacks=[*callbacks],
+        **more,
+    )
+
+
+def trained(lora: nn.Module) -> dict[str, Tensor]:
+    return {n: p.detach().clone() for n, p in lora.named_parameters() if p.requires_grad}
+
+
+def logits(lora: nn.Module) -> Tensor:
+    batch = default_data_collator(rows())
+    with torch.no_grad():
+        return lora.eval()(**{k: v for k, v in batch.items() if k != "labels"}).logits
+
+
+# ---- against this library's own loop, written out
+
+
+@pytest.mark.parametrize("selection", [hl.selection.Top(), hl.selection.Proportional(floor=1)])
+def test_it_trains_what_a_loop_of_this_library_trains(
+    selection: hl.selection.Selection, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    lora = model(checkpoints["bert"])
+    before = trained(lora)
+    back = callback(selection=selection)
+    trainer(lora, arguments(tmp_path, num_train_epochs=2), back).train()
+
+    own = model(checkpoints["bert"]).unload()
+    adapters = hl.adapt(
+        own, {"q": CAPACITY, "v": CAPACITY}, lora_alpha=8, seed=5, head=own.classifier.parameters()
+    )
+    names = {"q": "query", "v": "value"}
+    place = "base_model.model.bert.encoder.layer.{}.attention.self.{}.lora_{}.default.weight"
+    with torch.no_grad():
+        for site, adapter in adapters.items():
+            adapter.A.copy_(before[place.format(site.layer, names[site.role], "A")])
+        for name, parameter in own.classifier.named_parameters():
+            parameter.copy_(before[f"base_model.model.classifier.modules_to_save.default.{name}"])
+
+    class Examples:
+        def in_order(self, size: int, count: int) -> Iterator[dict[str, Tensor]]:
+            for start in range(0, count, size):
+                yield default_data_collator(rows()[:count][start : start + size])
+
+    budget = adapters.count * BUDGET // CAPACITY
+    search = hl.Search(
+        adapters, proxy(), Examples(), [hl.Pool(frozenset(adapters), budget)], selection
+    )
+    optimizer = hl.adamw(adapters, 0.02, weight_decay=0.1)
+    ranks = []
+    for _ in range(2):
+        for step in range(STEPS):
+            if step % 2 == 0:
+                ranks.append(search()["ranks"])
+            batch = default_data_collator(rows()[step * BATCH : (step + 1) * BATCH])
+            labels = batch.pop("labels")
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(own.train()(**batch).logits, labels).backward()
+            optimizer.step()
+    assert [row["ranks"] for row in back.searches] == ranks
+    assert len({json.dumps(row) for row in ranks}) > 1
+    assert (logits(lora) - logits(own)).abs().max() < 1e-5
+    after = trained(lora)
+    for site, adapter in adapters.items():
+        b = after[place.format(site.layer, names[site.role], "B")]
+        expected = adapter.B.detach().clone()
+        expected[:, adapter.rank :] = 0  # what is off is not in the model
+        assert torch.allclose(b, expected, atol=1e-5)
+
+
+class Watch(TrainerCallback):
+    """What is off, at every step: the gradients before the optimizer, the weights after it."""
+
+    def __init__(self, back: hl.HeteroLoRACallback) -> None:
+        self.back, self.kept, self.seen, self.steps = back, {}, 0, 0
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.steps += 1
+        for adapter in self.back._sites.values():
+            rank = adapter.rank
+            self.seen += rank < adapter.capacity
+            assert not adapter.B.grad[:, rank:].any()
+            assert not adapter.A.grad[rank:].any()
+            assert rank == 0 or adapter.B.grad[:, :rank].any()
+        self.kept = {site: (a.rank, a.matrices) for site, a in self.back._sites.items()}
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        moments = self.back._optimizer.state
+        for site, (rank, (a, b)) in self.kept.items():
+            adapter = self.back._sites[site]
+            now_a, now_b = adapter.matrices
+            assert torch.equal(a[rank:], now_a[rank:])
+            assert torch.equal(b[:, rank:], now_b[:, rank:])
+            assert not adapter.B[:, rank:].any()
+            assert rank == 0 or not torch.equal(b, now_b)
+            if rank == 0:
+                counts = moments.get(adapter.B, {}).get("step", torch.tensor(0.0))
+                assert counts < self.steps or self.steps == 1
+
+
+@pytest.mark.parametrize("selection", ["top", "proportional"])
+def test_what_is_off_is_left_alone(
+    selection: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    back = callback(selection=selection, proxy=hl.proxies.Constant(), strategy="dynamic")
+    if selection == "proportional":
+        back = callback(selection=selection)
+    watch = Watch(back)
+    lora = model(checkpoints["bert"], dropout=0.1)
+    trainer(lora, arguments(tmp_path, max_grad_norm=1.0), back, watch).train()
+    assert watch.seen > 10
+    ranks = [row["ranks"] for row in back.searches]
+    assert len({json.dumps(row) for row in ranks}) > 1
+    budget = sum(a.unit_cost * BUDGET for a in back._sites.values())
+    assert all(row["parameters"] == budget for row in back.searches)
+
+
+def test_it_takes_up_again_where_it_stood(checkpoints: dict[str, Path]) -> None:
+    lora = model(checkpoints["bert"])
+    optimizer = torch.optim.AdamW([p for p in lora.parameters() if p.requires_grad], lr=0.1)
+    sites = PeftSites(lora, optimizer)
+    adapter = sites[hl.Site(1, "v")]
+    lora(**default_data_collator(rows())).loss.backward()
+    optimizer.step()
+    trained_b = adapter.B.detach().clone()
+    assert trained_b.any()
+    for rank in (3, 1, 0, 2, 0, 4):
+        adapter.rank = rank
+        assert torch.equal(adapter.matrices[1], trained_b)
+        assert torch.equal(adapter.B[:, :rank], trained_b[:, :rank])
+        assert not adapter.B[:, rank:].any()
+    assert KEPT not in optimizer.state[adapter.B]
+
+
+# ---- what a Trainer saves
+
+
+def test_a_checkpoint_loads_as_it_was_trained(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    seen = {}
+
+    class Remember(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen[state.global_step] = logits(kwargs["model"])
+            kwargs["model"].train()
+
+    back = callback()
+    lora = model(checkpoints["bert"])
+    trainer(lora, arguments(tmp_path), back, Remember()).train()
+    assert sorted(seen) == [STEPS, 2 * STEPS, 3 * STEPS]
+    for step, expected in seen.items():
+        base = model(checkpoints["bert"]).unload()
+        saved = PeftModel.from_pretrained(base, tmp_path / f"checkpoint-{step}")
+        assert (logits(saved) - expected).abs().max() <= 1e-6
+    assert (logits(lora) - seen[3 * STEPS]).abs().max() == 0
+
+    back.to_peft(tmp_path / "small")
+    small = PeftModel.from_pretrained(model(checkpoints["bert"]).unload(), tmp_path / "small")
+    assert (logits(small) - logits(lora)).abs().max() <= 1e-6
+    on = sum(rank > 0 for rank in back.searches[-1]["ranks"].values())
+    names = [
+        name
+        for name in load_file(tmp_path / "small" / "adapter_model.safetensors")
+        if "lora" in name
+    ]
+    assert 0 < len(names) <= 2 * on < 12
+
+
+@pytest.mark.parametrize("cut", [STEPS, STEPS + 3])
+def test_a_training_that_is_resumed_ends_the_same(
+    cut: int, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 3, "max_grad_norm": 1.0}
+    whole, whole_back = model(checkpoints["bert"], dropout=0.1), callback(selection="proportional")
+    trainer(whole, arguments(tmp_path / "whole", **settings), whole_back).train()
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop = state.global_step == cut
+
+    first = model(checkpoints["bert"], dropout=0.1)
+    trainer(
+        first, arguments(tmp_path / "parts", **settings), callback(selection="proportional"), Stop()
+    ).train()
+    again, back = model(checkpoints["bert"], dropout=0.1), callback(selection="proportional")
+    trainer(again, arguments(tmp_path / "parts", **settings), back).train(
+        resume_from_checkpoint=True
+    )
+    for name, tensor in trained(whole).items():
+        assert torch.equal(tensor, trained(again)[name]), name
+    alike = ("step", "epoch", "ranks", "scores", "parameters", "tied")
+    for row, other in zip(whole_back.searches, back.searches, strict=True):
+        assert {key: row[key] for key in alike} == {key: other[key] for key in alike}
+    assert len(back.searches) == 9
+    lines = (tmp_path / "parts" / "allocations.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [row["step"] for row in back.searches]
+
+
+def test_a_checkpoint_without_ranks_is_refused(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    trainer(model(checkpoints["bert"]), arguments(tmp_path, num_train_epochs=1)).train()
+    with pytest.raises(ModelError, match="the checkpoint of step 6 has no ranks"):
+        trainer(model(checkpoints["bert"]), arguments(tmp_path), callback()).train(
+            resume_from_checkpoint=True
+        )
+
+
+# ---- what there is to see
+
+
+def test_searches_are_logged(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    back = callback()
+    run = trainer(
+        model(checkpoints["bert"]), arguments(tmp_path, gradient_accumulation_steps=2), back
+    )
+    run.train()
+    rows_ = [SEARCH_ROW.validate_json(line) for line in (tmp_path / "allocations.jsonl").open()]
+    assert [(row.step, row.epoch) for row in rows_] == [(s, s // 3 + 1) for s in range(9)]
+    assert all(row.parameters == 6 * 32 * BUDGET for row in rows_)
+    logged = [row for row in run.state.log_history if "heterolora_sites_on" in row]
+    assert [row["heterolora_sites_on"] for row in logged] == [3] * 9
+
+
+def test_without_a_trace_on_the_random_numbers(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """All on, as without it: the searches draw from streams of their own."""
+    alone, beside = (model(checkpoints["bert"], dropout=0.1) for _ in range(2))
+    args = arguments(tmp_path, num_train_epochs=1, save_strategy="no")
+    trainer(alone, args).train()
+    trainer(beside, args, callback(budget_rank=CAPACITY)).train()
+    for name, tensor in trained(alone).items():
+        assert torch.equal(tensor, trained(beside)[name]), name
+
+
+def test_a_stream_without_length(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    class Stream(IterableDataset):
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            while True:
+                yield from rows()
+
+    back = callback(strategy=hl.strategies.Dynamic(searches_per_epoch=2))
+    args = arguments(tmp_path, max_steps=8, save_strategy="no")
+    Trainer(
+        model=model(checkpoints["bert"]), args=args, train_dataset=Stream(), callbacks=[back]
+    ).train()
+    assert [row["step"] for row in back.searches] == [0, 4]
+
+
+# ---- what cannot be
+
+
+def test_what_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    def train(lora: nn.Module, **changes: Any) -> None:
+        trainer(lora, arguments(tmp_path, save_strategy="no"), callback(**changes)).train()
+
+    path = checkpoints["bert"]
+    with pytest.raises(ModelError, match="BertForSequenceClassification: is no PEFT model"):
+        train(model(path).unload())
+    with pytest.raises(
+        ModelError, match=r"r=4\): must be at least budget_rank=8; for example r=32"
+    ):
+        train(model(path), budget_rank=8)
+    with pytest.raises(ModelError, match="use_dora: ranks can be switched in plain LoRA only"):
+        train(model(path, use_dora=True))
+    with pytest.raises(ModelError, match="is on no linear layer"):
+        train(model(path, target_modules=["word_embeddings"]))
+    with pytest.raises(ModelError, match="B was not zero before training"):
+        train(model(path, init_lora_weights=False), selection="proportional")
+    with pytest.raises(ValueError, match="steps cannot be observed"):
+        callback(proxy=proxy(source="running"))
+    with pytest.raises(ValueError, match="proxy='gradnom'"):
+        callback(proxy="gradnom")
+
+
+def test_adapters_that_were_trained_before_go_on(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    lora = model(checkpoints["bert"], init_lora_weights=False)
+    trainer(lora, arguments(tmp_path, save_strategy="no"), callback(proxy="constant")).train()
+    shutil.rmtree(tmp_path)
