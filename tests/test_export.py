@@ -44,7 +44,7 @@ def test_every_target_has_the_logits_of_the_run(
     tiny: list[str],
     checkpoints: dict[str, Path],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     run = finished(command_line, *tiny, "optimizer.learning_rate=0.02")
     model = base(checkpoints["opt-post-norm"])
@@ -53,7 +53,7 @@ def test_every_target_has_the_logits_of_the_run(
     folders = {to: tmp_path / to for to in ("peft", "merged", "heterolora")}
     for to, folder in folders.items():
         export.main([str(run), str(folder), "--to", to])
-        assert str(folder) in capsys.readouterr().out
+        assert str(folder) in capfd.readouterr().out
         assert AutoTokenizer.from_pretrained(folder).pad_token == "<pad>"
     found = {
         "peft": PeftModel.from_pretrained(base(checkpoints["opt-post-norm"]), folders["peft"]),
@@ -144,7 +144,9 @@ def test_the_example_with_trl_runs(tmp_path: Path) -> None:
     done = script("scripts/examples/sft.py", tmp_path / "model", file, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
-    assert sum(config["rank_pattern"].values()) == 2 * 4
+    costs = {"q_proj": 16 + 16, "v_proj": 16 + 8}
+    spent = sum(costs[n.rpartition(".")[2]] * r for n, r in config["rank_pattern"].items())
+    assert abs(spent - 2 * 2 * sum(costs.values())) <= max(costs.values()) / 2
     assert (tmp_path / "out" / "allocations.jsonl").exists()
 
 

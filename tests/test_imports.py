@@ -144,7 +144,7 @@ def test_the_library_imports_torch_and_transformers_alone_when_it_is_imported() 
     late = {
         "scipy": "heterolora/tasks/metrics.py",
         "sklearn": "heterolora/tasks/metrics.py",
-        "peft": "heterolora/integrations/peft.py",
+        "peft": "heterolora/integrations/",
         "matplotlib": ("heterolora/drawing/", "heterolora/integrations/suggest.py"),
     }
     for file, path in FILES.items():

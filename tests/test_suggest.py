@@ -127,15 +127,15 @@ def test_batches_of_a_loader_and_more_than_are_read(checkpoints: dict[str, Path]
 
 
 def test_what_it_prints_and_draws(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    found = hl.suggest(classifier(checkpoints["bert"]), batches(), budget_rank=2)
+    found = hl.suggest(classifier(checkpoints["bert"]), batches(), budget_rank=2, enable_rate=0.5)
     head, columns, *layers = str(found).splitlines()
     assert head.startswith("gradnorm on 32 examples (")
-    assert f"2 of 6 sites on, {2 * 8 * 32:,} parameters (budget {6 * 2 * 32:,})" in head
+    assert "3 of 6 sites on, 384 parameters (budget 384)" in head
     assert columns.split() == ["layer", "q", "v"]
     assert [line.split()[0] for line in layers] == ["0", "1", "2"]
-    assert sum(line.split().count("8") for line in layers) == 2
+    assert sum(line.split().count("4") for line in layers) == 3
     best = max(found.scores, key=found.scores.__getitem__)
-    assert "8 █" in layers[best.layer]
+    assert "4 █" in layers[best.layer]
     found.plot(tmp_path / "allocation.png")
     assert (tmp_path / "allocation.png").read_bytes().startswith(b"\x89PNG")
     equal = hl.suggest(classifier(checkpoints["bert"]), batches(), proxy="constant")

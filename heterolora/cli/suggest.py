@@ -149,22 +149,19 @@ def read(
             raise DataError(f"{file}: a language model reads one column; name it with --text")
         return columns, CausalLM(text=texts[0], max_length=max_length)
     values = frame[label]
+    if values.nunique() < 2:
+        raise DataError(f"{file}: column {label} has one value only; give examples of all classes")
+    settings: dict[str, Any] = {
+        "sentences": tuple(texts),
+        "label": label,
+        "max_length": max_length,
+    }
     if pd.api.types.is_float_dtype(values) and not (values == values.round()).all():
         columns[label] = values.tolist()
-        number, metric = 1, "pearson"
-    else:
-        columns[label], names = pd.factorize(values, sort=True)[0].tolist(), values.unique()
-        number, metric = len(names), "accuracy"
-    if number == 1 and metric == "accuracy":
-        raise DataError(f"{file}: column {label} has one value only; give examples of all classes")
-    task = Classification(
-        sentences=tuple(texts),
-        label=label,
-        num_labels=number,
-        metrics=(metric,),
-        max_length=max_length,
-    )
-    return columns, task
+        return columns, Classification(**settings, num_labels=1, metrics=("pearson",))
+    classes, names = pd.factorize(values, sort=True)
+    columns[label] = classes.tolist()
+    return columns, Classification(**settings, num_labels=len(names), metrics=("accuracy",))
 
 
 def run() -> None:

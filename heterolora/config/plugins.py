@@ -56,7 +56,7 @@ KINDS = Settings | PluginConfig
 
 def find(group: str, name: str) -> type[PluginConfig] | None:
     """The section of the class in the file `name` of the group's package; None without such."""
-    found = class_in(GROUPS[group].package, name, KINDS)
+    found: type[Any] | None = class_in(GROUPS[group].package, name, KINDS)
     if found is None or issubclass(found, PluginConfig):
         return found
     return section(found, group, name)  # type: ignore[arg-type]  # mypy takes a class for instances

@@ -33,7 +33,7 @@ STATE = "heterolora"
 Row = dict[str, Any]
 
 
-class HeteroLoRACallback(TrainerCallback):
+class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Switches the LoRA adapters of a Trainer's PEFT model on and off, within a budget.
 
     `LoraConfig(r=..., target_modules=[...])` says where adapters can be and how many ranks each can
@@ -178,10 +178,10 @@ class HeteroLoRACallback(TrainerCallback):
 def steps_per_epoch(args: TrainingArguments, state: TrainerState, loader: Any) -> int:
     """Optimizer steps in an epoch; of a stream without an end, all of the training."""
     try:
-        batches = len(loader)
+        steps = math.ceil(len(loader) / args.gradient_accumulation_steps)
     except TypeError:
-        return max(state.max_steps, 1)
-    return max(math.ceil(batches / args.gradient_accumulation_steps), 1)
+        steps = state.max_steps
+    return max(int(steps), 1)
 
 
 class _Sample:

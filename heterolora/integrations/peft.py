@@ -134,6 +134,7 @@ def lora_config(
     ranks: Mapping[str, int],
     scalings: Mapping[str, float],
     modules_to_save: Iterable[str] = (),
+    **options: Any,
 ) -> "LoraConfig":
     """PEFT's configuration of adapters of any ranks.
 
@@ -142,6 +143,7 @@ def lora_config(
         ranks: of each linear layer that has an adapter, by its name.
         scalings: the factor of each.
         modules_to_save: what is trained as a whole.
+        options: further ones, such as `lora_dropout`.
 
     Raises:
         ModelError: without PEFT.
@@ -160,7 +162,7 @@ def lora_config(
         rank_pattern=dict(ranks),
         alpha_pattern=alphas,
         modules_to_save=list(modules_to_save) or None,
-        task_type=next(tasks, None),
+        **{"task_type": next(tasks, None), **options},
     )
 
 

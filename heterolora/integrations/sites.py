@@ -99,7 +99,9 @@ class PeftAdapter:
         Returns:
             What undoes it, by `remove()`.
         """
-        return self.B.register_hook(self._masked)
+        hooked: Any = self.B  # whose method mypy finds without types
+        handle: RemovableHandle = hooked.register_hook(self._masked)
+        return handle
 
     def _masked(self, gradient: Tensor) -> Tensor:
         if self._rank == self.capacity:

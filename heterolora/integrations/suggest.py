@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
-from heterolora.adapters import Space
+from heterolora.adapters import Adapters, Space
 from heterolora.allocation import (
     Allocation,
     Candidates,
@@ -163,23 +163,9 @@ def suggest(
         AllocationError: if a score is not finite, or the budget allows no allocation.
         ValueError: for a setting that does not exist or fit, or without batches.
     """
-    if hasattr(model, "peft_config"):
-        raise ModelError("the model has PEFT adapters already; give it before get_peft_model")
-    capacity = enabled_rank(budget_rank, enable_rate)
-    if capacity is None:
-        raise ValueError(
-            f"enable_rate={enable_rate}: budget_rank / enable_rate must be whole, but "
-            f"{budget_rank} / {enable_rate:g} is not; for example enable_rate=0.25"
-        )
     scoring: Proxy = made("proxy", proxy, "heterolora.proxies")
     selecting: Selection = made("selection", selection, "heterolora.allocation.selection")
-    adapters = adapt(
-        shell(model),
-        dict.fromkeys(target, capacity),
-        seed=seed,
-        lora_alpha=alpha,
-        budget_ranks=dict.fromkeys(target, budget_rank),
-    )
+    adapters = _adapters(model, target, budget_rank, enable_rate, alpha, seed)
     started, read = time.perf_counter(), _Counted(batches)
     scores = scoring.scores(adapters, read, loss or default_loss)
     if scoring.needs_labels and not read.examples:
@@ -197,6 +183,32 @@ def suggest(
         budget=budget,
         model=model,
         space=adapters.space,
+    )
+
+
+def _adapters(
+    model: PreTrainedModel,
+    target: Sequence[str],
+    budget_rank: int,
+    enable_rate: float,
+    alpha: float,
+    seed: int,
+) -> Adapters:
+    """Adapters on a copy of the model that shares its weights."""
+    if hasattr(model, "peft_config"):
+        raise ModelError("the model has PEFT adapters already; give it before get_peft_model")
+    capacity = enabled_rank(budget_rank, enable_rate)
+    if capacity is None:
+        raise ValueError(
+            f"enable_rate={enable_rate}: budget_rank / enable_rate must be whole, but "
+            f"{budget_rank} / {enable_rate:g} is not; for example enable_rate=0.25"
+        )
+    return adapt(
+        shell(model),
+        dict.fromkeys(target, capacity),
+        seed=seed,
+        lora_alpha=alpha,
+        budget_ranks=dict.fromkeys(target, budget_rank),
     )
 
 
