@@ -234,7 +234,7 @@ def test_enabled_rank_of_a_share(rank: int, share: int) -> None:
 @given(rank=st.integers(1, 64), rate=st.floats(0.01, 1))
 def test_enabled_rank_is_the_whole_quotient_or_nothing(rank: int, rate: float) -> None:
     found = enabled_rank(rank, rate)
-    whole = abs(rank / rate - round(rank / rate)) <= 1e-6
+    whole = abs(rank / rate - round(rank / rate)) <= 1e-6 * max(rank / rate, round(rank / rate))
     assert found == (round(rank / rate) if whole else None)
 
 

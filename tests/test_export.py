@@ -19,6 +19,7 @@ from transformers import (
 
 import heterolora as hl
 from heterolora.cli import export
+from heterolora.errors import RecordError
 
 IDS = torch.tensor([[0, 5, 6, 7, 8, 2], [0, 9, 10, 2, 1, 1]])
 ROWS = {"input_ids": IDS, "attention_mask": (IDS != 1).long()}
@@ -95,28 +96,26 @@ def script(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_cannot_be_exported_is_one_line(
-    command_line: CommandLine, tiny: list[str], tmp_path: Path
+    command_line: CommandLine, tiny: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = finished(
         command_line, *tiny, "search_space=lora_shortcuts", "rank_budget.shortcut_rank=1"
     )
-    done = script("scripts/export.py", run, tmp_path / "out", "--to", "peft")
+    done = script("scripts/export.py", run, "--to", "peft", tmp_path / "out")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "--to heterolora" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
-    done = script("-m", "heterolora", "export", run, tmp_path / "out", "--to", "heterolora")
-    assert done.returncode == 0, done.stderr
-    assert "heterolora.load(model, " in done.stdout
+    export.main([str(run), "--to", "heterolora", str(tmp_path / "out")])
+    assert "heterolora.load(model, " in capfd.readouterr().out
     result = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(result | {"status": "interrupted"}))
-    done = script("scripts/export.py", run, tmp_path / "out")
-    assert done.stderr == (
-        f"error: {run}: is interrupted, not finished; run its command again first\n"
-    )
+    with pytest.raises(RecordError, match="is interrupted, not finished; run its command again"):
+        export.main([str(run), str(tmp_path / "other")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", ["suggest", "trainer"])
 def test_the_examples_run(example: str, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     data = write_parquet(tmp_path / "data", train=sentence_pairs(40, seed=1))
@@ -131,6 +130,7 @@ def test_the_examples_run(example: str, checkpoints: dict[str, Path], tmp_path: 
     assert set(config["rank_pattern"].values()) == {8}
 
 
+@pytest.mark.slow
 def test_the_example_with_trl_runs(tmp_path: Path) -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32, "vocab_size": 32}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}

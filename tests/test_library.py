@@ -17,7 +17,7 @@ import heterolora as hl
 from heterolora.errors import ModelError
 
 BLOCKED = ("hydra", "omegaconf", "pydantic", "wandb", "datasets", "pandas", "pyarrow", "submitit")
-BLOCKED += ("scipy", "sklearn", "matplotlib", "rich", "statsmodels")
+BLOCKED += ("scipy", "sklearn", "matplotlib", "rich", "statsmodels", "peft", "trl")
 
 WITHOUT = f"""
 import sys
@@ -38,6 +38,7 @@ ids = torch.tensor([[0, 5, 6, 7, 8, 2], [0, 9, 10, 2, 1, 1], [0, 11, 5, 3, 2, 1]
 rows = {"input_ids": ids, "attention_mask": (ids != 1).long()}
 batches = [{**rows, "labels": torch.tensor([0, 1, 1])}]
 if sys.argv[3] == "save":
+    assert hl.suggest(model, batches, budget_rank=2).ranks
     adapters = hl.adapt(model, lora={"q": 8, "v": 8}, shortcuts={"res1": 8}, seed=0)
     scores = hl.proxies.GradNorm().scores(adapters, batches)
     adapters.apply(hl.select(scores, adapters, budget=adapters.count // 3))

@@ -190,7 +190,7 @@ def test_it_learns(tiny, tmp_path) -> None:
         f"task.path={tmp_path}",
         "strategy=homogeneous",
         "training.epochs=25",
-        "optimizer.learning_rate=0.03",
+        "optimizer.learning_rate=0.01",
         "rank_budget=r8",
     )
     epochs = [row for row in read_rows(directory / "metrics.jsonl") if row["event"] == "epoch"]

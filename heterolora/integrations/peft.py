@@ -241,8 +241,8 @@ def _read(folder: Path) -> tuple["LoraConfig", dict[str, Tensor]]:
     try:
         from peft import LoraConfig, PeftConfig
 
+        tensors = load_file(folder / WEIGHTS)  # and not from the hub
         config = PeftConfig.from_pretrained(str(folder))
-        tensors = load_file(folder / WEIGHTS)
     except (ImportError, OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: cannot be read ({one_line(error)[:200]}); give a folder with "
