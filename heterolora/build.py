@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from heterolora import architectures
 from heterolora.adapters import Adapters, Space
 from heterolora.allocation import Pool, enabled_rank, make_pools
 from heterolora.architectures import Loaded
-from heterolora.config import Config
+from heterolora.config import Config, checkpoints
+from heterolora.methods.base import Given, Trained
 from heterolora.strategies import Search
 from heterolora.tasks import Task
 from heterolora.tasks.encoded import Encoded
@@ -49,10 +49,24 @@ def build_space(config: Config) -> Space:
     )
 
 
-def build_adapters(config: Config, loaded: Loaded) -> Adapters:
-    """Adapters on the loaded model, which moves to its device."""
-    model = loaded.model.to(torch.device(config.device))
-    return architectures.wire(model, loaded.family, build_space(config), loaded.head, config.seed)
+def build_adapters(config: Config, loaded: Loaded, train: Encoded) -> Adapters:
+    """What the method trains of the loaded model, which moves to its device."""
+    loaded.model.to(torch.device(config.device))
+    given = Given(
+        loaded=loaded,
+        space=build_space(config),
+        budget=build_budget(config),
+        seed=config.seed,
+        steps=config.training.epochs * train.batches(config.training.batch_size),
+        train=train,
+    )
+    return config.method.build().apply(given)
+
+
+def build_budget(config: Config) -> int:
+    """The adapter parameters of the homogeneous model."""
+    shapes, ranks = checkpoints.sites(config.model, config.search_space), config.rank_budget.ranks()
+    return sum(ranks[site.kind] * shape.unit_cost for site, shape in shapes.items())
 
 
 def build_pools(config: Config, adapters: Adapters) -> list[Pool]:
@@ -101,10 +115,13 @@ def build_trainer(
         checkpoints: keeps the state.
         signals: that stop the run.
     """
+    optimizer = adamw(adapters, **config.optimizer.model_dump(exclude={"name"}))
+    if isinstance(adapters, Trained):
+        adapters.follow(optimizer)
     engine = LocalEngine(
         adapters,
         task,
-        adamw(adapters, **config.optimizer.model_dump(exclude={"name"})),
+        optimizer,
         autocast_for(config.precision, torch.device(config.device)),
         config.evaluation.batch_size,
         [search.proxy.observe] if search and search.proxy.observes else [],

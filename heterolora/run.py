@@ -12,7 +12,7 @@ from rich.console import Console
 
 from heterolora.adapters import Adapters
 from heterolora.architectures import Loaded
-from heterolora.build import build_adapters, build_pools, build_search, build_trainer
+from heterolora.build import build_adapters, build_budget, build_search, build_trainer
 from heterolora.config import Config, checkpoints, identity, prepare
 from heterolora.config.fingerprints import model_fingerprint
 from heterolora.data import sources
@@ -85,11 +85,16 @@ def directory_of(config: Config) -> Path:
         output=config.output,
         name=config.name,
         task=config.task.name,
-        strategy=config.strategy.name,
+        strategy=arm_name(config),
         proxy=config.proxy.name if config.proxy else None,
         identity=identity(config),
         seed=config.seed,
     )
+
+
+def arm_name(config: Config) -> str:
+    """What a run is called by: its strategy, or the method that has none."""
+    return config.strategy.name if config.method.build().allocates else config.method.name
 
 
 def run_info(config: Config, directory: Path) -> RunInfo:
@@ -99,7 +104,7 @@ def run_info(config: Config, directory: Path) -> RunInfo:
         name=config.name,
         task=config.task.name,
         model=config.model.path or config.model.name,
-        strategy=config.strategy.name,
+        strategy=arm_name(config),
         proxy=config.proxy.name if config.proxy else None,
         seed=config.seed,
         epochs=config.training.epochs,
@@ -202,7 +207,7 @@ def _load(
     manager.stateful["record"] = record
     with memory_advice(torch.device(config.device)):
         encoded = _encode(config, task, splits, loaded)
-        adapters = build_adapters(config, loaded)
+        adapters = build_adapters(config, loaded, encoded["train"])
         _warn_of_width(adapters)
         return build_trainer(
             config,
@@ -327,7 +332,7 @@ def _numbers(config: Config, trainer: Trainer) -> Row:
         "last": progress.last,
         "searches_per_epoch": len(searches) or None,
         "parameters": {
-            "budget": sum(pool.budget for pool in build_pools(config, adapters)),
+            "budget": build_budget(config),
             "enabled": adapters.count,
             "sites": len(adapters),
             "sites_enabled": len(adapters.enabled),

@@ -28,7 +28,7 @@ LIBRARY = {
     **dict.fromkeys(GROUND, 0),
     **dict.fromkeys(["adapters", "allocation", "drawing"], 1),
     **dict.fromkeys(["architectures", "proxies", "tasks"], 2),
-    "strategies": 3,
+    **dict.fromkeys(["strategies", "methods"], 3),
     **dict.fromkeys(["training", "integrations"], 4),
 }
 HARNESS = {
@@ -144,7 +144,7 @@ def test_the_library_imports_torch_and_transformers_alone_when_it_is_imported() 
     late = {
         "scipy": "heterolora/tasks/metrics.py",
         "sklearn": "heterolora/tasks/metrics.py",
-        "peft": "heterolora/integrations/",
+        "peft": ("heterolora/integrations/", "heterolora/methods/"),
         "matplotlib": ("heterolora/drawing/", "heterolora/integrations/suggest.py"),
     }
     for file, path in FILES.items():

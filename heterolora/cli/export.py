@@ -111,6 +111,11 @@ def main(arguments: Sequence[str]) -> None:
             else f"{asked.run}: is {run.result.status}, not finished; run its command again first"
         )
     config = validate(run.config, ())
+    if not config.method.build().allocates:
+        raise RecordError(
+            f"{asked.run}: is of method={config.method.name}; only runs of method=heterolora can "
+            "be exported"
+        )
     if asked.model is not None:
         moved = config.model.model_copy(update={"path": asked.model, "revision": None})
         config = config.model_copy(update={"model": moved})

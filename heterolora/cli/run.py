@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 import hydra
@@ -55,6 +56,7 @@ def quiet_libraries() -> None:
 
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     transformers.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers.logging.disable_progress_bar()
 
 

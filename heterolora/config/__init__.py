@@ -4,6 +4,7 @@ from heterolora.config.identity import NOT_IN_IDENTITY, identity, without
 from heterolora.config.preparation import changes, prepare
 from heterolora.config.schema import (
     Config,
+    MethodConfig,
     ModelConfig,
     PluginConfig,
     ProxyConfig,
@@ -18,6 +19,7 @@ from heterolora.config.validation import Rule, suggestion, validate
 __all__ = [
     "NOT_IN_IDENTITY",
     "Config",
+    "MethodConfig",
     "ModelConfig",
     "PluginConfig",
     "ProxyConfig",

@@ -33,6 +33,7 @@ of it than another machine would."""
 _SAMPLED = {"source": "probe", "observe_every": 16}
 
 ADDED_LATER: Mapping[str, Any] = {
+    "method": {"name": "heterolora", "kind": "heterolora"},
     "training": {"group_by_length": False, "tf32": False},
     "proxy": _SAMPLED,
     "importance": {EVERY: _SAMPLED},
@@ -65,7 +66,9 @@ def changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str,
     kept: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            kept[key] = changed(value, defaults.get(key, defaults.get(EVERY, {})))
+            nested = changed(value, defaults.get(key, defaults.get(EVERY, {})))
+            if nested or not value:  # a section without a setting was there before
+                kept[key] = nested
         elif key not in defaults or value != defaults[key]:
             kept[key] = value
     return kept

@@ -15,6 +15,7 @@ from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
 
 from heterolora.config.schema import (
+    MethodConfig,
     Number,
     PluginConfig,
     ProxyConfig,
@@ -43,6 +44,7 @@ class Group:
 
 
 GROUPS: Mapping[str, Group] = {
+    "method": Group("heterolora.methods", MethodConfig, tag="kind", default="heterolora"),
     "proxy": Group("heterolora.proxies", ProxyConfig),
     "selection": Group("heterolora.allocation.selection", SelectionConfig),
     "strategy": Group("heterolora.strategies", StrategyConfig),

@@ -11,6 +11,7 @@ from pathlib import Path
 from heterolora.allocation import enabled_rank
 from heterolora.config.embedded import MODELS, TASKS
 from heterolora.config.schema import (
+    MethodConfig,
     ModelConfig,
     RankBudgetConfig,
     SearchSpaceConfig,
@@ -126,7 +127,17 @@ def selection_for_search(
         yield f"selection=null: strategy={strategy.name} needs one; choose it with selection=top"
 
 
+def shortcuts_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Iterable[str]:
+    """Only this project's adapters go on shortcuts."""
+    if space.shortcuts and method.kind != "heterolora":
+        yield (
+            f"search_space.shortcuts={list(space.shortcuts)}: method={method.name} has no adapters "
+            "on shortcuts; set search_space=lora, or method=heterolora"
+        )
+
+
 RULES: tuple[Rule, ...] = (
+    shortcuts_for_method,
     task_fits_itself,
     data_is_there,
     distinct_splits,

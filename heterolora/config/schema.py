@@ -21,6 +21,7 @@ from heterolora.sites import Kind, LoraRole, ShortcutRole
 
 if TYPE_CHECKING:
     from heterolora.allocation.selection import Selection
+    from heterolora.methods import Method
     from heterolora.proxies import Proxy
     from heterolora.strategies import Strategy
     from heterolora.tasks import Task
@@ -150,6 +151,18 @@ class PluginConfig(Section):
         return self.settings(**{name: getattr(self, name) for name in names})
 
 
+class MethodConfig(PluginConfig):
+    """A method, by the name of its file in `heterolora/methods`; its name is what it is called."""
+
+    name: str = Field(pattern=rf"^{PathPart}$", examples=["heterolora"])
+    kind: str
+
+    def build(self) -> "Method":
+        """The method."""
+        made: Method = super().build()
+        return made
+
+
 class ProxyConfig(PluginConfig):
     """A proxy, by the name of its file in `heterolora/proxies`, and its settings."""
 
@@ -216,8 +229,8 @@ class OptimizerConfig(Section):
 class Config(Section):
     """One run, completely: what `config.yaml` in its directory holds.
 
-    `proxy` and `selection` are None under a strategy that never searches. `table` is an
-    experiment's, for reports alone.
+    `proxy` and `selection` are None under a strategy that never searches, and so is every strategy
+    of a method other than this project's. `table` is an experiment's, for reports alone.
     """
 
     name: str = Field(pattern=rf"^{PathPart}(/{PathPart})*$", examples=["main"])
@@ -229,6 +242,7 @@ class Config(Section):
     offline: bool = Field(strict=True, examples=["true"])
     model: ModelConfig
     task: SerializeAsAny[TaskConfig]
+    method: SerializeAsAny[MethodConfig]
     search_space: SearchSpaceConfig
     proxy: SerializeAsAny[ProxyConfig] | None
     selection: SerializeAsAny[SelectionConfig] | None

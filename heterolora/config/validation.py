@@ -77,6 +77,9 @@ def _sections(raw: Mapping[str, Any], keys: Collection[str]) -> tuple[dict[str, 
             sections[key] = _typed(key, raw[key])
         except ConfigError as error:
             problems.extend(error.problems)
+    if "method" in sections and sections["method"].kind != "heterolora":
+        # Another method has nothing that could be searched, whatever the strategy.
+        sections["strategy"] = _plugin("strategy", "strategy", {"name": NEVER, "enable_rate": 1})
     return sections, problems
 
 
@@ -86,6 +89,9 @@ def _asked(rule: Rule, sections: Mapping[str, Any]) -> Iterable[str]:
     if set(wanted.values()) <= sections.keys():
         yield from rule(**{name: sections[key] for name, key in wanted.items()})
 
+
+NEVER = "homogeneous"
+"""The strategy that makes no search."""
 
 SEARCHED = ("proxy", "selection")
 """What only a search reads."""

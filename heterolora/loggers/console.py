@@ -137,10 +137,15 @@ def print_summary(
     proxy = f", proxy {info.proxy}" if info.proxy else ""
     spent = ", ".join(f"{activity} {value:.1f}" for activity, value in seconds.row().items())
     searched = f"{len(searches)} search{'es' * (len(searches) != 1)}"
+    allocation = (
+        f"{info.strategy}{proxy}, {searched}, "
+        f"{parameters.sites_enabled} of {parameters.sites} sites on"
+        if parameters.sites
+        else info.strategy
+    )
     lines = {
         "task": f"{info.task}, model {info.model}, seed {info.seed}",
-        "allocation": f"{info.strategy}{proxy}, {searched}, "
-        f"{parameters.sites_enabled} of {parameters.sites} sites on",
+        "allocation" if parameters.sites else "method": allocation,
         "parameters": f"adapters {parameters.enabled:,} on (budget {parameters.budget:,}), "
         f"head {parameters.head:,}",
         "best epoch": _metrics(result.best, info.metrics),

@@ -108,11 +108,14 @@ def labels(among: Sequence[Settings]) -> list[str]:
     """
     found = []
     for own in among:
-        head = " ".join(own[key] for key in FIRST[:2] if own.get(key) is not None)
+        named = ["method.name"] if own.get("method.name") else FIRST[:2]
+        head = " ".join(own[key] for key in named if own.get(key) is not None)
         rest = [
             WORDS[key](own[key]) if key in WORDS else _in_words(key, own[key])
             for key in dict.fromkeys([*FIRST[2:], *own])
-            if key not in FIRST[:2] and own.get(key) is not None and _tells_apart(key, own, among)
+            if key not in (*FIRST[:2], "method.name")
+            and own.get(key) is not None
+            and _tells_apart(key, own, among)
         ]
         found.append(", ".join([*filter(None, [head]), *rest]))
     return found

@@ -84,9 +84,11 @@ class Together(Generic[Result]):
         index, start = self._pending.popleft()
         self._steps[index] = start(HeldSignals(self._signals))
         self._advance(index, partial(next, self._steps[index]))
-        if index in self._next and len(self._next) > 1:
-            models = [self._next[i].trainer.engine.adapters.model for i in self._next]
-            share_frozen(models[-1], models[0])
+        if index in self._next:
+            same = [i for i in self._next if self._next[i].trainer.engine.adapters.sites]
+            if index in same and len(same) > 1:
+                models = [self._next[i].trainer.engine.adapters.model for i in same]
+                share_frozen(models[-1], models[0])
 
     def _advance(self, index: int, go_on: Callable[[], Step]) -> None:
         """Let a training go on to its next step, or to its end."""
@@ -101,11 +103,13 @@ class Together(Generic[Result]):
     def _round(self) -> None:
         """The next step of each; steps of as many examples are made in one pass.
 
-        A step that is observed is made alone: in a pass for many there is no pass of its own.
+        A step that is observed is made alone: in a pass for many there is no pass of its own. So
+        is one of a model without adapters, which trains what a pass for many would share.
         """
         groups: dict[tuple[int, int | None], list[int]] = {}
         for index, step in self._next.items():
-            alone = index if getattr(step.trainer.engine, "observers", ()) else None
+            engine = _engine(step)
+            alone = index if engine.observers or not engine.adapters.sites else None
             groups.setdefault((len(step.batch["input_ids"]), alone), []).append(index)
         for indices in groups.values():
             started = time.perf_counter()

@@ -1,0 +1,25 @@
+"""What is trained of a model: HeteroLoRA, and what it is compared with. Each lives in its file."""
+
+from heterolora.methods.adalora import AdaLoRA
+from heterolora.methods.base import Given, Method, Trained
+from heterolora.methods.bitfit import BitFit
+from heterolora.methods.eva import Eva
+from heterolora.methods.full import Full
+from heterolora.methods.head import Head
+from heterolora.methods.heterolora import HeteroLoRA
+from heterolora.methods.houlsby import Houlsby
+from heterolora.methods.peft import Peft
+
+__all__ = [
+    "AdaLoRA",
+    "BitFit",
+    "Eva",
+    "Full",
+    "Given",
+    "Head",
+    "HeteroLoRA",
+    "Houlsby",
+    "Method",
+    "Peft",
+    "Trained",
+]

@@ -1,0 +1,115 @@
+"""AdaLoRA (https://arxiv.org/abs/2303.10512)."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heterolora.adapters import Adapters
+from heterolora.methods.base import Given, Method, Trained
+from heterolora.methods.peft import made, nearest, trainable
+from heterolora.seeding import Stream
+from heterolora.settings import setting
+
+AVERAGES = ("exp_avg_ipt", "exp_avg_unc")
+"""What PEFT's allocator keeps of the steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaLoRA(Method):
+    """`W0 + P diag(E) Q`, whose singular values are pruned from 1.5 times the budget down to it.
+
+    The budget falls with the cube of the steps, after a warm-up and before a rest of training at
+    the final ranks; pruned is what is lowest in smoothed sensitivity times uncertainty. P and Q are
+    held near to orthogonal by a penalty. The allocation is PEFT's.
+    """
+
+    initial: float = setting(1.5, help="ranks to begin with, over those of the budget", gt=1)
+    warm_up: float = setting(0.15, help="share of the steps before the first pruning", ge=0, lt=1)
+    rest: float = setting(0.5, help="share of the steps after the last pruning", ge=0, lt=1)
+    every: int = setting(1, help="steps from one pruning to the next", gt=0)
+    penalty: float = setting(0.5, help="weight of the penalty", ge=0)
+    alpha: float = setting(16, help="the factor of what is added", gt=0)
+
+    def apply(self, given: Given) -> Adapters:
+        """Have PEFT prepare the model."""
+        settings = {
+            "_target_": "peft.AdaLoraConfig",
+            "target_modules": given.targets,
+            "lora_alpha": self.alpha,
+            "total_step": given.steps,
+            "tinit": int(self.warm_up * given.steps),
+            "tfinal": int(self.rest * given.steps),
+            "deltaT": self.every,
+            "orth_reg_weight": self.penalty,
+        }
+        rank = nearest(given, settings, "init_r")
+        settings |= {"target_r": rank, "init_r": max(rank + 1, round(self.initial * rank))}
+        given.prepare()
+        with Stream(given.seed, "initialisation", device=given.model.device):
+            model = made(given.model, settings)
+        return Pruned(model, trainable(model), given.loaded.head, given.seed)
+
+
+class Pruned(Trained):
+    """What AdaLoRA trains; its ranks are pruned in the optimizer's steps."""
+
+    def __init__(
+        self, model: Any, own: Mapping[str, nn.Parameter], head: Iterable[nn.Parameter], seed: int
+    ) -> None:
+        super().__init__(model, own, head, seed)
+        self._steps = 0
+        self._tuner = model.base_model
+        self._config = model.peft_config[model.active_adapter]
+
+    @property
+    def count(self) -> int:
+        """The parameters of the ranks that are left, beside the head's."""
+        total = 0
+        for name, e in self._own.items():
+            if "lora_E" in name:
+                a, b = (self._own[name.replace("lora_E", f"lora_{x}")] for x in "AB")
+                left = (self._config.rank_pattern or {}).get(name.removeprefix("base_model.model."))
+                ranks = len(e) if left is None else sum(left)
+                total += ranks * (1 + a.shape[1] + b.shape[0])
+        return total
+
+    def follow(self, optimizer: torch.optim.Optimizer) -> None:
+        """Add the gradient of the penalty before each step, and prune after it."""
+        optimizer.register_step_pre_hook(lambda *_: self._penalise())
+        optimizer.register_step_post_hook(lambda *_: self._prune())
+
+    def _penalise(self) -> None:
+        """`weight mean_M ||M M^T - I||_F` over every P^T and Q."""
+        with torch.enable_grad():
+            norms: list[Tensor] = []
+            for name, parameter in self._own.items():
+                if "lora_E" not in name:
+                    m = parameter if "lora_A" in name else parameter.T
+                    norms.append(torch.linalg.matrix_norm(m @ m.T - torch.eye(len(m)).to(m)))
+            penalty = self._config.orth_reg_weight * torch.stack(norms).mean()
+            torch.autograd.backward(penalty)
+
+    def _prune(self) -> None:
+        self._steps += 1
+        self._tuner.update_and_allocate(self._steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights, and what the allocator keeps of the steps."""
+        allocator = self._tuner.rankallocator
+        averages = {name: dict(getattr(allocator, name)) for name in AVERAGES}
+        kept = {"steps": self._steps, "ranks": self._config.rank_pattern, **averages}
+        return {**super().state_dict(), "allocator": kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        super().load_state_dict(state)
+        kept = state["allocator"]
+        self._steps, self._config.rank_pattern = kept["steps"], kept["ranks"]
+        allocator = self._tuner.rankallocator
+        for name in AVERAGES:
+            device = self.model.device
+            setattr(allocator, name, {k: tensor.to(device) for k, tensor in kept[name].items()})
+        allocator.ipt = dict(allocator.exp_avg_ipt)  # whose keys say what is known

@@ -1,0 +1,48 @@
+"""EVA (https://arxiv.org/abs/2410.07170)."""
+
+import warnings
+from dataclasses import dataclass
+
+from heterolora.adapters import Adapters
+from heterolora.losses import inputs
+from heterolora.methods.base import Given, Method, Trained
+from heterolora.methods.peft import made, nearest, trainable
+from heterolora.seeding import Stream
+from heterolora.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eva(Method):
+    """LoRA whose A are the principal directions of each layer's inputs, by PEFT.
+
+    Ranks go where they explain most of the inputs' variance: a layer can have up to `rho` times the
+    rank of plain LoRA, and as many ranks are given out in all.
+    """
+
+    rho: float = setting(2.0, help="a layer has up to so many times the budget's rank", ge=1)
+    alpha: float = setting(16, help="the numerator of the scaling", gt=0)
+    examples: int = setting(256, help="the first examples, whose inputs are decomposed", gt=0)
+    batch_size: int = setting(32, help="examples in a forward pass", gt=0)
+
+    def apply(self, given: Given) -> Adapters:
+        """Decompose the inputs, and have PEFT prepare the model."""
+        plain = {"_target_": "peft.LoraConfig", "target_modules": given.targets}
+        rank = nearest(given, plain, "r")
+        from peft import EvaConfig
+        from peft.tuners.lora.eva import initialize_lora_eva_weights
+
+        settings = {
+            **plain,
+            "r": rank,
+            "lora_alpha": self.alpha,
+            "init_lora_weights": "eva",
+            "eva_config": EvaConfig(rho=self.rho),
+        }
+        batches = [inputs(b) for b in given.train.in_order(self.batch_size, self.examples)]
+        with Stream(given.seed, "initialisation", device=given.model.device):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of how to save memory
+                model = made(given.model, settings)
+            initialize_lora_eva_weights(model, batches, show_progress_bar=False)
+        given.prepare()
+        return Trained(model, trainable(model), given.loaded.head, given.seed)

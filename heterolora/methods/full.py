@@ -1,0 +1,16 @@
+"""Full fine-tuning."""
+
+from dataclasses import dataclass
+
+from heterolora.adapters import Adapters
+from heterolora.methods.base import Given, Method, Trained
+
+
+@dataclass(frozen=True)
+class Full(Method):
+    """Every parameter of the model, whatever the budget."""
+
+    def apply(self, given: Given) -> Adapters:
+        """Freeze nothing."""
+        given.prepare()
+        return Trained(given.model, given.without_head(), given.loaded.head, given.seed)

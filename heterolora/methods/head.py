@@ -1,0 +1,26 @@
+"""A linear probe."""
+
+from dataclasses import dataclass
+
+from heterolora.adapters import Adapters
+from heterolora.errors import ModelError
+from heterolora.methods.base import Given, Method, Trained
+
+
+@dataclass(frozen=True)
+class Head(Method):
+    """The task head alone, whatever the budget."""
+
+    def apply(self, given: Given) -> Adapters:
+        """Freeze everything else.
+
+        Raises:
+            ModelError: if the model has no head of the task's.
+        """
+        if not given.loaded.head:
+            raise ModelError(
+                "method=head: the model has no head that is new, so nothing would be trained; "
+                "choose another method"
+            )
+        given.prepare()
+        return Trained(given.model, {}, given.loaded.head, given.seed)

@@ -1,0 +1,112 @@
+"""Whatever PEFT has a configuration for (https://huggingface.co/docs/peft)."""
+
+import pydoc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from heterolora.adapters import Adapters
+from heterolora.architectures.shell import shell
+from heterolora.errors import ModelError, one_line
+from heterolora.methods.base import Given, Method, Trained
+from heterolora.seeding import Stream
+from heterolora.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peft(Method):
+    """A method of PEFT, on the linear layers of the search space, about as large as the budget."""
+
+    config: dict[str, Any] = setting(
+        help="a PEFT configuration: its class as _target_, and its settings",
+        example="{_target_: peft.LoraConfig, use_dora: true}",
+    )
+    size: str | None = setting(
+        None,
+        help="the setting by which its parameters come nearest to the budget, such as r; null: "
+        "it has none",
+        example="r",
+    )
+
+    def apply(self, given: Given) -> Adapters:
+        """Have PEFT prepare the model.
+
+        Raises:
+            ModelError: if there is no such configuration, or the model does not allow it.
+        """
+        settings = dict(self.config)
+        if "target_modules" in configuration(settings).__dataclass_fields__:
+            settings.setdefault("target_modules", given.targets)
+        if self.size is not None:
+            settings[self.size] = nearest(given, settings, self.size)
+        given.prepare()
+        with Stream(given.seed, "initialisation", device=given.model.device):
+            model = made(given.model, settings)
+        own = trainable(model)
+        # Some configurations train a copy of the head.
+        copies = [own.pop(name) for name in list(own) if ".modules_to_save." in name]
+        return Trained(model, own, copies or given.loaded.head, given.seed)
+
+
+def trainable(model: Any) -> dict[str, Any]:
+    """What PEFT trains of a model, by name."""
+    return {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+
+def nearest(given: Given, settings: Mapping[str, Any], size: str) -> int:
+    """The value of the setting `size` whose parameters come nearest to the budget, at least 1.
+
+    Each further one must add equally many.
+    """
+    # Counting needs no initial weights, and some are costly.
+    bare = {"init_lora_weights": False} if "init_lora_weights" in settings else {}
+    counts: list[int] = []
+    for value in (1, 2):
+        with Stream(0, "count", device=given.model.device):
+            model = made(shell(given.model), {**settings, **bare, size: value})
+        counts.append(sum(parameter.numel() for parameter in trainable(model).values()))
+    one, two = counts
+    return max(1, 1 + round((given.budget - one) / (two - one)))
+
+
+def configuration(settings: Mapping[str, Any]) -> Any:
+    """The class of PEFT under `_target_`.
+
+    Raises:
+        ModelError: if there is no such configuration, or no PEFT.
+    """
+    try:
+        from peft import PeftConfig
+    except ImportError as error:
+        raise ModelError(
+            "method: PEFT is not installed; pip install 'heterolora[peft]', or choose "
+            "method=heterolora"
+        ) from error
+    target = str(settings.get("_target_"))
+    kind: Any = pydoc.locate(target) if target.startswith("peft.") else None
+    if not (isinstance(kind, type) and issubclass(kind, PeftConfig)):
+        raise ModelError(
+            f"method.config._target_={target}: must be a configuration of PEFT; for example "
+            "peft.LoraConfig"
+        )
+    return kind
+
+
+def made(model: Any, settings: Mapping[str, Any]) -> Any:
+    """The model that PEFT makes of another, in place.
+
+    Args:
+        model: without adapters.
+        settings: of a configuration, whose class is under `_target_`.
+
+    Raises:
+        ModelError: if there is no such configuration, or PEFT refuses it.
+    """
+    kind = configuration(settings)
+    from peft import get_peft_model
+
+    options = {key: value for key, value in settings.items() if key != "_target_"}
+    try:
+        return get_peft_model(model, kind(**options))
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"method.config: PEFT refuses it ({one_line(error)[:200]})") from error
