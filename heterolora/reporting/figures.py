@@ -69,7 +69,7 @@ def _figures(found: Sequence[Arm], paper: Sequence[Frequency]) -> Iterator[tuple
             if len(run.searches) > 1 and decided and arm.setting("proxy.name") != CONTROL:
                 yield f"scores {of_run}", score_trajectories(run, of_run)
         if runs:
-            colour = colours[arm.setting("proxy.name")]
+            colour = colours.get(arm.setting("proxy.name"), GREY)
             yield f"roles {name}", role_bars(runs, name, paper_frequency(arm, paper), colour)
         if len(runs) > 1:
             yield f"frequency {name}", frequency_map(runs, f"{name}, mean of {len(runs)} seeds")
