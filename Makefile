@@ -37,7 +37,7 @@ test: setup ## Run the tests, except the slow ones
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 .PHONY: test-all
-test-all: setup ## Run all tests with coverage; the slow ones install SLURM (root and apt-get), kill many processes or build a wheel
+test-all: setup ## Run all tests with coverage; the slow ones install SLURM and Chromium (root and apt-get), kill many processes or build a wheel
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under=90
 
 .PHONY: lint

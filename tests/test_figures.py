@@ -7,9 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import CONF
-from matplotlib.collections import PolyCollection
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 from records import write_run
@@ -17,6 +20,7 @@ from records import write_run
 from heterolora.records.read import Run, load
 from heterolora.reporting.agreement import by_proxy
 from heterolora.reporting.arms import Arm, arms
+from heterolora.reporting.curves import GREY, PROXY_COLOURS, panels, proxy_colours
 from heterolora.reporting.figures import (
     draw,
     frequency_map,
@@ -42,6 +46,7 @@ SITES = [
 ]
 SHORTCUTS = [site for site in SITES if site[-1] not in "qv"]
 SEARCHES = 4
+WEIGHTS = ("current", "probe")
 PAPER = frequencies(CONF / "experiment")
 FIGURE4 = {
     (8, "combined"): PAPER[0].roles,
@@ -124,7 +129,7 @@ def bars(figure: Figure) -> list[BarContainer]:
 def test_bars_are_means_over_layers_with_the_spread_over_seeds(tmp_path: Path) -> None:
     on = [searched(tmp_path, seed, SPACE) for seed in (0, 13, 42)]
     paper = FIGURE4[(8, "combined")]
-    ours, theirs = bars(role_bars(only(tmp_path).searched, "some", paper))
+    ours, theirs = bars(role_bars(only(tmp_path).searched, "some", paper, "#123456"))
     by_seed = np.array([np.nanmean(expected_percent([of_seed]), axis=0) for of_seed in on])
     np.testing.assert_allclose([bar.get_height() for bar in ours], by_seed.mean(axis=0))
     assert [bar.get_height() for bar in theirs] == [paper[role] for role in COLUMNS]
@@ -133,11 +138,12 @@ def test_bars_are_means_over_layers_with_the_spread_over_seeds(tmp_path: Path) -
     lengths = [float(np.ptp(segment[:, 1])) for segment in segments]
     np.testing.assert_allclose(lengths, 2 * by_seed.std(axis=0, ddof=1))
     assert theirs.errorbar is None
+    assert {to_hex(bar.get_facecolor()) for bar in ours} == {"#123456"}
 
 
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:
     searched(tmp_path, 0, SPACE)
-    (ours,) = bars(role_bars(only(tmp_path).searched, "some", None))
+    (ours,) = bars(role_bars(only(tmp_path).searched, "some", None, "#123456"))
     assert ours.errorbar is None
 
 
@@ -162,29 +168,125 @@ def test_the_paper_stands_beside_its_own_settings(
     assert paper_frequency(only(tmp_path), PAPER) == expected
 
 
-def test_curves_are_means_amid_their_range(tmp_path: Path) -> None:
+def curves(output: Path) -> Figure:
+    return validation_curves(arms(runs_in(output)), "some", PROXY_COLOURS)
+
+
+def drawn(axes: Axes) -> dict[str, Line2D]:
+    """The lines of a panel by their labels."""
+    return {str(line.get_label()): line for line in axes.lines if line.get_linestyle() != "None"}
+
+
+def test_a_reference_is_the_mean_amid_its_range(tmp_path: Path) -> None:
     accuracies = {0: [0.5, 0.6, 0.9], 13: [0.7, 0.6, 0.6], 42: [0.6, 0.9, 0.6]}
     for seed, values in accuracies.items():
         write_run(tmp_path, f"seed={seed}", "strategy=homogeneous", accuracies=values)
-    figure = validation_curves([only(tmp_path)], "some")
-    (line,), (band,) = figure.axes[0].lines, figure.axes[0].collections
+    (axes,) = curves(tmp_path).axes
+    (line,) = drawn(axes).values()
+    (band,) = axes.collections
     assert list(line.get_xdata()) == [1, 2, 3]
     np.testing.assert_allclose(line.get_ydata(), [60, 70, 70])
-    assert line.get_label() == "homogeneous (n = 3)"
+    assert line.get_label() == "homogeneous"
+    assert line.get_color() == GREY
     assert isinstance(band, PolyCollection)
     corners = {tuple(corner) for corner in np.round(band.get_paths()[0].vertices, 6).tolist()}
     assert corners == {(1, 50), (2, 60), (3, 60), (1, 70), (2, 90), (3, 90)}
 
 
-def test_many_arms_share_scales_and_not_axes(tmp_path: Path) -> None:
+def test_a_searched_arm_is_the_mean_with_a_range_at_each_epoch(tmp_path: Path) -> None:
+    for seed, values in {0: [0.5, 0.8], 13: [0.7, 0.6]}.items():
+        write_run(tmp_path, f"seed={seed}", accuracies=values)
+        write_run(tmp_path, f"seed={seed}", "proxy=snip", accuracies=[0.1, 0.1])
+    figure = curves(tmp_path)
+    (axes,) = figure.axes
+    line = drawn(axes)["gradnorm"]
+    np.testing.assert_allclose(line.get_ydata(), [60, 70])
+    ranges = [bars for bars in axes.collections if isinstance(bars, LineCollection)]
+    segments = np.array(ranges[0].get_segments())
+    np.testing.assert_allclose(segments[:, :, 1], [[50, 70], [60, 80]])
+    # Side by side, but nearer to their own epoch than to any other.
+    others = drawn(axes)["snip"].get_xdata()
+    np.testing.assert_allclose(segments[:, 0, 0], line.get_xdata())
+    assert list(np.round(line.get_xdata())) == list(np.round(others)) == [1, 2]
+    assert (np.abs(np.subtract(line.get_xdata(), others)) > 0.01).all()
+    assert "mean over 2 seeds" in figure.get_suptitle()
+
+
+def test_a_panel_is_a_strategy_and_a_colour_a_proxy(tmp_path: Path) -> None:
+    write_run(tmp_path, "strategy=homogeneous", accuracies=[0.5] * 2)
+    for strategy in ("static", "dynamic"):
+        for proxy in ("gradnorm", "snip", "synflow"):
+            override = (f"strategy={strategy}", f"proxy={proxy}")
+            write_run(tmp_path, *override, accuracies=[0.5] * 2)
+        as_printed = (f"strategy={strategy}", "proxy=snip", "proxy.weights=current")
+        write_run(tmp_path, *as_printed, accuracies=[0.5] * 2)
+    figure = curves(tmp_path)
+    dynamic, static = figure.axes
+    assert [axes.get_title("left") for axes in figure.axes] == ["dynamic", "static"]
+    for axes in figure.axes:
+        lines = drawn(axes)
+        assert {label: line.get_color() for label, line in lines.items()} == {
+            "homogeneous": GREY,
+            "gradnorm": PROXY_COLOURS["gradnorm"],
+            "snip, current weights": PROXY_COLOURS["snip"],
+            "snip, probe weights": PROXY_COLOURS["snip"],
+            "synflow": PROXY_COLOURS["synflow"],
+        }
+        looks = [lines[f"snip, {weights} weights"].get_linestyle() for weights in WEIGHTS]
+        assert looks == ["-", "--"]
+    assert static.get_ylim() == dynamic.get_ylim()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [*drawn(dynamic)]
+
+
+def test_what_is_not_the_proxys_makes_panels_that_share_their_reference(tmp_path: Path) -> None:
+    for rate in ("1e-3", "2e-3"):
+        own = f"optimizer.learning_rate={rate}"
+        write_run(tmp_path, "strategy=homogeneous", own, accuracies=[float(rate) * 100])
+        for enabled in (0.25, 0.5):
+            write_run(tmp_path, own, f"strategy.enable_rate={enabled}", accuracies=[0.5])
+    figure = curves(tmp_path)
+    shown = {axes.get_title("left").replace("\n", " "): drawn(axes) for axes in figure.axes}
+    assert shown.keys() == {
+        f"dynamic, {on}% on, lr {rate}" for on in (25, 50) for rate in ("0.001", "0.002")
+    }
+    for title, lines in shown.items():
+        assert lines.keys() == {"homogeneous", "gradnorm"}
+        percent = 10 if title.endswith("0.001") else 20
+        np.testing.assert_allclose(lines["homogeneous"].get_ydata(), [percent])
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1
+
+
+def test_a_reference_that_agrees_with_no_panel_is_in_all(tmp_path: Path) -> None:
+    write_run(tmp_path, "strategy=homogeneous", "rank_budget=r8", accuracies=[0.5])
+    write_run(tmp_path, "strategy=homogeneous", "rank_budget=r2", accuracies=[0.5])
+    for strategy in ("static", "dynamic"):
+        write_run(tmp_path, f"strategy={strategy}", "rank_budget=r2", accuracies=[0.5])
+    for axes in curves(tmp_path).axes:
+        lines = drawn(axes)
+        assert lines.keys() == {"homogeneous", "homogeneous, r8", "gradnorm"}
+        assert lines["homogeneous"].get_linestyle() != lines["homogeneous, r8"].get_linestyle()
+
+
+def test_many_references_alone_can_be_told_apart(tmp_path: Path) -> None:
     for rate in (1, 2, 3, 4, 5):
         override = f"optimizer.learning_rate={rate}e-3"
         write_run(tmp_path, "strategy=homogeneous", override, accuracies=[rate / 10, 0.5])
-    figure = validation_curves(arms(runs_in(tmp_path)), "some")
-    assert [len(axes.lines) for axes in figure.axes] == [4, 1]
-    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
-    colours = {line.get_color() for line in figure.axes[0].lines}
-    assert len(colours) == 4
+    (panel,) = panels(arms(runs_in(tmp_path)), PROXY_COLOURS)
+    assert len({(*curve.dashes, curve.width) for curve in panel.curves}) == 5
+    (axes,) = curves(tmp_path).axes
+    assert [line.is_dashed() for line in drawn(axes).values()] == [False, True, True, True, False]
+
+
+def test_proxies_have_colours_of_their_own() -> None:
+    known = proxy_colours(["snip", None, "gradnorm"])
+    assert known == PROXY_COLOURS
+    assert len(set(known.values())) == len(known)
+    assert GREY not in known.values()
+    assert {path.stem for path in (CONF / "proxy").glob("*.yaml")} == known.keys()
+    theirs = proxy_colours(["zen", "snip", "fisher"])
+    assert theirs == proxy_colours(["fisher", "zen"])
+    assert len(set(theirs.values())) == len(theirs) == len(known) + 2
 
 
 def test_trajectories_are_each_sites_scores_and_a_roles_median(tmp_path: Path) -> None:

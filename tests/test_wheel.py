@@ -50,11 +50,16 @@ def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment / "bin"
 
 
-def test_it_has_every_configuration_file(binaries: Path) -> None:
+def test_it_has_every_file_that_is_no_code(binaries: Path) -> None:
     (wheel,) = binaries.parents[1].glob("*.whl")
-    names = {name for name in zipfile.ZipFile(wheel).namelist() if "/conf/" in name}
-    files = (file.relative_to(ROOT) for file in (ROOT / "conf").rglob("*.yaml"))
-    assert names == {f"heterolora/{file}" for file in files}
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    files = {f"heterolora/{file.relative_to(ROOT)}" for file in (ROOT / "conf").rglob("*.yaml")}
+    files |= {
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "heterolora").rglob("*")
+        if file.is_file() and file.suffix not in (".py", ".pyc")
+    }
+    assert {name for name in names if not name.endswith(".py")} == files
 
 
 def test_the_command_runs_in_an_empty_folder(binaries: Path, tmp_path: Path) -> None:

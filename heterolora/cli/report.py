@@ -20,6 +20,7 @@ from heterolora.cli.arguments import Parser
 from heterolora.errors import RecordError, UserError, one_line
 from heterolora.locations import CONF
 from heterolora.records.read import load
+from heterolora.reporting import page
 from heterolora.reporting.cells import runs_of
 from heterolora.reporting.frame import frame, matching
 from heterolora.reporting.layout import experiments, frequencies, read
@@ -66,7 +67,12 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="only runs with this setting, such as training.epochs=5; may be repeated",
     )
-    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="draw its figures here")
+    parser.add_argument(
+        "--figures",
+        type=Path,
+        metavar="FOLDER",
+        help="draw its figures here, and a page of everything",
+    )
     parser.add_argument(
         "--wandb", action="store_true", help="log tables and figures to Weights & Biases"
     )
@@ -132,6 +138,7 @@ def main(arguments: Sequence[str]) -> None:
         from heterolora.reporting.figures import draw
 
         figures = draw(runs, asked.figures, frequencies(EXPERIMENTS))
+        figures.append(page.write(made, runs, asked.figures))
         for figure in figures:
             aside.print(figure)
     if asked.wandb:

@@ -1,5 +1,7 @@
 """The paper's figures and some more, from the records of runs."""
 
+import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -17,10 +20,17 @@ from heterolora.drawing.heatmap import draw_cells, draw_grid
 from heterolora.records.read import Run
 from heterolora.reporting import agreement, style
 from heterolora.reporting.arms import CONTROL, Arm, arms, labels
+from heterolora.reporting.curves import GREY, Curve, by_subject, panels, proxy_colours
 from heterolora.reporting.frame import matching
 from heterolora.reporting.layout import Frequency
-from heterolora.reporting.style import COLOURS, MIDDLE, ROLE_COLOURS, STYLE
+from heterolora.reporting.style import MIDDLE, ROLE_COLOURS, STYLE
 from heterolora.sites import LORA_ROLES, ROLES, Site
+
+SHORT = 24
+"""Letters of a label of which two stand side by side."""
+
+FEW = 3
+"""Panels that stand below one another; more stand in two columns."""
 
 
 def draw(runs: pd.DataFrame, folder: Path, paper: Sequence[Frequency] = ()) -> list[Path]:
@@ -45,12 +55,9 @@ def draw(runs: pd.DataFrame, folder: Path, paper: Sequence[Frequency] = ()) -> l
 
 def _figures(found: Sequence[Arm], paper: Sequence[Frequency]) -> Iterator[tuple[str, Figure]]:
     """Figures, each with what its file is to be called."""
-    subjects: dict[str, list[Arm]] = {}
-    for arm in found:
-        subject = f"{arm.setting('task.name')}, {arm.setting('model.name')}"
-        subjects.setdefault(subject, []).append(arm)
-    for subject, of_subject in subjects.items():
-        yield f"validation {subject}", validation_curves(of_subject, subject)
+    colours = proxy_colours(arm.setting("proxy.name") for arm in found)
+    for subject, arms_of_it in by_subject(found).items():
+        yield f"validation {subject}", validation_curves(arms_of_it, subject, colours)
     for shared, group in agreement.by_proxy(found).items():
         yield f"agreement of proxies {shared}", proxy_matrix(group, shared)
     for arm in found:
@@ -62,7 +69,8 @@ def _figures(found: Sequence[Arm], paper: Sequence[Frequency]) -> Iterator[tuple
             if len(run.searches) > 1 and decided and arm.setting("proxy.name") != CONTROL:
                 yield f"scores {of_run}", score_trajectories(run, of_run)
         if runs:
-            yield f"roles {name}", role_bars(runs, name, paper_frequency(arm, paper))
+            colour = colours.get(arm.setting("proxy.name"), GREY)
+            yield f"roles {name}", role_bars(runs, name, paper_frequency(arm, paper), colour)
         if len(runs) > 1:
             yield f"frequency {name}", frequency_map(runs, f"{name}, mean of {len(runs)} seeds")
             yield f"agreement of seeds {name}", seed_matrix(arm, name)
@@ -71,31 +79,50 @@ def _figures(found: Sequence[Arm], paper: Sequence[Frequency]) -> Iterator[tuple
 # ---- what changes during training
 
 
-def validation_curves(arms: Sequence[Arm], title: str) -> Figure:
+def validation_curves(arms: Sequence[Arm], title: str, colours: Mapping[str, str]) -> Figure:
     """The metric after each epoch: the mean over an arm's seeds, and the range that they span.
 
-    The arms are of one task and model; a few share a pair of axes.
+    A colour for each proxy, and what has no proxy as a grey reference; see `curves.panels`. The
+    points of an epoch stand side by side, so that ranges do not cover one another. The arms are of
+    one task and model.
     """
-    parts = [arms[start : start + len(COLOURS)] for start in range(0, len(arms), len(COLOURS))]
-    height = 0.6 + 1.4 * len(parts) + 0.14 * len(arms)
-    figure, rows = style.panels(
-        f"{title}\nmean over n seeds, lowest to highest", height, len(parts)
+    parts = panels(arms, colours)
+    curves = {curve.label: curve for part in parts for curve in part.curves}
+    counts = sorted({curve.seeds for part in parts for curve in part.curves})
+    over = " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
+    across = 1 if len(parts) <= FEW else 2
+    columns = 1 if max(map(len, curves)) > SHORT else 2
+    down, lines = math.ceil(len(parts) / across), math.ceil(len(curves) / columns)
+    figure, axes_of = style.panels(
+        f"{title}\nmean over {over} seeds, lowest to highest",
+        0.7 + (1.9 - 0.4 * across) * down + 0.14 * lines,
+        (down, across),
     )
-    for axes, part in zip(rows, parts, strict=True):
-        for arm, colour in zip(part, COLOURS, strict=False):
-            epochs = [row.epoch for row in arm.runs[0].epochs]
-            curves = [
-                [run.scale * row.metrics[run.metric] for row in run.epochs] for run in arm.runs
-            ]
-            mean, low, high = (f(curves, axis=0) for f in (np.mean, np.min, np.max))
-            label = f"{arm.label} (n = {len(arm.runs)})"
-            axes.plot(epochs, mean, color=colour, marker=".", markersize=3, label=label)
-            axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+    for axes, part in zip(axes_of, parts, strict=False):
+        for curve, shift in zip(part.curves, part.shifts, strict=True):
+            _draw_curve(axes, curve, shift)
+        axes.set_title(textwrap.fill(part.title, 52 // across), loc="left", fontsize=7)
+    for axes in axes_of[len(parts) :]:
+        axes.remove()
+    for axes in axes_of[max(len(parts) - across, 0) : len(parts)]:
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("epoch")
+    axes_of[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.supylabel(f"validation {arms[0].runs[0].metric_in_words}", fontsize=7.5)
-    rows[-1].set_xlabel("epoch")
-    rows[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    style.legend_below(figure, axes_of[: len(parts)], columns)
     return figure
+
+
+def _draw_curve(axes: Axes, curve: Curve, shift: float) -> None:
+    places = np.add(curve.epochs, shift)
+    look: dict[str, Any] = {"color": curve.colour, "linewidth": curve.width}
+    dashes = (0, tuple(curve.dashes)) if curve.dashes else "-"
+    axes.plot(places, curve.mean, linestyle=dashes, label=curve.label, **look)
+    axes.plot(places, curve.mean, ".", markersize=3, color=curve.colour)
+    if curve.reference:
+        axes.fill_between(places, curve.low, curve.high, color=curve.colour, alpha=0.15, lw=0)
+    else:
+        axes.vlines(places, curve.low, curve.high, color=curve.colour, alpha=0.6, lw=0.6)
 
 
 def score_trajectories(run: Run, title: str) -> Figure:
@@ -117,7 +144,7 @@ def score_trajectories(run: Run, title: str) -> Figure:
         axes.set_yscale("log")
     axes.set(xlabel="optimizer step of the search", ylabel=f"score ({run.setting('proxy.name')})")
     axes.set_title("thin: a site; thick: the median of a role's sites", fontsize=7)
-    style.legend_below(figure, axes, columns=4)
+    style.legend_below(figure, [axes], columns=4)
     return figure
 
 
@@ -133,7 +160,9 @@ def frequency_map(runs: Sequence[Run], title: str) -> Figure:
     return figure
 
 
-def role_bars(runs: Sequence[Run], title: str, paper: Mapping[str, float] | None) -> Figure:
+def role_bars(
+    runs: Sequence[Run], title: str, paper: Mapping[str, float] | None, colour: str
+) -> Figure:
     """The same by role: the mean over layers, then over seeds, with its standard deviation.
 
     The `paper`'s percentage for each role is drawn beside, where it has one.
@@ -148,16 +177,16 @@ def role_bars(runs: Sequence[Run], title: str, paper: Mapping[str, float] | None
         percent.mean(),
         width,
         yerr=percent.std() if several else None,
-        color=COLOURS[0],
+        color=colour,
         label=f"here, mean ± std of {len(runs)} seeds" if several else "here, one seed",
         error_kw={"elinewidth": 0.8, "capsize": 2},
     )
     if paper is not None:
         theirs = [paper[role] for role in percent.columns]
-        axes.bar(places + width / 2, theirs, width, color=COLOURS[1], label="paper (OPT-350M)")
+        axes.bar(places + width / 2, theirs, width, color=GREY, label="paper (OPT-350M)")
     axes.set_xticks(places, percent.columns)
     axes.set(xlabel="role", ylabel="on (% of searches)", ylim=(0, 100))
-    style.legend_below(figure, axes, columns=2)
+    style.legend_below(figure, [axes], columns=2)
     return figure
 
 

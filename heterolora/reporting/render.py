@@ -1,17 +1,15 @@
 """A report in the formats of people and programs."""
 
-import html
 import io
 from collections.abc import Callable, Mapping
 
-import pandas as pd
-from pandas.io.formats.style import Styler
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from heterolora.reporting.page import page
 from heterolora.reporting.report import Report
 
 WIDTH = 100
@@ -31,8 +29,7 @@ def show(report: Report, console: Console) -> None:
     console.print(Text(report.caption))
     for part in report.sections:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-        for index, name in enumerate(part.frame.columns):
-            words = index == 0 or name in ("task", "against", "row", "model")
+        for name, words in zip(part.frame.columns, part.in_words, strict=True):
             table.add_column(name, justify="left" if words else "right", overflow="fold")
         for row in part.frame.itertuples(index=False):
             table.add_row(*map(escape, row), style="dim" if row[0].startswith("  ") else "")
@@ -62,7 +59,8 @@ def latex(report: Report) -> str:
     parts = ["% \\usepackage{booktabs}", f"% {report.title}: {report.caption}"]
     for part in report.sections:
         caption = _tex(f"{report.title}. {part.title}. {part.explanation}")
-        table = _styled(part.frame, _tex).to_latex(hrules=True, caption=caption, position="t")
+        styled = part.frame.style.hide(axis="index").format(_tex).format_index(_tex, axis=1)
+        table = styled.to_latex(hrules=True, caption=caption, position="t")
         parts.append(table.rstrip())
     if report.notes:
         items = "\n".join(f"  \\item {_tex(note)}" for note in report.notes)
@@ -75,22 +73,6 @@ def csv(report: Report) -> str:
     return str(report.numbers.to_csv(index=False))
 
 
-def page(report: Report) -> str:
-    """One HTML page."""
-    title = html.escape(report.title)
-    parts = [f"<h1>{title}</h1>", f"<p>{html.escape(report.caption)}</p>"]
-    for number, part in enumerate(report.sections):
-        table = _styled(part.frame, html.escape).to_html(table_uuid=str(number))
-        parts += [f"<h2>{html.escape(part.title)}</h2>", table]
-        parts.append(f"<p>{html.escape(part.explanation)}</p>")
-    if report.notes:
-        items = "".join(f"<li>{html.escape(note)}</li>" for note in report.notes)
-        parts += ["<h2>Notes</h2>", f"<ul>{items}</ul>"]
-    head = f'<meta charset="utf-8" /><title>{title}</title>{_STYLE}'
-    body = "\n".join(parts)
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
-
-
 FORMATS: Mapping[str, Callable[[Report], str]] = {
     "terminal": terminal,
     "markdown": markdown,
@@ -99,11 +81,6 @@ FORMATS: Mapping[str, Callable[[Report], str]] = {
     "html": page,
 }
 
-_STYLE = (
-    "<style>body{font-family:sans-serif;max-width:70em;margin:2em auto}"
-    "td,th{padding:.2em .8em;text-align:right}td:first-child,th:first-child{text-align:left}"
-    "</style>"
-)
 _TEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -120,7 +97,3 @@ _TEX = str.maketrans(
 def _tex(text: str) -> str:
     """`text` with LaTeX's special characters escaped."""
     return text.translate(_TEX)
-
-
-def _styled(frame: pd.DataFrame, escaped: Callable[[str], str]) -> Styler:
-    return frame.style.hide(axis="index").format(escaped).format_index(escaped, axis=1)

@@ -17,6 +17,12 @@ class Section:
     explanation: str
     frame: pd.DataFrame
 
+    @property
+    def in_words(self) -> list[bool]:
+        """Which columns hold words, which stand to the left, and not numbers."""
+        named = ("task", "against", "row", "model")
+        return [not index or name in named for index, name in enumerate(self.frame.columns)]
+
 
 @dataclass(frozen=True, eq=False)
 class Report:

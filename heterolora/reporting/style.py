@@ -32,9 +32,6 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "heterolora",
 }
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000")
-"""Of Okabe and Ito: what stands in one pair of axes and is no role."""
-
 ROLE_COLOURS = {
     **{"q": "#0072B2", "k": "#332288", "v": "#009E73", "o": "#999933"},
     **{"gate": "#882255", "up": "#44AA99", "down": "#777777"},
@@ -47,22 +44,33 @@ MIDDLE = 0.55
 
 def panel(title: str, height: float) -> tuple[Figure, Axes]:
     """A figure of one column's width with one pair of axes."""
-    figure, (axes,) = panels(title, height, 1)
+    figure, (axes,) = panels(title, height, (1, 1))
     return figure, axes
 
 
-def panels(title: str, height: float, rows: int) -> tuple[Figure, Sequence[Axes]]:
-    """A figure of one column's width with axes below one another, which share their scales."""
+def panels(title: str, height: float, shape: tuple[int, int]) -> tuple[Figure, list[Axes]]:
+    """A figure of one column's width with rows and columns of axes, which share their scales."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     lines = [part for line in title.splitlines() for part in textwrap.wrap(line, 62)]
     figure.suptitle("\n".join(lines), fontsize=7.5)
-    return figure, figure.subplots(rows, sharex=True, sharey=True, squeeze=False)[:, 0].tolist()
+    return figure, figure.subplots(*shape, sharex=True, sharey=True, squeeze=False).ravel().tolist()
 
 
-def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
-    """The legend, where it hides no data."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+def legend_below(figure: Figure, rows: Sequence[Axes], columns: int) -> None:
+    """One legend for all axes, where it hides no data."""
+    named = {
+        label: handle
+        for axes in rows
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        [*named.values()],
+        [*named],
+        loc="outside lower center",
+        ncols=columns,
+        handlelength=2.5,
+        columnspacing=1,
+    )
 
 
 def slug(name: str) -> str:

@@ -1,0 +1,163 @@
+"""The curves of a sweep: which arms share a panel, and how each is told apart.
+
+The figure and the page draw the same ones.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from heterolora.reporting.arms import CONTROL, Arm, labels
+from heterolora.reporting.frame import Settings
+
+PROXY_COLOURS: Mapping[str, str] = {
+    **{CONTROL: "#CC79A7", "gradnorm": "#0072B2"},
+    **{"snip": "#D55E00", "synflow": "#009E73"},
+}
+"""Of Okabe and Ito, for eyes that confuse red and green; the same in every figure."""
+
+SPARE_COLOURS = ("#E69F00", "#56B4E9", "#000000")
+"""Of the same palette, for the proxies of users; its yellow cannot be seen on white."""
+
+GREY = "#777777"
+"""Of what has no proxy."""
+
+DASHES: Sequence[Sequence[float]] = ((), (4, 1.5), (1, 1.2), (5, 1.5, 1, 1.5))
+"""Strokes and gaps, in widths of the line: as many as can be told apart."""
+
+WIDTHS = (1.2, 0.6, 2.0)
+"""Of lines, in points: where a proxy has more curves than there are dashes, they go on in these."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The metric of an arm after each epoch, over its seeds.
+
+    Attributes:
+        label: what tells it apart in its panel; the same label looks the same in all panels.
+        colour: of its proxy; grey where it has none.
+        dashes: one of `DASHES`.
+        width: one of `WIDTHS`.
+        reference: whether it has no proxy.
+        seeds: how many there are.
+        epochs: counted from 1.
+        mean: over seeds, after each epoch.
+        low: the lowest seed.
+        high: the highest seed.
+    """
+
+    label: str
+    colour: str
+    dashes: Sequence[float]
+    width: float
+    reference: bool
+    seeds: int
+    epochs: Sequence[int]
+    mean: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+    @classmethod
+    def of(cls, arm: Arm, label: str, colour: str, place: int) -> "Curve":
+        """The curve of an arm that is number `place` of its colour."""
+        metrics = [[run.scale * row.metrics[run.metric] for row in run.epochs] for run in arm.runs]
+        mean, low, high = (f(metrics, axis=0).tolist() for f in (np.mean, np.min, np.max))
+        width, dash = divmod(place, len(DASHES))
+        return cls(
+            label,
+            colour,
+            DASHES[dash],
+            WIDTHS[width % len(WIDTHS)],
+            arm.setting("proxy.name") is None,
+            len(arm.runs),
+            [row.epoch for row in arm.runs[0].epochs],
+            *(mean, low, high),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """What one pair of axes shows: the references first."""
+
+    title: str
+    curves: Sequence[Curve]
+
+    @property
+    def shifts(self) -> list[float]:
+        """How far each curve is moved along the epochs, so that ranges stand side by side."""
+        count = sum(not curve.reference for curve in self.curves)
+        places = iter(np.linspace(-0.15, 0.15, count).tolist() if count > 1 else [0.0])
+        return [0.0 if curve.reference else next(places) for curve in self.curves]
+
+
+def proxy_colours(names: Iterable[str | None]) -> dict[str, str]:
+    """A colour for each proxy; those without one of their own take the spare ones by name."""
+    unknown = sorted({name for name in names if name is not None} - PROXY_COLOURS.keys())
+    spare = {name: SPARE_COLOURS[index % len(SPARE_COLOURS)] for index, name in enumerate(unknown)}
+    return {**PROXY_COLOURS, **spare}
+
+
+def by_subject(found: Iterable[Arm]) -> dict[str, list[Arm]]:
+    """The arms of each task and model."""
+    subjects: dict[str, list[Arm]] = {}
+    for arm in found:
+        subject = f"{arm.setting('task.name')}, {arm.setting('model.name')}"
+        subjects.setdefault(subject, []).append(arm)
+    return subjects
+
+
+def panels(arms: Sequence[Arm], colours: Mapping[str, str]) -> list[Panel]:
+    """A panel for each strategy, and within it for each setting that is not the proxy's.
+
+    An arm without a proxy is a reference: it stands in every panel that agrees with its settings,
+    and in all of them where none does.
+
+    Args:
+        arms: of one task and model.
+        colours: by proxy.
+    """
+    of_proxy, shared = _names(arms)
+    searched = [arm for arm in arms if of_proxy[arm]]
+    references = [arm for arm in arms if not of_proxy[arm]]
+    titles = list(dict.fromkeys(shared[arm] for arm in searched)) or ["no search"]
+    fitting = {
+        arm: [title for title in titles if _words(shared[arm]) <= _words(title)]
+        for arm in references
+    }
+    names = {
+        arm: arm.setting("strategy.name") if fitting[arm] else shared[arm] for arm in references
+    } | {arm: of_proxy[arm] for arm in searched}
+    labels_of: dict[str | None, set[str]] = {}
+    for arm, name in names.items():
+        labels_of.setdefault(arm.setting("proxy.name"), set()).add(name)
+    curves = {}
+    for arm, name in names.items():
+        proxy = arm.setting("proxy.name")
+        place = sorted(labels_of[proxy]).index(name)
+        curves[arm] = Curve.of(arm, name, GREY if proxy is None else colours[proxy], place)
+    return [
+        Panel(
+            title,
+            [curves[arm] for arm in references if title in (fitting[arm] or titles)]
+            + [curves[arm] for arm in searched if shared[arm] == title],
+        )
+        for title in titles
+    ]
+
+
+def _names(arms: Sequence[Arm]) -> tuple[dict[Arm, str], dict[Arm, str]]:
+    """What each arm's proxy is called, empty where it has none; and all its other settings."""
+    parts: list[list[Settings]] = [
+        [
+            {key: value for key, value in arm.settings.items() if key.startswith("proxy.") is own}
+            for arm in arms
+        ]
+        for own in (True, False)
+    ]
+    of_proxy, shared = (dict(zip(arms, labels(part), strict=True)) for part in parts)
+    return of_proxy, shared
+
+
+def _words(label: str) -> set[str]:
+    return set(label.split(", ")[1:])
