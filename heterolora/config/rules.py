@@ -5,6 +5,7 @@ A rule asks for sections by the types of its parameters, and yields a line for e
 are asked before any weights are loaded.
 """
 
+import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from heterolora.config.schema import (
     SelectionConfig,
     StrategyConfig,
     TaskConfig,
+    TrackerConfig,
 )
 from heterolora.config.validation import Rule
 from heterolora.files import split_files
@@ -126,6 +128,17 @@ def selection_for_search(
         yield f"selection=null: strategy={strategy.name} needs one; choose it with selection=top"
 
 
+def trackers_are_installed(tracking: dict[str, TrackerConfig]) -> Iterable[str]:
+    """What a run is followed with is there before it begins."""
+    for name, section in tracking.items():
+        needs = section.build().needs
+        if needs is not None and importlib.util.find_spec(needs) is None:
+            yield (
+                f"tracking={name}: needs the package {needs}; pip install 'heterolora[{name}]', or "
+                "choose tracking=local"
+            )
+
+
 RULES: tuple[Rule, ...] = (
     task_fits_itself,
     data_is_there,
@@ -136,4 +149,5 @@ RULES: tuple[Rule, ...] = (
     rank_for_sites,
     whole_rank,
     selection_for_search,
+    trackers_are_installed,
 )
