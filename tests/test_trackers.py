@@ -199,12 +199,14 @@ def test_a_resumed_run_has_every_point_once(fate: str, settings: list[str], tmp_
     command = Command(composed(*settings, ALL), tmp_path / "outputs")
     happens, code = FATES[fate]
     assert command.run(fate=happens) == code
+    assert "INFO" not in command.log.read_text()  # of MLflow, which makes its tables
     directory = command.directory
     _, before = stored(directory)
     assert before.info.status == ("KILLED" if fate == "stopped" else "RUNNING")
     assert max(step for step, _ in in_csv(directory)["train/loss"]) > 8
     assert command.run() == 0, command.log.read_text()
     assert "resumed at step" in command.log.read_text()
+    assert "INFO" not in command.log.read_text()
     assert_whole(directory, seconds=False)
     client, run = stored(directory)
     assert (run.info.run_id, run.info.status) == (before.info.run_id, "FINISHED")
@@ -306,10 +308,16 @@ def test_a_logger_that_fails_is_not_asked_again() -> None:
     assert "(a reason)" in console.file.getvalue()
 
 
-def test_a_server_that_cannot_be_reached_is_one_line(
-    command_line: CommandLine, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:///{broken}", "nope://x"])
+def test_a_store_that_cannot_be_opened_is_one_line(
+    uri: str,
+    command_line: CommandLine,
+    tiny: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(mlflow.URI, "http://127.0.0.1:9")
+    (tmp_path / "broken.db").write_text("no database, whatever it is called")
+    monkeypatch.setenv(mlflow.URI, uri.format(broken=tmp_path / "broken.db"))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     done = command_line(*tiny, "tracking=mlflow")
     assert done.code == 2

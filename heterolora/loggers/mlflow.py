@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from filelock import FileLock
 from rich.console import Console
 
-from heterolora.errors import TrackingError, one_line
+from heterolora.errors import TrackingError, UserError, one_line
 from heterolora.files import write_atomically
 from heterolora.loggers.base import (
     Row,
@@ -52,16 +52,18 @@ class Mlflow(Tracker):
         Raises:
             TrackingError: if MLflow does not take it.
         """
-        # Both are read when a request is made. By default it would be minutes before a server that
-        # is gone is given up, and a training waits.
+        # A training waits while requests are tried again, by default for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        # It is read by the import below, which also sets how much is told: of each table.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow.exceptions import MlflowException
+        import mlflow  # noqa: F401
 
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # else it tells of each table
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         try:
             return MlflowLogger(info, f"{self.project}/{info.name}")
-        except (MlflowException, ImportError) as error:
+        except UserError:  # of the record
+            raise
+        except Exception as error:  # each kind of store has errors of its own
             raise TrackingError(
                 f"tracking=mlflow: {one_line(error)}; check {URI}, or choose tracking=local"
             ) from error
