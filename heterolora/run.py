@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from heterolora.config import Config, checkpoints, identity, prepare
 from heterolora.config.fingerprints import model_fingerprint
 from heterolora.data import sources
 from heterolora.errors import one_line
-from heterolora.loggers.base import Loggers, RunInfo
+from heterolora.loggers.base import Loggers, RunInfo, clear
 from heterolora.loggers.console import ConsoleLogger, headline, print_summary
 from heterolora.proxies.base import scores_of
 from heterolora.records import schema
@@ -31,7 +31,6 @@ from heterolora.sites import Site
 from heterolora.tasks import Encoded, Examples, Task
 from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.importance import leave_one_out
-from heterolora.training.logging import Logger
 from heterolora.training.memory import forget_peak, memory_advice, peak_memory
 from heterolora.training.precision import autocast_for, device_name, matmul_precision
 from heterolora.training.signals import Signals, Stopped
@@ -165,6 +164,8 @@ def _execute(
     begun = (directory / schema.RUN).exists() and not config.rerun
     origin = provenance(config.device, device_name(device))
     record = Record.open(directory, config.resolved(), origin, resume)
+    if not resume:
+        clear(directory)
     if begun and not resume:
         logger.warning(
             "%s: no checkpoint to resume from; starting over and clearing what the run left",
@@ -250,13 +251,14 @@ def _train(
     resume: bool,
 ) -> Steps[None]:
     """Take up what an earlier process left, and train."""
-    device, info = torch.device(config.device), run_info(config, record.directory)
+    device = torch.device(config.device)
     with memory_advice(device):
         scores = _scores(config, trainer)  # of the weights before training
         resumed = _resume(record, trainer) if resume else None
-    if config.tracking.name == "wandb":
-        loggers.add(_wandb(config, info, console))
-    loggers.add(ConsoleLogger(console, info, trainer.steps_per_epoch, label, resumed))
+    info = replace(run_info(config, record.directory), resumed=resumed)
+    for tracker in config.tracking.values():
+        loggers.add(tracker.build().follow(info, console))
+    loggers.add(ConsoleLogger(console, info, trainer.steps_per_epoch, label))
     if trainer.strategy.searches and (said := trainer.strategy.shortfall(trainer.steps_per_epoch)):
         logger.warning(said)
     with memory_advice(device):
@@ -341,20 +343,6 @@ def _numbers(config: Config, trainer: Trainer) -> Row:
         "seconds": {name: round(value, 3) for name, value in trainer.clock.seconds.items()},
         "peak_memory_bytes": peak_memory(trainer.device),
     }
-
-
-def _wandb(config: Config, info: RunInfo, console: Console) -> Logger:
-    from heterolora.loggers.wandb import WandbLogger  # takes its time, and not every run has it
-
-    tracking = config.tracking
-    return WandbLogger(
-        info,
-        console,
-        project=tracking.project,
-        entity=tracking.entity,
-        group=tracking.group,
-        tags=tracking.tags,
-    )
 
 
 def _facts(config: Config, origin: Row) -> Row:

@@ -1,4 +1,4 @@
-"""Settings of what a configuration can choose: proxies, selections, strategies, tasks.
+"""Settings of what a configuration can choose: proxies, selections, strategies, tasks, trackers.
 
 Such a class is a frozen dataclass whose settings are fields made by `setting`, so that one
 declaration serves the constructor, its checks, and the schema and help that a configuration derives

@@ -16,7 +16,7 @@ def main() -> int:
     """Save it and say where it is."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--entity", required=True, help="the user or team that owns the project")
-    parser.add_argument("--project", default="heterolora", help="as in tracking.project")
+    parser.add_argument("--project", default="heterolora", help="as in tracking.wandb.project")
     parser.add_argument("--metric", default="accuracy", help="the validation metric of its tasks")
     arguments = parser.parse_args()
     try:

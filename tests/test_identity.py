@@ -168,7 +168,7 @@ def test_the_identity_ignores_where_and_how_often(
     house: DictConfig, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network, "stay_offline", lambda: None)  # the tests after this one are not
-    elsewhere = ["tracking.name=wandb", "tracking.project=p", "tracking.tags=[a]"]
+    elsewhere = ["tracking.wandb.project=p", "tracking.wandb.tags=[a]"]
     ignored = [change.format(**places) for change in IGNORED]
     changed = prepare(edited(house, *ignored, *elsewhere, "precision=fp32"))
     config = prepare(edited(house, "precision=fp32"))

@@ -122,7 +122,7 @@ def importers(package: str) -> set[str]:
     return {
         file
         for file, path in files.items()
-        if any(name.split(".")[0] == package for name in imports(path))
+        if any(f"{name}.".startswith(f"{package}.") for name in imports(path))
     }
 
 
@@ -130,8 +130,10 @@ def test_hydra_is_at_the_door_only() -> None:
     assert all(file.startswith(("train.py", "heterolora/cli/")) for file in importers("hydra"))
 
 
-@pytest.mark.parametrize("package", ["wandb", "wandb_workspaces"])
-def test_wandb_is_in_loggers_only(package: str) -> None:
+@pytest.mark.parametrize(
+    "package", ["wandb", "wandb_workspaces", "mlflow", "torch.utils.tensorboard"]
+)
+def test_what_is_logged_to_is_in_loggers_only(package: str) -> None:
     found = importers(package)
     assert found
     assert all(file.startswith("heterolora/loggers/") for file in found)

@@ -230,7 +230,9 @@ def test_wandb_offline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SOME_TOKEN", "a-secret-of-mine")
-    done = command_line(*tiny, "tracking=wandb", "tracking.project=p", "tracking.tags=[a]")
+    done = command_line(
+        *tiny, "tracking=wandb", "tracking.wandb.project=p", "tracking.wandb.tags=[a]"
+    )
     assert done.code == 0, done.err
     (directory,) = (tmp_path / "outputs" / "main" / "rte").iterdir()
     (folder,) = (directory / "wandb").glob("offline-run-*")

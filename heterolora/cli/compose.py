@@ -14,12 +14,15 @@ from heterolora.errors import ConfigError, one_line
 from heterolora.locations import CONF
 
 HYDRA_VERSION = "1.3"
+SEVERAL = ("tracking",)
+"""Groups of which a list takes several options at once."""
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
     """Refuse what Hydra would take without a word, and nothing would come of; and what it fails at.
 
-    That is a list where a group takes one choice, of which it would use the last; what names data
+    That is a list where a group takes one choice, of which it would use the last, or where one of
+    several is unknown; what names data
     at the hub, beside `task.path`, which says where it is on disk; and null for a group.
 
     Raises:
@@ -43,6 +46,13 @@ def _not_one_choice(override: str) -> list[str]:
     values = list(parsed.sweep_iterator()) if parsed.is_discrete_sweep() else [parsed.value()]
     if not (CONF / parsed.key_or_group).is_dir() or parsed.is_delete():
         return []
+    if group in SEVERAL:
+        values = [
+            one for value in values for one in (value if isinstance(value, list) else [value])
+        ]
+        known = _options(group)
+        wrong = [one for one in values if str(one) not in known]
+        return [_no_such(group, "null" if one is None else str(one)) for one in wrong]
     if any(isinstance(value, list) for value in values):
         each = given.replace("[", "").replace("]", "").replace(" ", "")
         return [f"{override}: {group} takes one choice; to run each of them, use -m {group}={each}"]
@@ -91,16 +101,18 @@ def composition_problems(error: Exception, overrides: Sequence[str]) -> list[str
     problems: list[str] = []
     sound: list[str] = []
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
-        for override in overrides:
+        # What is chosen comes first: it decides which keys there are.
+        for override in sorted(overrides, key=lambda override: bool(_changed(override))):
+            chosen = [option for option in sound if not _changed(option)]
             try:
                 check_overrides([override])
-                compose("config", [override])
+                compose("config", [*chosen, override])
                 sound.append(override)
             except ConfigError as problem:
                 problems += problem.problems
             except (HydraException, OmegaConfBaseException) as problem:
                 if "--multirun" not in str(problem):
-                    problems.append(_override_problem(override, problem))
+                    problems.append(_override_problem(override, chosen, problem))
         changed = {key for override in sound for key in _changed(override)}
         try:
             problems += changes(compose("config", sound), changed) if changed else []
@@ -123,7 +135,7 @@ def _changed(override: str) -> list[str]:
     return [parsed.key_or_group.split(".")[0]]
 
 
-def _override_problem(override: str, problem: Exception) -> str:
+def _override_problem(override: str, chosen: Sequence[str], problem: Exception) -> str:
     from heterolora.config import suggestion
 
     key, _, value = override.partition("=")
@@ -132,7 +144,9 @@ def _override_problem(override: str, problem: Exception) -> str:
     if options and value not in options:
         return _no_such(key, value)
     if "Could not override" in str(problem):
-        known = _dotted(OmegaConf.to_container(compose("config")))
+        known = _dotted(OmegaConf.to_container(compose("config", [*chosen])))
+        section = key.split(".")[0]
+        known = [one for one in known if one.split(".")[0] == section] or known
         return f"{key}: unknown key; {suggestion(key, known)}"
     return f"{override}: {one_line(problem)[:200]}"
 

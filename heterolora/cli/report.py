@@ -9,6 +9,7 @@ python scripts/report.py outputs/main --table table2 --where training.epochs=5 -
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +143,10 @@ def main(arguments: Sequence[str]) -> None:
         for figure in figures:
             aside.print(figure)
     if asked.wandb:
+        from heterolora.loggers.wandb import Wandb
         from heterolora.loggers.wandb_report import log_report
 
-        tracking = runs["run"].iloc[0].config["tracking"]
+        tracking = asdict(Wandb()) | runs["run"].iloc[0].tracking.get("wandb", {})
         log_report(made.title, plain(made), figures, asked.folder, tracking, aside)
 
 

@@ -22,7 +22,9 @@ from heterolora.config.schema import (
     SelectionConfig,
     StrategyConfig,
     TaskConfig,
+    TrackerConfig,
 )
+from heterolora.locations import CONF
 from heterolora.settings import Settings, class_in, names_in, settable
 
 
@@ -33,13 +35,13 @@ class Group:
     Attributes:
         package: has one file for each choice.
         base: what the sections of all choices share.
-        tag: the key that names the choice.
+        tag: the key that names the choice; None where it is named by the key of the whole section.
         default: what it names where it is not given.
     """
 
     package: str
     base: type[PluginConfig]
-    tag: str = "name"
+    tag: str | None = "name"
     default: str | None = None
 
 
@@ -49,6 +51,7 @@ GROUPS: Mapping[str, Group] = {
     "selection": Group("heterolora.allocation.selection", SelectionConfig),
     "strategy": Group("heterolora.strategies", StrategyConfig),
     "task": Group("heterolora.tasks", TaskConfig, tag="kind", default="classification"),
+    "tracking": Group("heterolora.loggers", TrackerConfig, tag=None),
 }
 
 
@@ -69,6 +72,13 @@ def choices(group: str) -> list[str]:
     return names_in(GROUPS[group].package, KINDS)
 
 
+def trackers() -> dict[str, type[PluginConfig]]:
+    """The sections of all that can be chosen under `tracking`, where a choice has a YAML."""
+    names = sorted(file.stem for file in (CONF / "tracking").glob("*.yaml"))
+    sections = {name: find("tracking", name) for name in names}
+    return {name: section for name, section in sections.items() if section is not None}
+
+
 @functools.cache
 def section(settings: type[Settings], group: str, name: str) -> type[PluginConfig]:
     """The section that describes `settings`.
@@ -76,15 +86,16 @@ def section(settings: type[Settings], group: str, name: str) -> type[PluginConfi
     Args:
         settings: a frozen dataclass whose fields are made by `setting`.
         group: a key of `GROUPS`.
-        name: the one value of the group's tag.
+        name: the one value of the group's tag, if it has one.
     """
     hints = get_type_hints(settings)
     fields: dict[str, Any] = {
         field.name: (strict(hints[field.name]), _described(field)) for field in settable(settings)
     }
     chosen = GROUPS[group]
-    default = ... if chosen.default is None else chosen.default
-    fields[chosen.tag] = (Literal[name], Field(default, examples=[name], validate_default=True))
+    if chosen.tag is not None:
+        default = ... if chosen.default is None else chosen.default
+        fields[chosen.tag] = (Literal[name], Field(default, examples=[name], validate_default=True))
     create: Any = create_model  # mypy's plug-in takes the name below for a class
     made: type[PluginConfig] = create(
         f"{settings.__name__}Config",

@@ -5,6 +5,7 @@ A rule asks for sections by the types of its parameters, and yields a line for e
 are asked before any weights are loaded.
 """
 
+import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from heterolora.config.schema import (
     SelectionConfig,
     StrategyConfig,
     TaskConfig,
+    TrackerConfig,
 )
 from heterolora.config.validation import Rule
 from heterolora.files import split_files
@@ -136,6 +138,17 @@ def shortcuts_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Iter
         )
 
 
+def trackers_are_installed(tracking: dict[str, TrackerConfig]) -> Iterable[str]:
+    """What a run is followed with is there before it begins."""
+    for name, section in tracking.items():
+        needs = section.build().needs
+        if needs is not None and importlib.util.find_spec(needs) is None:
+            yield (
+                f"tracking={name}: needs the package {needs}; pip install 'heterolora[{name}]', or "
+                "choose tracking=local"
+            )
+
+
 RULES: tuple[Rule, ...] = (
     shortcuts_for_method,
     task_fits_itself,
@@ -147,4 +160,5 @@ RULES: tuple[Rule, ...] = (
     rank_for_sites,
     whole_rank,
     selection_for_search,
+    trackers_are_installed,
 )

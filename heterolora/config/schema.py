@@ -1,7 +1,7 @@
 """The schema of a run's configuration, section by section.
 
-The sections of proxies, selections, strategies and tasks are derived from the classes of the
-library (`heterolora.config.plugins`), so that adding one is one file and one YAML.
+The sections of proxies, selections, strategies, tasks and trackers are derived from their classes
+(`heterolora.config.plugins`), so that adding one is one file and one YAML.
 """
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NewType, Self
@@ -119,16 +119,6 @@ class CheckpointConfig(Section):
     every_minutes: Number = Field(gt=0, examples=[10])
 
 
-class TrackingConfig(Section):
-    """Where metrics go besides the local files, which are always written."""
-
-    name: Literal["local", "wandb"] = Field(examples=["local"])
-    project: str = Field(default="heterolora", min_length=1)
-    entity: str | None = None
-    group: str | None = None
-    tags: tuple[str, ...] = ()
-
-
 class PluginConfig(Section):
     """What a `Settings` class of the library can be told, and the object that `build` makes of it.
 
@@ -216,6 +206,10 @@ class TaskConfig(PluginConfig):
         return made
 
 
+class TrackerConfig(PluginConfig):
+    """Where metrics go besides the record, by the name of its file in `heterolora/loggers`."""
+
+
 class OptimizerConfig(Section):
     """AdamW at a constant learning rate."""
 
@@ -252,7 +246,7 @@ class Config(Section):
     training: TrainingConfig
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
-    tracking: TrackingConfig
+    tracking: dict[str, SerializeAsAny[TrackerConfig]]
     importance: dict[str, SerializeAsAny[ProxyConfig]]
     runs_per_job: PositiveInt = Field(examples=[3])
     table: Any = Field(default=None, exclude=True)

@@ -107,18 +107,18 @@ def bound(rule: Rule) -> dict[str, str]:
 
 def _typed(key: str, value: Any) -> Any:
     """The value of a key of `Config`, as its schema has it."""
-    if key == "importance" and isinstance(value, Mapping):
+    if key in NAMED and isinstance(value, Mapping):
         problems: list[str] = []
-        proxies: dict[str, Any] = {}
-        for name, proxy in value.items():
+        made: dict[str, Any] = {}
+        for name, section in value.items():
             try:
-                proxies[name] = _plugin(f"{key}.{name}", "proxy", proxy)
+                made[name] = NAMED[key](key, str(name), section)
             except ConfigError as error:
                 problems.extend(error.problems)
         if problems:
             raise ConfigError(problems)
-        return proxies
-    if key in plugins.GROUPS:
+        return made
+    if key in plugins.GROUPS and key not in NAMED:
         return _plugin(key, key, value)
     field = Config.model_fields[key]
     if field.exclude:
@@ -140,6 +140,28 @@ def _plugin(key: str, group: str, value: Any) -> Any:
         )
         raise ConfigError([f"{key}.{chosen.tag}={name}: there is no such {group}; {remedy}"])
     return _checked(key, schema, value)
+
+
+def _proxy(key: str, name: str, value: Any) -> Any:
+    """The section of a proxy under a name of the user's."""
+    return _plugin(f"{key}.{name}", "proxy", value)
+
+
+def _tracker(key: str, name: str, value: Any) -> Any:
+    """The section of the tracker that `name` is of."""
+    known = plugins.trackers()
+    if name in known and isinstance(value, Mapping):
+        return _checked(f"{key}.{name}", known[name], value)
+    if name in known:
+        remedy = f"choose it with {key}={name}, or leave it out with {key}=local"
+        raise ConfigError([f"{key}.{name}={value}: must be a mapping of settings; {remedy}"])
+    homes = [f"{key}.{other}.{name}" for other in known if name in known[other].model_fields]
+    remedy = f"did you mean {' or '.join(homes)}?" if homes else suggestion(name, known)
+    raise ConfigError([f"{key}.{name}: unknown key; {remedy}"])
+
+
+NAMED: Mapping[str, Callable[[str, str, Any], Any]] = {"importance": _proxy, "tracking": _tracker}
+"""Keys of `Config` that hold any number of sections by name, and what makes one of these."""
 
 
 def _checked(key: str, schema: Any, value: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Where a run is followed: the console, Weights & Biases."""
+"""Where a run is followed: the console, and what `tracking` chooses."""

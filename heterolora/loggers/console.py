@@ -35,7 +35,6 @@ class ConsoleLogger:
         steps_per_epoch: optimizer steps.
         label: begins each line of a run that may share the console with others, which then has
             no bar; empty for a run that has it alone.
-        resumed: the step at which the run goes on; None where it begins.
     """
 
     def __init__(
@@ -44,7 +43,6 @@ class ConsoleLogger:
         info: RunInfo,
         steps_per_epoch: int,
         label: str = "",
-        resumed: int | None = None,
     ) -> None:
         self._console = console
         self._label = f"{label} " if label else ""
@@ -65,13 +63,13 @@ class ConsoleLogger:
             transient=True,
         )
         self._task = self._bar.add_task(
-            "training", total=self._epochs * steps_per_epoch, completed=resumed or 0
+            "training", total=self._epochs * steps_per_epoch, completed=info.resumed or 0
         )
         self._bar.start()
-        if resumed is not None:
-            epoch = min(resumed // steps_per_epoch + 1, self._epochs)
+        if info.resumed is not None:
+            epoch = min(info.resumed // steps_per_epoch + 1, self._epochs)
             self._console.print(
-                f"{self._label}resumed at step {resumed} (epoch {epoch})", highlight=False
+                f"{self._label}resumed at step {info.resumed} (epoch {epoch})", highlight=False
             )
 
     def log_step(self, row: Row) -> None:

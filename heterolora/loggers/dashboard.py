@@ -19,7 +19,7 @@ def workspace(entity: str, project: str, metric: str) -> ws.Workspace:
 
     Args:
         entity: the user or team that owns the project.
-        project: as in `tracking.project`.
+        project: as in `tracking.wandb.project`.
         metric: the validation metric of its tasks, such as `accuracy`.
     """
     return ws.Workspace(

@@ -2,161 +2,165 @@
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import wandb
 from rich.console import Console
 
-from heterolora.drawing.heatmap import heatmap
 from heterolora.errors import TrackingError, one_line
 from heterolora.files import write_atomically
-from heterolora.loggers.base import Row, RunInfo
-from heterolora.records.record import WANDB_ID
+from heterolora.loggers.base import (
+    Row,
+    RunInfo,
+    Tracker,
+    epoch_scalars,
+    search_scalars,
+    step_scalars,
+    warn,
+)
+from heterolora.settings import setting
 from heterolora.sites import Site
 
+if TYPE_CHECKING:
+    import wandb
 
-class WandbLogger:
+ID = "wandb-id"
+"""A file: a run that is resumed goes on in the same W&B run, one that starts over in another."""
+
+
+@dataclass(frozen=True)
+class Wandb(Tracker):
     """One W&B run, named and identified by the run directory, so that it can be resumed.
 
     With `offline`, without an API key, or where the server cannot be reached, it is kept offline in
-    the run directory, and its end says how to send it. A W&B that fails later is left alone from
-    then on: the local files are the record.
-
-    Args:
-        info: on the run.
-        console: where to warn.
-        project: the W&B project.
-        entity: the user or team that owns it; None for the default.
-        group: of runs; None for `<name>/<task>`.
-        tags: beside those that say what is run.
+    the run directory, and its end says how to send it.
     """
 
-    def __init__(
-        self,
-        info: RunInfo,
-        console: Console,
-        project: str,
-        entity: str | None = None,
-        group: str | None = None,
-        tags: Sequence[str] = (),
-    ) -> None:
-        self._console = console
-        self._alive = True
-        where = {"project": project, "entity": entity, "group": group or f"{info.name}/{info.task}"}
+    title: ClassVar[str] = "W&B"
+    leaves: ClassVar[str] = ID
+
+    project: str = setting("heterolora", help="the W&B project")
+    entity: str | None = setting(None, help="who owns it; null: the default of the API key")
+    group: str | None = setting(None, help="of runs; null: <name>/<task>")
+    tags: tuple[str, ...] = setting((), help="beside those that say what is run", example="[a]")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.project:
+            raise ValueError(
+                "project='': must not be empty; for example tracking.wandb.project=heterolora"
+            )
+
+    def open(self, info: RunInfo, console: Console) -> "WandbLogger":
+        """Begin the W&B run, or take it up again.
+
+        Raises:
+            TrackingError: if W&B does not take it.
+        """
+        import wandb
+
         try:
             try:
-                self._run = _begin(info, where, tags, mode())
+                run = self._begin(info, mode())
             except wandb.errors.CommError as error:
-                self._warn("cannot be reached, so this run is logged offline", error)
+                warn(console, "W&B cannot be reached, so this run is logged offline", error)
                 wandb.teardown()  # its service still holds the run's name
-                self._run = _begin(info, where, tags, "offline")
+                run = self._begin(info, "offline")
         except wandb.errors.Error as error:
             raise TrackingError(
                 f"tracking=wandb: {one_line(error)}; run `wandb login`, set WANDB_MODE=offline, or "
                 "choose tracking=local"
             ) from error
-        self._run.define_metric("*", step_metric="step")
+        return WandbLogger(run, console)
 
-    def _warn(self, what: str, error: Exception) -> None:
-        self._console.print(
-            f"warning: W&B {what} ({one_line(error)}); the run goes on, and its local files are "
-            "complete",
-            style="yellow",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
+    def abandon(self) -> None:
+        """Or its end of the process fails aloud, and a sweep's next run."""
+        import wandb
+
+        wandb.teardown()
+
+    def _begin(self, info: RunInfo, mode: Literal["offline"] | None) -> "wandb.Run":
+        """Open the W&B run; None is its own choice of a mode."""
+        import wandb
+
+        what = (info.name, info.task, info.strategy, info.proxy or "none", f"seed-{info.seed}")
+        return wandb.init(
+            project=self.project,
+            entity=self.entity,
+            group=self.group or f"{info.name}/{info.task}",
+            dir=str(info.directory),
+            id=_identifier(info.directory),
+            name=info.directory.name,
+            resume="allow",
+            reinit="create_new",  # runs of a pack are open side by side
+            mode=mode,
+            job_type=info.arm,
+            tags=[*what, *self.tags],
+            config=dict(info.config),
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, x_disable_stats=True
+            ),
         )
 
-    @contextmanager
-    def _tolerant(self) -> Iterator[None]:
-        """Warn once of whatever W&B raises inside, and leave W&B alone from then on."""
-        try:
-            yield
-        except Exception as error:
-            self._alive = False
-            with suppress(Exception):
-                wandb.teardown()  # or its end of the process fails aloud, and a sweep's next run
-            self._warn("failed and is switched off for the rest of the run", error)
+
+class WandbLogger:
+    """One W&B run that has been opened.
+
+    Args:
+        run: W&B's.
+        console: is told how to send what was kept offline.
+    """
+
+    def __init__(self, run: "wandb.Run", console: Console) -> None:
+        self._run = run
+        self._console = console
+        self._run.define_metric("*", step_metric="step")
 
     def log_step(self, row: Row) -> None:
         """The training loss."""
-        self._log({"step": row["step"], "epoch": row["epoch"], "train/loss": row["loss"]})
+        self._run.log({"step": row["step"], "epoch": row["epoch"], **step_scalars(row)})
 
     def log_epoch(self, row: Row) -> None:
         """Every validation metric."""
-        metrics = {k: v for k, v in row.items() if k not in ("step", "epoch", "train_loss")}
-        named = {f"validation/{key.removeprefix('validation_')}": v for key, v in metrics.items()}
-        self._log({"step": row["step"], "epoch": row["epoch"], **named})
+        self._run.log({"step": row["step"], "epoch": row["epoch"], **epoch_scalars(row)})
 
     def log_search(self, row: Row) -> None:
         """The allocation, as a table and as a heatmap of layers and roles."""
-        if self._alive:
-            with self._tolerant():
-                self._run.log(_allocation(row))
+        self._run.log({"step": row["step"], **search_scalars(row), **_allocation(row)})
 
     def close(self, run: Row) -> None:
         """The content of `run.json` as the summary, and the exit status."""
-        if not self._alive:
-            return
-        with self._tolerant():
-            self._run.summary.update(dict(run))
-            self._run.finish(exit_code=0 if run["status"] == "finished" else 1)
-        if self._alive:
-            say_how_to_send(self._run, self._console)
-
-    def _log(self, row: Row) -> None:
-        if self._alive:
-            with self._tolerant():
-                self._run.log(dict(row))
-
-
-def _begin(info: RunInfo, where: Row, tags: Sequence[str], mode: Literal["offline"] | None) -> Any:
-    """Open the W&B run; None is its own choice of a mode."""
-    what = (info.name, info.task, info.strategy, info.proxy or "none", f"seed-{info.seed}")
-    return wandb.init(
-        **where,
-        dir=str(info.directory),
-        id=_identifier(info.directory),
-        name=info.directory.name,
-        resume="allow",
-        reinit="create_new",  # runs of a pack are open side by side
-        mode=mode,
-        job_type=info.directory.name.removesuffix(f"-s{info.seed}"),  # the arm
-        tags=[*what, *tags],
-        config=dict(info.config),
-        settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True),
-    )
+        self._run.summary.update(dict(run))
+        self._run.finish(exit_code=0 if run["status"] == "finished" else 1)
+        say_how_to_send(self._run, self._console)
 
 
 def _identifier(directory: Path) -> str:
     """The id by which W&B knows the run: of this record alone, and the same when it is resumed."""
-    file = directory / WANDB_ID
+    file = directory / ID
     if not file.is_file():
         write_atomically(file, secrets.token_hex(4))
     return file.read_text()
 
 
-def _allocation(row: Row) -> Row:
+def _allocation(row: Row) -> dict[str, Any]:
+    import wandb
+
+    from heterolora.drawing.heatmap import heatmap
+
     table = wandb.Table(columns=["layer", "role", "score", "rank"])
     for name, score in row["scores"].items():
         site = Site.parse(name)
         table.add_data(site.layer, site.role, score, row["ranks"][name])
-    return {
-        "step": row["step"],
-        "search/parameters": row["parameters"],
-        "search/degenerate": int(row["degenerate"]),
-        "search/tied": row["tied"],
-        "search/seconds": row["seconds"],
-        "search/allocation": table,
-        "search/heatmap": wandb.Image(heatmap(row["scores"], row["ranks"])),
-    }
+    image = wandb.Image(heatmap(row["scores"], row["ranks"]))
+    return {"search/allocation": table, "search/heatmap": image}
 
 
 def has_key() -> bool:
     """Whether W&B would let this machine upload."""
+    import wandb
+
     return wandb.login(prompt=False, verify=False)
 
 
@@ -166,7 +170,7 @@ def mode() -> Literal["offline"] | None:
     return None if keyed else "offline"
 
 
-def say_how_to_send(run: wandb.Run, console: Console) -> None:
+def say_how_to_send(run: "wandb.Run", console: Console) -> None:
     """The command that sends a run which was kept offline."""
     if run.offline:
         console.print(

@@ -27,7 +27,7 @@ def log_report(
         tables: by name; the rows of one all have the same keys.
         figures: files; those that are no PNG are left out.
         folder: where the reported runs lie.
-        tracking: the configuration group of the reported runs: `project`, `entity`, `group`.
+        tracking: as `tracking.wandb` of the reported runs has them: `project`, `entity`, `group`.
         console: is told how to send what was kept offline.
 
     Raises:

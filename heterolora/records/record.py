@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 LINES = (schema.METRICS, schema.ALLOCATIONS)
-WANDB_ID = "wandb-id"
-"""A file: a record that is resumed goes on in the same W&B run, one that starts over in another."""
 RESULTS = (*LINES, *(f"{schema.CHECKPOINT}/{name}" for name in schema.WEIGHTS))
 """What a finished run leaves besides `run.json` and `config.yaml`."""
 
@@ -239,7 +237,7 @@ class Record:
         """Clear what an earlier run left, and write what is known before the first step."""
         # The states to resume from go first: without the lines they count on they are no use.
         shutil.rmtree(self.directory / schema.CHECKPOINT / "resume", ignore_errors=True)
-        for stale in (schema.IMPORTANCE, schema.CODE_DIFF, WANDB_ID, *LINES):
+        for stale in (schema.IMPORTANCE, schema.CODE_DIFF, *LINES):
             (self.directory / stale).unlink(missing_ok=True)
         for weights in self.directory.glob(f"{schema.CHECKPOINT}/*.safetensors"):
             weights.unlink()

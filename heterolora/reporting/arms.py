@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from heterolora.records.read import Run
-from heterolora.reporting.frame import ORIGINS, Settings, finished, flat, shaping, shown
+from heterolora.records.read import Run, flat
+from heterolora.reporting.frame import ORIGINS, Settings, finished, shaping, shown
 from heterolora.reporting.statistics import Spread, spread
 
 CONTROL = "constant"

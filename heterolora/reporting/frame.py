@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from heterolora.config.identity import shaping_settings
-from heterolora.records.read import Run
+from heterolora.records.read import Run, flat
 
 Settings = Mapping[str, Any]
 """Values by dotted key."""
@@ -25,18 +25,6 @@ ORIGINS: Mapping[str, str] = {
 
 ALWAYS = ["run", "status", "identity", "name", "seed", "model.name", "task.name"]
 """Columns that a frame without runs has too."""
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted key; lists as tuples."""
-    # pandas.json_normalize takes 5 ms a run, and makes 5.0 of 5 where another run has no such key.
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = tuple(value) if isinstance(value, list) else value
-    return found
 
 
 def frame(runs: Sequence[Run]) -> pd.DataFrame:
