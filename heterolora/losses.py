@@ -50,8 +50,8 @@ def cross_entropy(output: Any, batch: Batch) -> tuple[Tensor, int]:
 
 def squared_error(output: Any, batch: Batch) -> tuple[Tensor, int]:
     """`sum_i (logit_i - label_i)^2` over n examples; logits (n, 1), labels (n,)."""
-    labels = batch["labels"]
-    return F.mse_loss(_full(output.logits).squeeze(-1), labels, reduction="sum"), len(labels)
+    logits, labels = _full(output.logits).squeeze(-1), batch["labels"]
+    return F.mse_loss(logits, labels.to(logits), reduction="sum"), len(labels)
 
 
 def next_token(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -64,11 +64,41 @@ def next_token(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     return total, (labels != -100).sum()
 
 
+def token_cross_entropy(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """`sum_t -log p(label_t)` over all tokens whose label is not -100, each of its own output.
+
+    logits (n, length, classes), labels (n, length). The count stays on the device.
+    """
+    labels = batch["labels"].flatten()
+    total = F.cross_entropy(_full(output.logits).flatten(0, 1), labels, reduction="sum")
+    return total, (labels != -100).sum()
+
+
+def binary_cross_entropy(output: Any, batch: Batch) -> tuple[Tensor, int]:
+    """The sum over n examples and k labels, each of which is there or not; all (n, k)."""
+    logits, labels = _full(output.logits), batch["labels"]
+    total = F.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="sum")
+    return total, labels.numel()
+
+
+def usual_loss(model: Any) -> Loss:
+    """What transformers trains a model by, from its class and configuration."""
+    kind, config = type(model).__name__, model.config
+    if kind.endswith(("ForTokenClassification", "ForMaskedLM")):
+        return token_cross_entropy
+    if kind.endswith("ForSequenceClassification"):
+        if config.problem_type == "multi_label_classification":
+            return binary_cross_entropy
+        if config.num_labels == 1:
+            return squared_error
+    return default_loss
+
+
 def default_loss(output: Any, batch: Batch) -> tuple[Tensor, Tensor | int]:
     """The usual loss of a Hugging Face head, by the labels.
 
-    Whole numbers (n,) are classes, fractions (n,) the targets of a regression, and whole numbers
-    (n, length) the tokens of a language model.
+    Whole numbers (n,) are classes, fractions (n,) the targets of a regression, fractions (n, k)
+    labels that are there or not, and whole numbers (n, length) the tokens of a language model.
 
     Raises:
         ValueError: if the output has no logits or the batch no labels.
@@ -79,6 +109,8 @@ def default_loss(output: Any, batch: Batch) -> tuple[Tensor, Tensor | int]:
             "a function of (output, batch) that returns the sum of the losses and their count"
         )
     labels = batch["labels"]
+    if labels.is_floating_point() and labels.dim() > 1:
+        return binary_cross_entropy(output, batch)
     if labels.is_floating_point():
         return squared_error(output, batch)
     return cross_entropy(output, batch) if labels.dim() == 1 else next_token(output, batch)

@@ -23,7 +23,7 @@ from transformers import (
 
 import heterolora as hl
 from heterolora.errors import ModelError
-from heterolora.integrations.sites import KEPT, PeftSites
+from heterolora.integrations.sites import STATE, PeftSites
 from heterolora.records.schema import SEARCH_ROW
 from heterolora.settings import setting
 
@@ -238,7 +238,7 @@ def test_it_takes_up_again_where_it_stood(checkpoints: dict[str, Path]) -> None:
         assert torch.equal(adapter.matrices[1], trained_b)
         assert torch.equal(adapter.B[:, :rank], trained_b[:, :rank])
         assert not adapter.B[:, rank:].any()
-    assert KEPT not in optimizer.state[adapter.B]
+    assert not optimizer.param_groups[0][STATE]["kept"]
 
 
 # ---- what a Trainer saves
@@ -372,14 +372,25 @@ def test_what_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
         train(model(path), budget_rank=8)
     with pytest.raises(ModelError, match="use_dora: ranks can be switched in plain LoRA only"):
         train(model(path, use_dora=True))
-    with pytest.raises(ModelError, match="is on no linear layer"):
-        train(model(path, target_modules=["word_embeddings"]))
-    with pytest.raises(ModelError, match="B was not zero before training"):
-        train(model(path, init_lora_weights=False), selection="proportional", proxy=Shaken())
+    with pytest.raises(ModelError, match="word_embeddings: has an adapter, but is no projection"):
+        train(model(path, target_modules=["word_embeddings", "query"]))
+    with pytest.raises(ModelError, match=r"pooler\.dense: has an adapter"):
+        train(model(path, target_modules=["query", "dense"]))
+    for changes, said in (
+        ({"bias": "lora_only"}, "bias=lora_only"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa"),
+        ({"trainable_token_indices": [4]}, "trainable_token_indices"),
+    ):
+        with pytest.raises(ModelError, match=f"{said}: ranks can be switched in plain LoRA only"):
+            train(model(path, **changes))
     with pytest.raises(ValueError, match="steps cannot be observed"):
         callback(proxy=proxy(source="running"))
     with pytest.raises(ValueError, match="proxy='gradnom'"):
         callback(proxy="gradnom")
+    with pytest.raises(ValueError, match="strategy='homogeneous': never searches"):
+        callback(strategy="homogeneous")
+    with pytest.raises(ModelError, match="no training yet"):
+        callback().to_peft(tmp_path)
 
 
 def test_adapters_that_were_trained_before_go_on(
@@ -398,3 +409,80 @@ def test_adapters_that_were_trained_before_go_on(
     assert torch.equal(adapter.B, given)
     trainer(lora, arguments(tmp_path), callback(proxy="constant", strategy="static")).train()
     assert sum(not p.any() for n, p in lora.named_parameters() if "lora_B" in n) == 3
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "sgd", "adafactor"])
+@pytest.mark.parametrize("trained_before", [False, True])
+def test_ranks_come_and_go_under_any_optimizer(
+    trained_before: bool, optim: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    lora = model(checkpoints["bert"], init_lora_weights=not trained_before)
+    back = callback(selection="proportional", proxy=Shaken())
+    args = arguments(tmp_path, save_strategy="no", optim=optim)
+    trainer(lora, args, back, Watch(back)).train()
+    assert len({json.dumps(row["ranks"]) for row in back.searches}) > 3
+
+
+def test_a_training_that_was_broken_off_leaves_nothing_behind(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    class Break(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 4:
+                raise KeyboardInterrupt
+
+    args = arguments(tmp_path, num_train_epochs=1, save_strategy="no")
+    lora, back = model(checkpoints["bert"]), callback(proxy="constant")
+    with pytest.raises(KeyboardInterrupt):
+        trainer(lora, args, back, Break()).train()
+    again = callback(budget_rank=CAPACITY)
+    for used in (back, again):  # the same one, and then all on
+        trainer(lora, args, used).train()
+    before = trained(lora)
+    trainer(lora, args, callback(budget_rank=CAPACITY)).train()
+    for name, tensor in trained(lora).items():
+        assert "lora_B" not in name or not torch.equal(tensor, before[name]), name
+
+
+def test_a_second_training_goes_on_from_the_first(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """A Trainer keeps its optimizer, and with it what is off."""
+    lora, back = model(checkpoints["bert"]), callback(proxy="constant")
+    run = trainer(lora, arguments(tmp_path, save_strategy="no"), back)
+    run.train()
+    whole = {site: adapter.matrices[1] for site, adapter in back._sites.items()}
+    assert any(not torch.equal(b, back._sites[site].B) for site, b in whole.items())
+
+    class Look(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 0:
+                for site, adapter in back._sites.items():
+                    assert torch.equal(adapter.matrices[1], whole[site])
+
+    run.add_callback(Look())
+    run.train()
+
+
+def test_a_stream_with_a_length_and_batches_of_the_trainer(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    sizes = []
+
+    class Stream(IterableDataset):
+        def __len__(self) -> int:
+            return ROWS
+
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            yield from rows()
+
+    class Sizes(hl.proxies.GradNorm):
+        def scores(self, adapters: Any, batches: Any, *args: Any) -> dict[hl.Site, float]:
+            batches = list(batches)
+            sizes.extend(len(batch["labels"]) for batch in batches)
+            return super().scores(adapters, batches, *args)
+
+    args = arguments(tmp_path, save_strategy="no", per_device_train_batch_size=4)
+    given = {"model": model(checkpoints["bert"]), "args": args, "train_dataset": Stream()}
+    Trainer(**given, callbacks=[callback(proxy=Sizes(), strategy="static")]).train()
+    assert sizes == [4] * (ROWS // 4)

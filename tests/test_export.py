@@ -66,6 +66,14 @@ def test_every_target_has_the_logits_of_the_run(
         assert (logits(one) - expected).abs().max() <= 1e-6, to
 
     result = json.loads((run / "run.json").read_text())
+    export.main([str(run), str(folders["peft"]), "--to", "merged"])  # of one, nothing is left
+    again = AutoModelForSequenceClassification.from_pretrained(folders["peft"])
+    assert (logits(again) - expected).abs().max() <= 1e-6
+    export.main([str(run), str(folders["peft"])])
+    assert not list(folders["peft"].glob("model*"))
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        *sorted([*folders, "outputs"])
+    ]  # and nothing beside them
     card = ModelCard.load(folders["peft"] / "README.md")
     assert card.data.library_name == "peft"
     accuracy = result["best"]["accuracy"]

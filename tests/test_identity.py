@@ -186,6 +186,7 @@ def test_every_key_is_in_a_list_above(house: DictConfig) -> None:
     """So that a new key is thought about: does it shape a run's numbers?"""
     keys = set(leaves(prepare(house).resolved()))
     names = {"proxy.name", "selection.name", "strategy.name", "optimizer.name", "task.kind"}
+    names |= {"method.name", "method.kind"}  # of another method in test_methods.py
     # A folder has neither; without one, what they name is found by the hub.
     names |= {"model.revision", "task.revision"}
     listed = {change.partition("=")[0] for change in [*IGNORED, *SHAPING]}

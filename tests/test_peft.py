@@ -10,7 +10,12 @@ import torch
 from conftest import MODELS
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 import heterolora as hl
 from heterolora.errors import ModelError
@@ -144,6 +149,10 @@ def test_what_is_no_plain_lora_is_refused(checkpoints: dict[str, Path], tmp_path
     get_peft_model(fresh(checkpoints["bert"]), config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"not a plain LoRA adapter \(use_dora\)"):
         hl.from_peft(fresh(checkpoints["bert"]), tmp_path)
+    config = LoraConfig(r=2, target_modules=["query"], init_lora_weights="pissa")
+    get_peft_model(fresh(checkpoints["bert"]), config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"\(init_lora_weights=pissa\)"):
+        hl.from_peft(fresh(checkpoints["bert"]), tmp_path)
     with pytest.raises(ModelError, match="nowhere: cannot be read"):
         hl.from_peft(fresh(checkpoints["bert"]), "nowhere")
 
@@ -189,6 +198,15 @@ def test_a_part_of_a_module_as_head_is_refused(
     model = fresh(checkpoints["bert"])
     adapters = hl.adapt(model, {"q": 2}, head=[model.classifier.weight])
     with pytest.raises(ModelError, match=r"classifier\.weight: is trained, but is only a part"):
+        hl.to_peft(adapters, tmp_path)
+
+
+def test_a_tied_head_is_refused(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32, "vocab_size": 32}
+    config = LlamaConfig(**sizes, num_attention_heads=4, tie_word_embeddings=True)
+    model = LlamaForCausalLM(config)
+    adapters = hl.adapt(model, {"q": 2}, head=[model.lm_head.weight])
+    with pytest.raises(ModelError, match="is trained, and tied to another weight"):
         hl.to_peft(adapters, tmp_path)
 
 

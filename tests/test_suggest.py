@@ -9,12 +9,20 @@ import torch
 from conftest import MODELS
 from peft import get_peft_model
 from torch.utils.data import DataLoader
-from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 import heterolora as hl
 from heterolora.cli import suggest as command
 from heterolora.errors import DataError, ModelError
-from heterolora.losses import cross_entropy
+from heterolora.losses import cross_entropy, usual_loss
 
 
 def batches(count: int = 4) -> list[dict[str, torch.Tensor]]:
@@ -148,6 +156,15 @@ def test_what_cannot_be(checkpoints: dict[str, Path]) -> None:
         hl.suggest(model, batches(), proxy="gradnrom")
     with pytest.raises(ValueError, match="budget_rank / enable_rate must be whole"):
         hl.suggest(model, batches(), budget_rank=1, enable_rate=0.3)
+    for wrong in ({"enable_rate": 2}, {"enable_rate": 0}, {"budget_rank": 0}, {"target": ()}):
+        with pytest.raises(ValueError, match="must be at least 1, above 0"):
+            hl.suggest(model, batches(), **wrong)
+    with pytest.raises(ValueError, match="a batch is a tuple; it must be a dictionary"):
+        hl.suggest(model, [(1, 2)])
+    found = hl.suggest(model, batches(), budget_rank=2)
+    for option in ("r", "use_rslora", "target_modules"):
+        with pytest.raises(ValueError, match=f"{option}: follows from the allocation"):
+            found.to_peft(**{option: 4})
     with pytest.raises(ValueError, match="no batches"):
         hl.suggest(model, iter([]))
     with pytest.raises(ValueError, match="batches without labels"):
@@ -157,6 +174,35 @@ def test_what_cannot_be(checkpoints: dict[str, Path]) -> None:
     wrapped = get_peft_model(model, hl.suggest(model, batches()).to_peft())
     with pytest.raises(ModelError, match="before get_peft_model"):
         hl.suggest(wrapped, batches())
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "labels"),
+    [
+        (BertForSequenceClassification, {"num_labels": 3}, torch.tensor([0, 2, 1])),
+        (BertForSequenceClassification, {"num_labels": 1}, torch.tensor([1, 0, 3])),
+        (
+            BertForSequenceClassification,
+            {"num_labels": 3, "problem_type": "multi_label_classification"},
+            torch.tensor([[0.0, 1, 1], [1, 0, 0], [0, 0, 0]]),
+        ),
+        (BertForTokenClassification, {"num_labels": 3}, torch.tensor([[0, 1, -100, 2]] * 3)),
+        (BertForMaskedLM, {}, torch.tensor([[-100, 5, -100, 7]] * 3)),
+        (LlamaForCausalLM, {}, torch.tensor([[4, 5, 6, 7], [-100, -100, 5, 6], [4, 4, 4, 4]])),
+    ],
+)
+def test_the_usual_loss_is_that_of_transformers(
+    kind: type, settings: dict[str, object], labels: torch.Tensor
+) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32, "vocab_size": 32}
+    config = LlamaConfig if kind is LlamaForCausalLM else BertConfig
+    model = kind(config(**sizes, num_attention_heads=4, **settings)).eval()
+    ids = torch.tensor([[4, 5, 6, 7], [8, 9, 10, 11], [5, 5, 5, 5]])
+    mean = not labels.is_floating_point() and settings.get("num_labels") != 1
+    theirs = model(input_ids=ids, labels=labels if mean else labels.float()).loss
+    total, count = usual_loss(model)(model(input_ids=ids), {"labels": labels})
+    assert torch.isclose(total / count, theirs, rtol=1e-5)
 
 
 # ---- the command
@@ -197,6 +243,8 @@ def test_a_file_without_labels_is_for_a_language_model(tmp_path: Path) -> None:
         ("a,b\nx,y\n", None, None, "a language model reads one column"),
         ("a,label\n1,1\n2,0\n", None, None, "has 0 columns of texts"),
         ("", None, None, "cannot be read"),
+        ("a,label\n", None, None, "has no rows"),
+        ("a,label\nx,1\ny,\n", None, None, "row 1 has no label"),
     ],
 )
 def test_what_is_wrong_with_a_file(

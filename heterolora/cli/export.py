@@ -12,16 +12,19 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import transformers
+from safetensors import SafetensorError
 
 from heterolora import architectures
+from heterolora.adapters.files import read_adapters
 from heterolora.architectures import Loaded
 from heterolora.cli.arguments import Parser
 from heterolora.cli.run import report_errors
 from heterolora.config import Config, checkpoints, validate
-from heterolora.errors import RecordError
-from heterolora.files import write_atomically, writing
+from heterolora.errors import RecordError, one_line
+from heterolora.files import writing
 from heterolora.integrations.card import model_card
 from heterolora.integrations.peft import to_peft
 from heterolora.records import schema
@@ -45,32 +48,34 @@ model = {kind}.from_pretrained("{base}"{options})
 heterolora.load(model, "{out}")"""
 
 
-def peft(loaded: Loaded, weights: Path, out: Path, card: str) -> None:
+def peft(loaded: Loaded, weights: Path, out: Path) -> None:
     """An adapter of PEFT."""
-    to_peft(architectures.load(loaded.model, weights), out, card)
+    to_peft(architectures.load(loaded.model, weights), out)
 
 
-def merged(loaded: Loaded, weights: Path, out: Path, card: str) -> None:
+def merged(loaded: Loaded, weights: Path, out: Path) -> None:
     """An ordinary checkpoint, the adapters added to its weights."""
     architectures.merge(loaded.model, weights)
-    with writing(out):
-        loaded.model.save_pretrained(out)
-        write_atomically(out / "README.md", card)
+    loaded.model.save_pretrained(out)
 
 
-def own(loaded: Loaded, weights: Path, out: Path, card: str) -> None:
+def own(loaded: Loaded, weights: Path, out: Path) -> None:
     """What `heterolora.load` reads: everything, shortcuts too."""
     architectures.save(architectures.load(loaded.model, weights), out)
-    with writing(out):
-        write_atomically(out / "README.md", card)
 
 
-TARGETS: Mapping[str, tuple[Callable[[Loaded, Path, Path, str], None], str, str]] = {
+TARGETS: Mapping[str, tuple[Callable[[Loaded, Path, Path], None], str, str]] = {
     "peft": (peft, PEFT, "peft"),
     "merged": (merged, MERGED, "transformers"),
     "heterolora": (own, OWN, "heterolora"),
 }
 """How each is written, the code that loads it, and the library for that."""
+
+TASKS = {"classification": "text-classification", "causal_lm": "text-generation"}
+"""The hub's names of kinds of tasks."""
+
+ANY = ("adapter_*", "adapters.safetensors", "model*.safetensors*", "config.json")
+"""What one of the targets writes and another would take for its own."""
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
@@ -119,20 +124,68 @@ def main(arguments: Sequence[str]) -> None:
     if asked.model is not None:
         moved = config.model.model_copy(update={"path": asked.model, "revision": None})
         config = config.model_copy(update={"model": moved})
-    loaded = checkpoints.load(config.model, config.task.build(), config.seed)
+    task = config.task.build()
+    loaded = checkpoints.load(config.model, task, config.seed)
     write, code, library = TARGETS[asked.to]
+    options = dict(task.model_options)
+    if config.model.revision is not None:
+        options["revision"] = config.model.revision
     usage = code.format(
-        kind=type(loaded.model).__name__
-        if library == "transformers"
-        else config.task.build().model_class.__name__,
+        kind=(type(loaded.model) if library == "transformers" else task.model_class).__name__,
         base=config.model.path or config.model.name,
         out=asked.out,
-        options="".join(f", {k}={v!r}" for k, v in config.task.build().model_options.items()),
+        options="".join(f", {key}={value!r}" for key, value in options.items()),
     )
-    write(loaded, weights, asked.out, card_of(run, config, asked.weights, usage, library))
+    card = card_of(run, config, asked.weights, usage, library)
     with writing(asked.out):
-        loaded.tokenizer.save_pretrained(asked.out)
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        # Beside it, so that a failure leaves the folder as it was.
+        with TemporaryDirectory(dir=asked.out.parent, prefix=f".{asked.out.name}.") as partial:
+            put(loaded, write, weights, Path(partial), card)
+            replace(Path(partial), asked.out)
     print(f"{asked.out}: the {asked.weights} weights of {asked.run}; load them with\n\n{usage}")
+
+
+def put(
+    loaded: Loaded,
+    write: Callable[[Loaded, Path, Path], None],
+    weights: Path,
+    folder: Path,
+    card: str,
+) -> None:
+    """Write all files of an export.
+
+    Raises:
+        RecordError: if there is no room.
+    """
+    try:
+        write(loaded, weights, folder)
+    except SafetensorError as error:
+        raise RecordError(
+            f"{folder}: cannot be written ({one_line(error)}); free some space"
+        ) from error
+    loaded.tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card)
+
+
+def replace(source: Path, folder: Path) -> None:
+    """Move the files of a folder to another, and remove from that what an export before left."""
+    folder.mkdir(exist_ok=True)
+    for stale in (file for pattern in ANY for file in folder.glob(pattern)):
+        stale.unlink()
+    for file in source.iterdir():
+        file.replace(folder / file.name)
+
+
+def exported(weights: Path) -> tuple[int, int, int]:
+    """Of a file of weights: the sites that are on, all sites, and the parameters that are on."""
+    _, state, _ = read_adapters(weights)
+    ranks, tensors = state["ranks"], state["tensors"]
+    count = sum(
+        rank * (tensors[f"{site}.A"].shape[1] + tensors[f"{site}.B"].shape[0])
+        for site, rank in ranks.items()
+    )
+    return sum(rank > 0 for rank in ranks.values()), len(ranks), count
 
 
 def card_of(run: Run, config: Config, which: str, usage: str, library: str) -> str:
@@ -140,11 +193,12 @@ def card_of(run: Run, config: Config, which: str, usage: str, library: str) -> s
     row, counts = getattr(run.result, which), run.result.parameters
     assert row is not None
     assert counts is not None
+    on, sites, parameters = exported(run.directory / schema.CHECKPOINT / f"{which}.safetensors")
     proxy = f", proxy {config.proxy.name}" if config.proxy else ""
     facts = {
         "allocation": f"{config.strategy.name}{proxy}",
-        "sites with an adapter": f"{counts.sites_enabled} of {counts.sites} when training ended",
-        "adapter parameters": f"{counts.enabled:,} (budget {counts.budget:,})",
+        "sites with an adapter": f"{on} of {sites}",
+        "adapter parameters": f"{parameters:,} (budget {counts.budget:,})",
         "head parameters": f"{counts.head:,}",
         "epoch": f"{row.epoch} of {config.training.epochs} ({which})",
         "validation loss": f"{row.validation_loss:.4f}",
@@ -161,6 +215,7 @@ def card_of(run: Run, config: Config, which: str, usage: str, library: str) -> s
         facts=facts,
         usage=usage,
         library=library,
+        task=TASKS.get(config.task.kind, config.task.kind),
     )
 
 

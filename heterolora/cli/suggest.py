@@ -68,8 +68,17 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--selection", default="top", help="top (default) or proportional")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write adapter_config.json here")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw scores and ranks, as PNG")
+    parser.add_argument(
+        "--plot", type=png, metavar="FILE.png", help="draw scores and ranks in this file"
+    )
     return parser.parse_args(arguments)
+
+
+def png(name: str) -> Path:
+    """The path of an image."""
+    if not name.endswith(".png"):
+        raise argparse.ArgumentTypeError(f"{name}: must end with .png")
+    return Path(name)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -77,7 +86,10 @@ def main(arguments: Sequence[str]) -> None:
     asked = parsed(arguments)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    columns, task = read(asked.data, asked.text, asked.label, asked.max_length)
+    try:
+        columns, task = read(asked.data, asked.text, asked.label, asked.max_length)
+    except ValueError as error:
+        raise ConfigError([f"--{one_line(error).replace('_', '-')}"]) from error
     loaded = load_pretrained(asked.model, task, seed=asked.seed)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     loaded.model.to(device)
@@ -106,7 +118,8 @@ def main(arguments: Sequence[str]) -> None:
         print(f"\nLoraConfig(\n    r={config.r},\n    lora_alpha={config.lora_alpha},")
         for name in ("rank_pattern", "alpha_pattern"):
             print(f"    {name}={getattr(config, name)},")
-        print(f"    target_modules={sorted(config.target_modules)},\n)")
+        print(f"    target_modules={sorted(config.target_modules)},")
+        print(f"    task_type={str(config.task_type)!r},\n)")
         return
     with writing(asked.output):
         asked.output.mkdir(parents=True, exist_ok=True)
@@ -130,6 +143,8 @@ def read(
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read ({one_line(error)[:160]})") from error
     label = label or ("label" if "label" in frame else None)
+    if frame.empty:
+        raise DataError(f"{file}: has no rows; give a file with examples")
     strings = [
         name for name in frame if name != label and pd.api.types.is_string_dtype(frame[name])
     ]
@@ -149,6 +164,9 @@ def read(
             raise DataError(f"{file}: a language model reads one column; name it with --text")
         return columns, CausalLM(text=texts[0], max_length=max_length)
     values = frame[label]
+    if values.isna().any():
+        row = int(values.isna().to_numpy().argmax())
+        raise DataError(f"{file}: row {row} has no {label}; repair or drop that row")
     if values.nunique() < 2:
         raise DataError(f"{file}: column {label} has one value only; give examples of all classes")
     settings: dict[str, Any] = {

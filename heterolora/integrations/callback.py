@@ -4,11 +4,13 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
+from torch.utils.data import IterableDataset
 from transformers import (
     TrainerCallback,
     TrainerControl,
@@ -20,15 +22,13 @@ from heterolora.adapters.freezing import freeze_disabled
 from heterolora.allocation import Pool, Selection, homogeneous_budget
 from heterolora.errors import ModelError
 from heterolora.files import write_atomically
-from heterolora.integrations.sites import PeftSites, write_ranks
+from heterolora.integrations.sites import STATE, PeftSites, write_ranks
 from heterolora.integrations.suggest import made
-from heterolora.losses import Batch, Loss, default_loss
+from heterolora.losses import Batch, Loss, usual_loss
 from heterolora.proxies import Proxy
 from heterolora.seeding import Stream
+from heterolora.sites import Site
 from heterolora.strategies import Search, Strategy
-
-STATE = "heterolora"
-"""The key of the optimizer's first group under which a checkpoint keeps ranks and generators."""
 
 Row = dict[str, Any]
 
@@ -74,9 +74,14 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
         self._proxy: Proxy = made("proxy", proxy, "heterolora.proxies")
         self._selection: Selection = made("selection", selection, "heterolora.allocation.selection")
         self._strategy: Strategy = made("strategy", strategy, "heterolora.strategies")
-        self._loss = loss or default_loss
+        self._loss = loss
         if self._proxy.observes:
             raise ValueError("proxy.source='running': a Trainer's steps cannot be observed")
+        if not self._strategy.searches:
+            raise ValueError(
+                f"strategy={self._strategy.name!r}: never searches; choose dynamic or static"
+            )
+        self._model: Any = None
         self.searches: list[Row] = []
         self._undo: list[Any] = []
 
@@ -89,6 +94,7 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
             ModelError: if the model is no PEFT model with plain LoRA, its r is below the budget's
                 rank, or it is resumed from a checkpoint without ranks.
         """
+        self._release()  # of a training that did not come to its end
         optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
         self._model, self._optimizer = kwargs["model"], optimizer
         self._sites = PeftSites(self._model, optimizer, args.seed)
@@ -104,18 +110,19 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
         self._search = Search(
             self._sites,
             self._proxy,
-            _Sample(kwargs["train_dataloader"], args.seed),
+            _Sample(kwargs["train_dataloader"], args.per_device_train_batch_size, args.seed),
             [Pool(frozenset(self._sites), budget)],
             self._selection,
-            self._loss,
+            self._loss or usual_loss(self._model.get_base_model()),
         )
         self._steps_per_epoch = steps_per_epoch(args, state, kwargs["train_dataloader"])
         self._log = Path(args.output_dir) / "allocations.jsonl"
         self.searches = []
-        kept = optimizer.param_groups[0].get(STATE)
-        if kept is not None and state.global_step:
-            self._sites.resume(kept["ranks"])
-            self._search.load_state_dict(kept["search"])
+        before = optimizer.param_groups[0].get(STATE, {})
+        if "ranks" in before:  # of a checkpoint, or of an earlier training with this optimizer
+            self._sites.resume(before["ranks"])
+        if "ranks" in before and state.global_step:
+            self._search.load_state_dict(before["search"])
             self.searches = [row for row in _rows(self._log) if row["step"] < state.global_step]
         elif state.global_step:
             raise ModelError(
@@ -134,12 +141,13 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
         if step not in self._strategy.search_steps(epoch, self._steps_per_epoch):
             return
         started = time.perf_counter()
-        found = self._search()
+        found = _of_the_first(self._search())
+        self._sites.apply({Site.parse(name): rank for name, rank in found["ranks"].items()})
         seconds = time.perf_counter() - started
         row = {"step": state.global_step, "epoch": epoch + 1, **found, "seconds": seconds}
         self.searches.append(row)
         ranks, search = found["ranks"], self._search.state_dict()
-        self._optimizer.param_groups[0][STATE] = {"ranks": ranks, "search": search}
+        self._optimizer.param_groups[0][STATE] |= {"ranks": ranks, "search": search}
         state.log_history.append(
             {
                 "step": state.global_step,
@@ -156,6 +164,9 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave the model as PEFT made it, with what was trained."""
+        self._release()
+
+    def _release(self) -> None:
         for handle in self._undo:
             handle.remove()
         self._undo = []
@@ -170,8 +181,11 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
             card: the content of its `README.md`.
 
         Raises:
+            ModelError: before training, or if no rank is on.
             RecordError: if there is no room.
         """
+        if self._model is None:
+            raise ModelError("there is no training yet whose adapter could be written")
         write_ranks(self._model, folder, card)
 
 
@@ -187,27 +201,36 @@ def steps_per_epoch(args: TrainingArguments, state: TrainerState, loader: Any) -
 class _Sample:
     """The first examples of a Trainer's data, in their order and by its collator."""
 
-    def __init__(self, loader: Any, seed: int) -> None:
-        self._loader, self._seed = loader, seed
+    def __init__(self, loader: Any, most: int, seed: int) -> None:
+        self._loader, self._most, self._seed = loader, most, seed
         self._batches: dict[tuple[int, int | None], list[Batch]] = {}
 
     def in_order(self, size: int, count: int | None = None) -> Iterator[Batch]:
-        """The first `count` examples, `size` at a time; collated once."""
+        """The first `count` examples, `size` at a time or as many as in training; collated once."""
+        size = min(size, self._most)
         key = (size, count)
         if key not in self._batches:
             self._batches[key] = list(self._collated(size, count))
         yield from self._batches[key]
 
     def _collated(self, size: int, count: int | None) -> Iterator[Batch]:
-        dataset = self._loader.dataset
-        rows: Any = dataset
-        if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-            rows = (dataset[index] for index in range(len(dataset)))
+        rows: Any = self._loader.dataset
+        if not isinstance(rows, IterableDataset):
+            rows = (self._loader.dataset[index] for index in range(len(rows)))
         examples = list(itertools.islice(rows, count))
         with Stream(self._seed, "sample"):  # collators that mask draw
             for start in range(0, len(examples), size):
-                batch: Mapping[str, Any] = self._loader.collate_fn(examples[start : start + size])
-                yield {name: value for name, value in batch.items() if torch.is_tensor(value)}
+                batch: Batch = self._loader.collate_fn(examples[start : start + size])
+                yield batch
+
+
+def _of_the_first(found: Row) -> Row:
+    """What the first process found, in every one: they must train the same adapters."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return found
+    held = [found]
+    torch.distributed.broadcast_object_list(held, src=0)
+    return held[0]
 
 
 def _rows(file: Path) -> list[Row]:

@@ -13,6 +13,7 @@ def model_card(
     facts: Mapping[str, str],
     usage: str,
     library: str = "peft",
+    task: str = "text-classification",
     tags: Sequence[str] = ("lora", "heterolora"),
 ) -> str:
     """A `README.md` with the metadata that the hub reads.
@@ -24,11 +25,12 @@ def model_card(
         facts: a table: what, and how much.
         usage: Python code that loads it.
         library: that loads it.
+        task: the hub's name of it.
         tags: by which it is found.
     """
     results = [
         EvalResult(
-            task_type="text-classification",
+            task_type=task,
             dataset_type=dataset,
             dataset_name=dataset,
             dataset_split="validation",

@@ -43,6 +43,19 @@ TASK_TYPES = {
 """PEFT's name of a task, by what the name of the model's class ends with."""
 
 
+FROM_ZERO = (True, False, "gaussian")
+"""Values of PEFT's `init_lora_weights` that leave the frozen weights as they were pretrained."""
+
+EXTRAS = (
+    *("use_dora", "lora_bias", "use_qalora", "layer_replication", "target_parameters"),
+    *("alora_invocation_tokens", "trainable_token_indices", "ensure_weight_tying"),
+)
+"""Settings of `LoraConfig` by which an adapter is more than `scaling B A x` at linear layers."""
+
+OURS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora")
+"""Settings of `LoraConfig` that say where ranks are, and how they are scaled."""
+
+
 @dataclass(frozen=True)
 class Factors:
     """The adapter beside one linear layer: it adds `scaling B A x`.
@@ -58,7 +71,12 @@ class Factors:
     scaling: float
 
 
-def to_peft(adapters: Adapters, folder: str | Path, card: str | None = None) -> None:
+def to_peft(
+    adapters: Adapters,
+    folder: str | Path,
+    card: str | None = None,
+    revision: str | None = None,
+) -> None:
     """Write an adapter that `peft.PeftModel.from_pretrained` loads, with the same logits.
 
     It has the sites that are on, each with its rank and its alpha under the exact name of its
@@ -68,10 +86,11 @@ def to_peft(adapters: Adapters, folder: str | Path, card: str | None = None) -> 
         adapters: of the model.
         folder: where; files of the same names are replaced.
         card: the content of its `README.md`; none is written without it.
+        revision: of the pretrained model at the hub; PEFT's configuration names it.
 
     Raises:
         ModelError: if PEFT has no place for what is on (shortcuts), nothing is on, or a parameter
-            of the head shares its module with one that is not.
+            of the head is tied to another or shares its module with one that is frozen.
         RecordError: if there is no room for it.
     """
     model, family = adapters.model, family_of(adapters.model)
@@ -83,7 +102,15 @@ def to_peft(adapters: Adapters, folder: str | Path, card: str | None = None) -> 
             scaling = adapters.space.scaling_of(site)(rank)
             factors[projection_name(model, family, site)] = Factors(a[:rank], b[:, :rank], scaling)
     modules = head_modules(model, adapters.head)
-    write(folder, model, factors, adapters.head, modules, card)
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    once = {name for name, _ in model.named_parameters()}
+    tied = {id(model.get_parameter(name)) for name in set(names) - once}
+    if shared := [name for name, one in adapters.head.items() if id(one) in tied]:
+        raise ModelError(
+            f"{shared[0]}: is trained, and tied to another weight, which PEFT would take "
+            "apart; use heterolora.save"
+        )
+    write(folder, model, factors, adapters.head, modules, card, revision)
 
 
 def write(
@@ -93,6 +120,7 @@ def write(
     head: Mapping[str, Tensor],
     modules_to_save: Iterable[str],
     card: str | None = None,
+    revision: str | None = None,
 ) -> None:
     """Write an adapter in PEFT's format.
 
@@ -103,6 +131,7 @@ def write(
         head: the parameters that were trained as a whole, by name.
         modules_to_save: the modules that these make up.
         card: the content of its `README.md`.
+        revision: of the pretrained model.
 
     Raises:
         ModelError: if there are no factors.
@@ -113,7 +142,7 @@ def write(
     ranks = {name: len(one.A) for name, one in factors.items()}
     scalings = {name: one.scaling for name, one in factors.items()}
     config = lora_config(model, ranks, scalings, modules_to_save)
-    config.base_model_name_or_path = model.name_or_path
+    config.base_model_name_or_path, config.revision = model.name_or_path, revision
     config.inference_mode = True
     tensors = {f"{PREFIX}{name}": tensor for name, tensor in head.items()}
     for name, one in factors.items():
@@ -147,7 +176,10 @@ def lora_config(
 
     Raises:
         ModelError: without PEFT.
+        ValueError: for an option that the ranks decide.
     """
+    if wrong := sorted(options.keys() & set(OURS)):
+        raise ValueError(f"{', '.join(wrong)}: follows from the allocation; leave it out")
     try:
         from peft import LoraConfig
     except ImportError as error:
@@ -239,7 +271,7 @@ def from_peft(model: PreTrainedModel, folder: str | Path, seed: int = 0) -> Adap
 
 def _read(folder: Path) -> tuple["LoraConfig", dict[str, Tensor]]:
     try:
-        from peft import LoraConfig, PeftConfig
+        from peft import PeftConfig
 
         tensors = load_file(folder / WEIGHTS)  # and not from the hub
         config = PeftConfig.from_pretrained(str(folder))
@@ -248,18 +280,21 @@ def _read(folder: Path) -> tuple["LoraConfig", dict[str, Tensor]]:
             f"{folder}: cannot be read ({one_line(error)[:200]}); give a folder with "
             f"adapter_config.json and {WEIGHTS}, and install PEFT"
         ) from error
-    extras = (
-        "use_dora",
-        "lora_bias",
-        "use_qalora",
-        "alora_invocation_tokens",
-        "trainable_token_indices",
-    )
-    said = [name for name in extras if getattr(config, name, None)]
-    if not isinstance(config, LoraConfig) or config.bias != "none" or said:
-        what = ", ".join(said) or f"{config.peft_type}, bias={getattr(config, 'bias', None)}"
-        raise ModelError(f"{folder}: is not a plain LoRA adapter ({what}); only those can be read")
+    if said := unsupported(config):
+        raise ModelError(f"{folder}: is not a plain LoRA adapter ({said}); only those can be read")
     return config, tensors
+
+
+def unsupported(config: Any) -> str | None:
+    """What of a configuration of PEFT is more than plain LoRA; None if nothing is."""
+    if str(getattr(config, "peft_type", "")).rpartition(".")[2] != "LORA":
+        return str(config.peft_type)
+    said = [name for name in EXTRAS if getattr(config, name, None)]
+    if config.bias != "none":
+        said.append(f"bias={config.bias}")
+    if config.init_lora_weights not in FROM_ZERO:
+        said.append(f"init_lora_weights={config.init_lora_weights}")
+    return ", ".join(said) or None
 
 
 def places(model: PreTrainedModel) -> dict[str, Site]:

@@ -11,32 +11,37 @@ from torch.utils.hooks import RemovableHandle
 from heterolora.adapters import Ranked
 from heterolora.architectures import family_of
 from heterolora.errors import ModelError
-from heterolora.integrations.peft import Factors, places, write
+from heterolora.integrations.peft import Factors, places, unsupported, write
 from heterolora.sites import Site
 
-KEPT = "heterolora_kept"
-"""The columns of a B that are off, in the optimizer's state of B, as they were trained."""
+STATE = "heterolora"
+"""The key of an optimizer's first group under which a checkpoint keeps what is off: under `kept`,
+for each site the columns of its B as they were trained."""
 
 
 class PeftAdapter:
     """One adapter of PEFT, of which the first `rank` ranks are on.
 
     The columns of B that are off are zero in the model, so that whatever saves, merges or loads it
-    has the function that was trained. What they were is kept with the optimizer's moments, which a
-    checkpoint of a Trainer holds as well.
+    has the function that was trained. What they were is kept in the optimizer, which a Trainer's
+    checkpoint holds as well.
 
     Args:
         module: PEFT's LoRA layer.
         name: of the adapter in it.
+        site: where it is.
         optimizer: that trains it.
     """
 
-    def __init__(self, module: Any, name: str, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, module: Any, name: str, site: Site, optimizer: torch.optim.Optimizer
+    ) -> None:
         self.module: nn.Module = module
         self.A: nn.Parameter = module.lora_A[name].weight
         self.B: nn.Parameter = module.lora_B[name].weight
         self.scaling = float(module.scaling[name])
         self._name = name
+        self._site = str(site)
         self._optimizer = optimizer
         self._rank = self.capacity
 
@@ -54,10 +59,16 @@ class PeftAdapter:
     def matrices(self) -> tuple[Tensor, Tensor]:
         """Copies of A and B with all ranks, on or off, as they were trained."""
         a, b = self.A.detach().clone(), self.B.detach().clone()
-        kept = self._optimizer.state.get(self.B, {}).get(KEPT)
-        if kept is not None:
-            b[:, self._rank :] = kept[:, self._rank :]
+        if self._site in self._kept:
+            b[:, self._rank :] = self._kept[self._site].to(b)[:, self._rank :]
         return a, b
+
+    @property
+    def _kept(self) -> dict[str, Tensor]:
+        """What is off, of all sites; looked up, because loading puts another in its place."""
+        state: dict[str, Any] = self._optimizer.param_groups[0].setdefault(STATE, {})
+        kept: dict[str, Tensor] = state.setdefault("kept", {})
+        return kept
 
     def substitutes(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
         """The weights; PEFT's scaling holds for any number of ranks."""
@@ -73,16 +84,10 @@ class PeftAdapter:
         _, whole = self.matrices
         off = whole.clone()
         off[:, :rank] = 0
-        state = self._optimizer.state  # which loading puts another in the place of
-        if not bool(off.any()):
-            state.get(self.B, {}).pop(KEPT, None)
-        elif rank == 0 or len(state.get(self.B, {})) > 0:
-            state[self.B][KEPT] = off
-        else:  # optimizers begin where a state is empty, which it would not be
-            raise ModelError(
-                "an adapter whose B was not zero before training can be on or off as a whole only; "
-                "use selection='top'"
-            )
+        if bool(off.any()):
+            self._kept[self._site] = off
+        else:
+            self._kept.pop(self._site, None)
         with torch.no_grad():
             self.B.copy_(whole - off)
         self._rank = rank
@@ -126,7 +131,7 @@ class PeftSites(Ranked[PeftAdapter]):
     def __init__(self, model: Any, optimizer: torch.optim.Optimizer, seed: int = 0) -> None:
         found = lora_layers(model)
         active = model.active_adapter
-        adapters = {site: PeftAdapter(layer, active, optimizer) for site, layer in found.items()}
+        adapters = {site: PeftAdapter(at, active, site, optimizer) for site, at in found.items()}
         super().__init__(model, adapters, seed)
 
     def resume(self, ranks: Mapping[str, int]) -> None:
@@ -146,28 +151,22 @@ def lora_layers(model: Any) -> dict[Site, Any]:
             f"{type(model).__name__}: is no PEFT model; make one with peft.get_peft_model(model, "
             "LoraConfig(...))"
         )
-    config = model.peft_config[model.active_adapter]
-    extras = [
-        name
-        for name in ("use_dora", "lora_bias", "layer_replication")
-        if getattr(config, name, None)
-    ]
-    if config.peft_type != "LORA" or extras:
-        what = ", ".join(extras) or str(config.peft_type)
-        raise ModelError(f"{what}: ranks can be switched in plain LoRA only; use LoraConfig(r=...)")
+    name = model.active_adapter
+    if said := unsupported(model.peft_config[name]):
+        raise ModelError(f"{said}: ranks can be switched in plain LoRA only; use LoraConfig(r=...)")
     base = model.get_base_model()
-    modules = dict(base.named_modules())
-    found = {
-        site: modules[name]
-        for name, site in places(base).items()
-        if model.active_adapter in getattr(modules[name], "lora_A", {})
+    layers = {
+        where: module
+        for where, module in base.named_modules()
+        if name in getattr(module, "lora_A", {}) or name in getattr(module, "lora_embedding_A", {})
     }
-    if not found:
+    known = places(base)
+    if others := sorted(layers.keys() - known.keys()):
         raise ModelError(
-            f"the adapter '{model.active_adapter}' is on no linear layer that is known of a "
-            f"{family_of(base).model_type} model; name them with LoraConfig(target_modules=...)"
+            f"{others[0]}: has an adapter, but is no projection of a layer that is known of a "
+            f"{family_of(base).model_type} model; leave it out of LoraConfig(target_modules=...)"
         )
-    return found
+    return {site: layers[where] for where, site in known.items() if where in layers}
 
 
 def write_ranks(model: Any, folder: str | Path, card: str | None = None) -> None:

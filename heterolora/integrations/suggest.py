@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from heterolora.adapters import Adapters, Space
@@ -20,7 +21,7 @@ from heterolora.architectures import adapt, family_of, projection_name
 from heterolora.architectures.shell import shell
 from heterolora.errors import ModelError
 from heterolora.integrations.peft import lora_config
-from heterolora.losses import Batch, Loss, default_loss
+from heterolora.losses import Batch, Loss, usual_loss
 from heterolora.proxies import Proxy
 from heterolora.settings import class_in, names_in
 from heterolora.sites import ROLES, Site
@@ -72,6 +73,7 @@ class Suggestion:
 
         Raises:
             ModelError: without PEFT.
+            ValueError: for an option that the allocation decides, such as `r`.
         """
         family = family_of(self.model)
         names = {s: projection_name(self.model, family, s) for s, r in self.ranks.items() if r}
@@ -146,7 +148,7 @@ def suggest(
         batches: what it is to be trained on, such as a DataLoader: dictionaries of tensors, with
             `labels`. The first 256 examples are read.
         loss: a function of the model's output and a batch that returns the sum of the losses and
-            their number; that of a classification, a regression or a language model if None.
+            their number; if None, what Transformers trains such a model by.
         proxy: what scores the sites: `gradnorm`, `snip`, `synflow`, `constant`, or an object of
             `heterolora.proxies`.
         budget_rank: the budget is that of plain LoRA with this rank at every site.
@@ -167,7 +169,7 @@ def suggest(
     selecting: Selection = made("selection", selection, "heterolora.allocation.selection")
     adapters = _adapters(model, target, budget_rank, enable_rate, alpha, seed)
     started, read = time.perf_counter(), _Counted(batches)
-    scores = scoring.scores(adapters, read, loss or default_loss)
+    scores = scoring.scores(adapters, read, loss or usual_loss(model))
     if scoring.needs_labels and not read.examples:
         raise ValueError("there are no batches to score on; a generator can be read only once")
     seconds = time.perf_counter() - started
@@ -197,6 +199,11 @@ def _adapters(
     """Adapters on a copy of the model that shares its weights."""
     if hasattr(model, "peft_config"):
         raise ModelError("the model has PEFT adapters already; give it before get_peft_model")
+    if budget_rank < 1 or not 0 < enable_rate <= 1 or not target:
+        raise ValueError(
+            f"budget_rank={budget_rank}, enable_rate={enable_rate}, target={list(target)}: must be "
+            "at least 1, above 0 and at most 1, and not empty"
+        )
     capacity = enabled_rank(budget_rank, enable_rate)
     if capacity is None:
         raise ValueError(
@@ -221,8 +228,14 @@ class _Counted:
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._batches:
-            self.examples += len(next(iter(batch.values())))
-            yield batch
+            if not isinstance(batch, Mapping):
+                raise ValueError(
+                    f"a batch is a {type(batch).__name__}; it must be a dictionary of tensors, "
+                    "such as a tokenizer gives, with labels"
+                )
+            tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+            self.examples += len(next(iter(tensors.values()), ()))
+            yield tensors
 
 
 def made(what: str, given: Any, package: str) -> Any:

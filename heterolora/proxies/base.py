@@ -160,13 +160,12 @@ class SaliencyProxy(Proxy):
     def saliencies(self, theta: AB, gradient: AB) -> dict[Site, float]:
         """The sum over A and B, at every site."""
         with torch.no_grad():
-            sums = torch.stack(
-                [
-                    self.saliency(theta[site][0], gradient[site][0])
-                    + self.saliency(theta[site][1], gradient[site][1])
-                    for site in theta
-                ]
-            )
+            scores = [
+                self.saliency(theta[site][0], gradient[site][0])
+                + self.saliency(theta[site][1], gradient[site][1])
+                for site in theta
+            ]
+            sums = torch.stack([score.to(scores[0].device) for score in scores])
         return dict(zip(theta, sums.tolist(), strict=True))
 
     def _theta(self, adapters: Ranked[Any]) -> AB:
@@ -266,10 +265,11 @@ class DataProxy(SaliencyProxy):
     ) -> AB:
         """The gradient of the summed mean losses by A and B of every site."""
         leaves = [matrix.requires_grad_() for pair in theta.values() for matrix in pair]
-        totals = [torch.zeros_like(leaf) for leaf in leaves]
+        wide = [torch.promote_types(leaf.dtype, torch.float32) for leaf in leaves]
+        totals = [torch.zeros_like(x, dtype=t) for x, t in zip(leaves, wide, strict=True)]
         tensors = overrides(adapters, theta)
         for batch in first(batches, self.examples, self.micro_batch_size):
-            here = {name: tensor.to(leaves[0].device) for name, tensor in batch.items()}
+            here = {name: moved(value, leaves[0].device) for name, value in batch.items()}
             with autocast(), without_padding():
                 output = functional_call(adapters.model, tensors, kwargs=inputs(here))
             total_loss, _ = summed(loss, output, here)
@@ -322,13 +322,22 @@ def first(batches: Iterable[Batch], count: int, size: int) -> Iterator[Batch]:
     """The first `count` examples of `batches`, at most `size` at a time."""
     left = count
     for batch in batches:
-        rows = min(len(next(iter(batch.values()))), left)
-        for start in range(0, rows, size):
-            end = min(start + size, rows)
-            yield {name: tensor[start:end] for name, tensor in batch.items()}
+        there = len(next(iter(batch.values())))
+        rows = min(there, left)
+        if rows == there <= size:
+            yield batch  # which may have more in it than a row for each example
+        else:
+            for start in range(0, rows, size):
+                end = min(start + size, rows)
+                yield {name: tensor[start:end] for name, tensor in batch.items()}
         left -= rows
         if left == 0:
             return
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """A tensor on the device; anything else, such as a length, as it is."""
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def overrides(adapters: Ranked[Any], theta: AB) -> dict[str, Tensor]:
