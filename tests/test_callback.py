@@ -1,7 +1,10 @@
 """Dynamic allocation in a Trainer of Transformers, on a PEFT model."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -486,3 +489,49 @@ def test_a_stream_with_a_length_and_batches_of_the_trainer(
     given = {"model": model(checkpoints["bert"]), "args": args, "train_dataset": Stream()}
     Trainer(**given, callbacks=[callback(proxy=Sizes(), strategy="static")]).train()
     assert sizes == [4] * (ROWS // 4)
+
+
+TWO = """
+import json, os, random, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from dataclasses import dataclass
+import torch
+from test_callback import arguments, callback, model, rows
+from transformers import Trainer
+import heterolora as hl
+
+@dataclass(frozen=True)
+class Own(hl.proxies.Proxy):
+    def scores(self, adapters, *_):
+        return {site: random.Random(f"{os.environ['RANK']} {site}").random() for site in adapters}
+
+path, out = Path(sys.argv[1]), Path(sys.argv[2])
+lora, back = model(path), callback(proxy=Own(), selection="proportional")
+args = arguments(out, num_train_epochs=1, save_strategy="no", per_device_train_batch_size=4)
+Trainer(model=lora, args=args, train_dataset=rows(), callbacks=[back]).train()
+sums = {n: p.double().sum().item() for n, p in lora.named_parameters() if "lora_" in n}
+found = {"ranks": [row["ranks"] for row in back.searches], "sums": sums}
+(out / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_adapters(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """Even where they disagree on the scores: the first decides."""
+    (tmp_path / "two.py").write_text(TWO)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    done = subprocess.run(
+        [*launch, tmp_path / "two.py", checkpoints["bert"], tmp_path, Path(__file__).parent],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert len(first["ranks"]) == 3
