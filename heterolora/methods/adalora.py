@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from heterolora.adapters import Adapters
+from heterolora.errors import ModelError
 from heterolora.methods.base import Given, Method, Trained
 from heterolora.methods.peft import made, nearest, trainable
 from heterolora.seeding import Stream
@@ -34,14 +35,23 @@ class AdaLoRA(Method):
     alpha: float = setting(16, help="the factor of what is added", gt=0)
 
     def apply(self, given: Given) -> Adapters:
-        """Have PEFT prepare the model."""
+        """Have PEFT prepare the model.
+
+        Raises:
+            ModelError: if there is but one step.
+        """
+        if given.steps < 2:
+            raise ModelError(
+                "method=adalora: prunes by the steps before the last, but there is only one; raise "
+                "training.epochs or lower training.batch_size"
+            )
         settings = {
             "_target_": "peft.AdaLoraConfig",
             "target_modules": given.targets,
             "lora_alpha": self.alpha,
             "total_step": given.steps,
             "tinit": int(self.warm_up * given.steps),
-            "tfinal": int(self.rest * given.steps),
+            "tfinal": min(int(self.rest * given.steps), given.steps - 2),
             "deltaT": self.every,
             "orth_reg_weight": self.penalty,
         }
