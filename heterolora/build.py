@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from heterolora.adapters import Adapters, Space
-from heterolora.allocation import Pool, enabled_rank, make_pools
+from heterolora.allocation import Pool, enabled_rank, homogeneous_budget, make_pools
 from heterolora.architectures import Loaded
 from heterolora.config import Config, checkpoints
 from heterolora.methods.base import Given, Trained
@@ -37,7 +37,8 @@ def build_space(config: Config) -> Space:
         capacity = enabled_rank(budget[kind], config.strategy.enable_rate)
         assert capacity is not None  # a rule of the configuration
         capacities[kind] = dict.fromkeys(roles, capacity)
-        budget_ranks |= dict.fromkeys(roles, budget[kind])
+        # Alpha is over 1 where the budget's rank is below it: a site that is on has a whole rank.
+        budget_ranks |= dict.fromkeys(roles, max(1, round(budget[kind])))
     return Space(
         lora=capacities["lora"],
         shortcuts=capacities["shortcut"],
@@ -60,13 +61,18 @@ def build_adapters(config: Config, loaded: Loaded, train: Encoded) -> Adapters:
         steps=config.training.epochs * train.batches(config.training.batch_size),
         train=train,
     )
-    return config.method.build().apply(given)
+    adapters = config.method.build().apply(given)
+    start, ranks = config.strategy.build().start, config.rank_budget.ranks()
+    if start is not None:
+        adapters.apply({site: round(start * ranks[site.kind]) for site in adapters.sites})
+    return adapters
 
 
 def build_budget(config: Config) -> int:
     """The adapter parameters of the homogeneous model."""
     shapes, ranks = checkpoints.sites(config.model, config.search_space), config.rank_budget.ranks()
-    return sum(ranks[site.kind] * shape.unit_cost for site, shape in shapes.items())
+    unit_costs = {site: shape.unit_cost for site, shape in shapes.items()}
+    return homogeneous_budget(unit_costs, {site: ranks[site.kind] for site in shapes})
 
 
 def build_pools(config: Config, adapters: Adapters) -> list[Pool]:

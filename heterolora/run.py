@@ -324,7 +324,6 @@ def _importance(trainer: Trainer, scores: dict[str, dict[Site, float]]) -> list[
 def _numbers(config: Config, trainer: Trainer) -> Row:
     """What came out of a run so far, and what it cost, for `run.json`."""
     progress, adapters = trainer.progress, trainer.engine.adapters
-    searches = trainer.strategy.search_steps(1, trainer.steps_per_epoch)  # of a later epoch
     return {
         "steps": progress.step,
         "primary_metric": trainer.metric,
@@ -332,7 +331,7 @@ def _numbers(config: Config, trainer: Trainer) -> Row:
         "unit": config.task.build().unit(trainer.metric),
         "best": progress.best,
         "last": progress.last,
-        "searches_per_epoch": len(searches) or None,
+        "searches_per_epoch": trainer.strategy.periodic(trainer.steps_per_epoch),
         "parameters": {
             "budget": build_budget(config),
             "enabled": adapters.count,

@@ -34,10 +34,10 @@ class Compared(hl.Search):
     probe: hl.proxies.Proxy = field(default_factory=hl.proxies.GradNorm)
     pairs: list[tuple[list[float], list[float]]] = field(default_factory=list)
 
-    def __call__(self) -> dict[str, Any]:
+    def __call__(self, share: float = 1.0) -> dict[str, Any]:
         """Search by the training batches."""
         sampled = self.probe.scores(self.adapters, self.probe.sample(self.examples), self.loss)
-        made = super().__call__()
+        made = super().__call__(share)
         if made["observed"]:
             self.pairs.append(([*made["scores"].values()], [*sampled.values()]))
         return made

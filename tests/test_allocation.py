@@ -3,6 +3,8 @@
 import itertools
 import math
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -17,6 +19,8 @@ from heterolora.allocation import (
     Proportional,
     Selection,
     Top,
+    Waterfill,
+    enabled_rank,
     homogeneous_budget,
     make_pools,
 )
@@ -311,7 +315,11 @@ def test_pools_by_hand() -> None:
     assert (made.tied, made.degenerate, made.parameters) == (2, True, 40)
 
 
-SELECTIONS = [Top(), Proportional(), Proportional(floor=1)]
+SELECTIONS = [
+    *(Top(), Top(floor=1), Top(normalize="role")),
+    *(Proportional(), Proportional(floor=1), Proportional(normalize="role")),
+    *(Waterfill(), Waterfill(floor=1), Waterfill(normalize="role")),
+]
 every_selection = pytest.mark.parametrize("selection", SELECTIONS, ids=repr)
 
 
@@ -325,10 +333,12 @@ def sized(draw: st.DrawFn) -> tuple[Candidates, int]:
     """Sites of unequal size and capacity, and a budget that every selection can spend."""
     where = draw(st.permutations(sites(draw(st.integers(1, 12)))))
     values = st.one_of(st.sampled_from([0.0, 1.0, 2.0]), st.floats(0, 1e6))
+    scores = {site: draw(values) for site in where}
     candidates = Candidates(
-        scores={site: draw(values) for site in where},
+        scores=scores,
         unit_costs={site: draw(st.integers(1, 20)) for site in where},
         capacities={site: draw(st.integers(1, 8)) for site in where},
+        gains={site: [score / rank for rank in range(1, 9)] for site, score in scores.items()},
     )
     whole = candidates.parameters(candidates.capacities)
     largest = max(candidates.unit_costs[s] * candidates.capacities[s] for s in where)
@@ -343,7 +353,7 @@ def test_ranks_are_within_capacity_and_counted(selection, problem, seed: int) ->
     candidates, budget = problem
     made = selection.select(candidates, budget, random.Random(seed))
     assert list(made.ranks) == list(candidates.scores)
-    floor = getattr(selection, "floor", 0)
+    floor = selection.floor
     for site, rank in made.ranks.items():
         assert isinstance(rank, int)
         assert floor <= rank <= candidates.capacities[site]
@@ -358,12 +368,8 @@ def test_ranks_are_within_capacity_and_counted(selection, problem, seed: int) ->
 def test_a_selection_is_its_generators_alone(selection, problem, seed: int) -> None:
     """The order of the scores does not matter, and one draw is made whatever the scores are."""
     candidates, budget = problem
-    backwards = Candidates(
-        dict(reversed(candidates.scores.items())), candidates.unit_costs, candidates.capacities
-    )
-    flat = Candidates(
-        dict.fromkeys(candidates.scores, 1.0), candidates.unit_costs, candidates.capacities
-    )
+    backwards = replace(candidates, scores=dict(reversed(candidates.scores.items())))
+    flat = replace(candidates, scores=dict.fromkeys(candidates.scores, 1.0))
     generators = [random.Random(seed) for _ in range(3)]
     made, again, _ = (
         selection.select(one, budget, rng)
@@ -380,7 +386,10 @@ def test_ranks_rise_with_scores_among_sites_of_one_size(selection, problem, seed
     candidates, budget = problem
     made = selection.select(candidates, budget, random.Random(seed))
     size = {s: (candidates.unit_costs[s], candidates.capacities[s]) for s in made.ranks}
+    apart = selection.normalize == "role"
     for high, low in itertools.permutations(made.ranks, 2):
+        if apart and high.role != low.role:
+            continue
         if size[high] == size[low] and candidates.scores[high] > candidates.scores[low]:
             assert made.ranks[high] >= made.ranks[low]
 
@@ -394,10 +403,11 @@ def test_no_neighbouring_count_is_nearer_to_the_budget(selection, problem, seed:
     made = selection.select(candidates, budget, random.Random(seed))
     distance = abs(budget - made.parameters)
     whole = isinstance(selection, Top)
-    floor = getattr(selection, "floor", 0)
+    floor = selection.floor
 
     def step(site: Site) -> int:
-        return candidates.unit_costs[site] * (candidates.capacities[site] if whole else 1)
+        claim = candidates.capacities[site] - floor if whole else 1
+        return candidates.unit_costs[site] * claim
 
     off = [s for s, rank in made.ranks.items() if rank < candidates.capacities[s]]
     on = [s for s, rank in made.ranks.items() if rank > floor]
@@ -480,3 +490,87 @@ def test_a_floor_that_the_budget_cannot_pay_is_an_error() -> None:
         Proportional(floor=9).select(candidates, 500, random.Random(0))
     with pytest.raises(ValueError, match="floor=-1: must be at least 0"):
         Proportional(floor=-1)
+
+
+def test_top_with_a_floor_by_hand() -> None:
+    """Budget r 2 for 16 sites: a rank for each, and the other 16 for the best, 7 at a time."""
+    scores, unit = equal([float(score) for score in range(16)], cost=10)
+    candidates = Candidates(scores, unit, dict.fromkeys(scores, 8))
+    made = Top(floor=1).select(candidates, 320, random.Random(0))
+    assert sorted(made.ranks.values()) == [1] * 14 + [8] * 2
+    assert {site for site, rank in made.ranks.items() if rank == 8} == set(sites(16)[-2:])
+    assert made.parameters == 300
+    all_on = Top(floor=8).select(candidates, 1290, random.Random(0))
+    assert set(all_on.ranks.values()) == {8}
+
+
+def test_scores_relative_to_their_role() -> None:
+    """Values score a thousand times as high; relative to its role, a query is the best."""
+    scores = {Site(0, "q"): 1.0, Site(1, "q"): 9.0, Site(0, "v"): 4000.0, Site(1, "v"): 6000.0}
+    candidates = Candidates(scores, dict.fromkeys(scores, 1), dict.fromkeys(scores, 1))
+    assert candidates.relative_to_role().scores == {
+        **{Site(0, "q"): 0.2, Site(1, "q"): 1.8},
+        **{Site(0, "v"): 0.8, Site(1, "v"): 1.2},
+    }
+    assert Top().select(candidates, 1, random.Random(0)).enabled == {Site(1, "v")}
+    chosen = Top(normalize="role").select(candidates, 2, random.Random(0))
+    assert chosen.enabled == {Site(1, "q"), Site(1, "v")}
+    nothing = Candidates(dict.fromkeys(scores, 0.0), candidates.unit_costs, candidates.capacities)
+    assert set(nothing.relative_to_role().scores.values()) == {0.0}
+
+
+@patiently
+@given(
+    table=st.lists(st.lists(st.integers(0, 50), min_size=3, max_size=3), min_size=2, max_size=4),
+    budget=st.integers(1, 12),
+)
+def test_waterfill_is_optimal(table: list[list[int]], budget: int) -> None:
+    """No ranks of the same parameters gain more: all are tried."""
+    where = sites(len(table))
+    gains = {s: sorted(map(float, row), reverse=True) for s, row in zip(where, table, strict=True)}
+    scores = {site: sum(values) for site, values in gains.items()}
+    candidates = Candidates(scores, dict.fromkeys(where, 1), dict.fromkeys(where, 3), gains)
+    made = Waterfill().select(candidates, budget, random.Random(0))
+    spent = min(budget, 3 * len(where))
+    assert made.parameters == spent
+
+    def gained(ranks: Sequence[int]) -> float:
+        return sum(sum(gains[s][:rank]) for s, rank in zip(where, ranks, strict=True))
+
+    tried = itertools.product(range(4), repeat=len(where))
+    best = max(gained(ranks) for ranks in tried if sum(ranks) == spent)
+    assert gained(list(made.ranks.values())) == best
+
+
+def test_waterfill_counts_what_a_rank_costs() -> None:
+    """The dear site gains more with its first rank, but less for each parameter."""
+    cheap, dear = Site(0, "q"), Site(0, "up")
+    candidates = Candidates(
+        scores={cheap: 3.0, dear: 5.0},
+        unit_costs={cheap: 10, dear: 40},
+        capacities={cheap: 2, dear: 2},
+        gains={cheap: [2.0, 1.0], dear: [4.5, 0.5]},
+    )
+    made = [Waterfill().select(candidates, b, random.Random(0)).ranks for b in (10, 50, 60)]
+    assert made == [{cheap: 1, dear: 0}, {cheap: 1, dear: 1}, {cheap: 2, dear: 1}]
+
+
+def test_waterfill_needs_gains_that_never_rise() -> None:
+    scores, unit = equal([1.0, 2.0])
+    with pytest.raises(AllocationError, match=r"^selection=waterfill: needs the gain of each rank"):
+        Waterfill().select(Candidates(scores, unit, unit), 1, random.Random(0))
+    with pytest.raises(ValueError, match=r"^layers\.0\.q: the gain of a rank must not exceed"):
+        Candidates(scores, unit, unit, {site: [1.0, 2.0] for site in scores})
+    with pytest.raises(AllocationError, match=r"^gains of 2 sites are not finite"):
+        Candidates(scores, unit, unit, {site: [math.inf, 2.0] for site in scores})
+
+
+def test_a_budget_below_one_rank_for_each_site() -> None:
+    """A quarter of a rank at 16 sites of 192 parameters a rank: four sites at rank 1."""
+    scores, unit = equal([float(score) for score in range(16)], cost=192)
+    budget = homogeneous_budget(unit, dict.fromkeys(scores, 0.25))
+    assert budget == 768
+    assert enabled_rank(0.25, 0.25) == 1
+    candidates = Candidates(scores, unit, dict.fromkeys(scores, 1))
+    made = Top().select(candidates, budget, random.Random(0))
+    assert made.enabled == set(sites(16)[-4:])

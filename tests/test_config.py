@@ -40,11 +40,19 @@ def house(checkpoints: dict[str, Path]) -> DictConfig:
     return composed(*HOUSE, f"model.path={checkpoints['opt-post-norm']}")
 
 
+NEEDS = {"waterfill": ["proxy=gradsvd"]}
+"""What an option does not go without."""
+
+
 @pytest.mark.parametrize(("group", "option"), list(options()))
 def test_every_option_composes_and_validates(
     group: str, option: str, checkpoints: dict[str, Path], wide: Path
 ) -> None:
-    overrides = [*HOUSE[:2], f"{'+' if group == 'experiment' else ''}{group}={option}"]
+    overrides = [
+        *HOUSE[:2],
+        *NEEDS.get(option, ()),
+        f"{'+' if group == 'experiment' else ''}{group}={option}",
+    ]
     if group != "model":
         overrides.append(f"model.path={wide}")
     elif option in FAMILY:
@@ -93,6 +101,7 @@ MISTAKES = [
     ("training.epochs=true", "training.epochs=True: ", "integer", "epochs=20"),
     ("training.epochs=1.5", "training.epochs=1.5: ", "integer", "epochs=20"),
     ("seed=-1", "seed=-1: ", "equal to 0", "seed=0"),
+    ("rank_budget.lora_rank=1.0", "rank_budget.lora_rank=1.0: ", "integer", "lora_rank=2"),
     ("rank_budget.lora_rank=2.5", "rank_budget.lora_rank=2.5: ", "integer", "lora_rank=2"),
     ("optimizer.learning_rate=.inf", "optimizer.learning_rate=inf: ", "finite", "=0.0002"),
     ("precision=fp16", "precision=fp16: ", "bf16", "precision=auto"),
@@ -105,6 +114,25 @@ MISTAKES = [
     ("training.epoch=3", "training.epoch: ", "unknown key", "did you mean epochs?"),
     ("proxy.nope=3", "proxy.nope: ", "unknown key", "num_batches"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "start", "said"),
+    [
+        (["strategy=homogeneous", "rank_budget.lora_rank=0.5"], "rank_budget.lora_rank=0.5", "r2"),
+        (["strategy=pruning", "rank_budget.lora_rank=1"], "rank_budget.lora_rank=1: ", "1.5 x 1"),
+        (["strategy=warmup", "rank_budget=r1_2"], "rank_budget.lora_rank=0.5: ", "1 x 0.5 = 0.5"),
+        (["strategy=pruning", "strategy.until=0.1"], "strategy.until=0.1: ", "warmup=0.1"),
+        (["selection=waterfill"], "selection=waterfill: ", "proxy=gradsvd"),
+    ],
+)
+def test_mistakes_between_groups(
+    changes: list[str], start: str, said: str, house: DictConfig
+) -> None:
+    path = f"model.path={house.model.path}"
+    (line,) = problems(composed(*HOUSE, path, "search_space=lora", *changes))
+    assert line.startswith(start)
+    assert said in line
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=[mistake[0] for mistake in MISTAKES])

@@ -109,6 +109,8 @@ SHAPING = [
     "proxy.source=running",
     "proxy.observe_every=3",
     "strategy.enable_rate=0.5",
+    "selection.floor=1",
+    "selection.normalize=role",
     "strategy.searches_per_epoch=4",
     "rank_budget.lora_rank=4",
     "rank_budget.shortcut_rank=4",
@@ -234,9 +236,14 @@ def test_the_embedded_model_and_task_are_told_by_their_files() -> None:
 
 
 def test_the_identity_of_earlier_runs_stays() -> None:
-    """That of the default run, from before `proxy.source`."""
-    cfg = composed("device=cpu", "tracking=local")
-    assert identity(prepare(cfg)) == "c2434134"
+    """From before `proxy.source`, and from before every selection had a floor."""
+    for changes, expected in {
+        (): "c2434134",
+        ("selection=proportional",): "f69b1f87",
+        ("selection=proportional", "selection.floor=1"): "0856efc9",
+    }.items():
+        cfg = composed("device=cpu", "tracking=local", *changes)
+        assert identity(prepare(cfg)) == expected
 
 
 def test_a_setting_that_was_added_later_is_told_by_its_value_alone(house: DictConfig) -> None:

@@ -19,6 +19,7 @@ from heterolora.config import plugins
 from heterolora.proxies import Constant
 from heterolora.strategies import Strategy
 from heterolora.strategies.dynamic import Dynamic
+from heterolora.strategies.pruning import Pruning
 from heterolora.strategies.search import Search
 from heterolora.streams import python_generator
 
@@ -44,24 +45,66 @@ def configured_strategy(name: str, **changes: object) -> Strategy:
         ("dynamic", {"searches_per_epoch": 10}, 459, [list(range(0, 459, 46))] * 2),
         ("dynamic", {}, 11, [[0, 3, 6, 9]] * 2),
         ("dynamic", {}, 1, [[0]] * 2),
+        ("warmup", {}, 459, [[92], []]),  # ceil(91.8)
+        ("warmup", {"warmup": 0.5}, 459, [[], [0]]),
+        ("warmup", {"warmup": 0.99}, 3, [[], [2]]),
+        # From ceil(91.8) = 92 to 459, in nine parts of 40 7/9.
+        ("pruning", {}, 459, [[92, 133, 174, 214, 255, 296, 337, 377, 418], [0]]),
+        ("pruning", {"pruning_searches": 2, "until": 0.75}, 100, [[20], [50]]),
+        ("pruning", {}, 1, [[], [0]]),
     ],
 )
 def test_exact_search_steps(name, changes, steps, expected) -> None:
+    """Of two epochs."""
     strategy = configured_strategy(name, **changes)
-    assert [list(strategy.search_steps(epoch, steps)) for epoch in (0, 1)] == expected
+    assert [list(strategy.search_steps(epoch, steps, 2)) for epoch in (0, 1)] == expected
 
 
 @pytest.mark.parametrize("strategy", [configured_strategy(name) for name in ALL], ids=ALL)
-@given(steps=st.integers(1, 5000), epoch=st.integers(0, 30))
-def test_contract(strategy: Strategy, steps: int, epoch: int) -> None:
-    made = list(strategy.search_steps(epoch, steps))
+@given(steps=st.integers(1, 5000), epochs=st.integers(1, 30))
+def test_contract(strategy: Strategy, steps: int, epochs: int) -> None:
+    made = [
+        epoch * steps + step
+        for epoch in range(epochs)
+        for step in strategy.search_steps(epoch, steps, epochs)
+    ]
     assert made == sorted(set(made))
-    assert all(0 <= step < steps for step in made)
-    assert strategy.searches == bool(strategy.search_steps(0, steps))
-    if strategy.searches:
-        assert strategy.search_steps(0, steps)[0] == 0
-    else:
+    assert all(0 <= step < steps * epochs for step in made)
+    assert strategy.searches == bool(made)
+    if not strategy.searches:
         assert strategy.enable_rate == 1
+    elif strategy.start is None:
+        assert made[0] == 0
+    else:
+        assert 1 <= strategy.start <= 1 / strategy.enable_rate
+    shares = [strategy.share(step / (steps * epochs)) for step in made]
+    assert shares == sorted(shares, reverse=True)
+    if len({*shares}) > 1 and steps * epochs > 100:
+        assert shares[-1] == pytest.approx(1, abs=1e-4)  # all of it is within the budget at the end
+
+
+@given(
+    done=st.floats(0, 1),
+    initial=st.floats(1.01, 4),
+    warmup=st.floats(0.01, 0.4),
+    until=st.floats(0.5, 0.99),
+)
+def test_pruning_is_adaloras_cubic_schedule(
+    done: float, initial: float, warmup: float, until: float
+) -> None:
+    strategy = Pruning(initial=initial, warmup=warmup, until=until)
+    if done <= warmup:
+        expected = initial
+    elif done >= until:
+        expected = 1.0
+    else:
+        expected = 1 + (initial - 1) * (1 - (done - warmup) / (until - warmup)) ** 3
+    assert strategy.share(done) == pytest.approx(expected)
+
+
+def test_pruning_must_end_after_it_begins() -> None:
+    with pytest.raises(ValueError, match=r"^until=0\.1: must be greater than warmup=0\.1"):
+        Pruning(until=0.1)
 
 
 @given(steps=st.integers(1, 5000), searches=st.integers(1, 20))
@@ -107,7 +150,7 @@ def test_a_search_switches_the_best_on_and_records_it(here) -> None:
     assert set(row["ranks"].values()) == {0, 2}
     assert row["parameters"] == here.adapters.count
     assert row["proxy"] == {"name": "gradnorm", **dataclasses.asdict(proxy)}
-    assert row["selection"] == {"name": "top"}
+    assert row["selection"] == {"name": "top", "floor": 0, "normalize": "none"}
     assert row["weights"] == "current"
     assert (row["degenerate"], row["tied"]) == (False, 0)
 

@@ -162,8 +162,11 @@ class LowRank(nn.Module):
         return self.A.detach().clone(), self.B.detach().clone()
 
     def substitutes(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """A, B, a mask with every rank on, and its scaling, in the precision of `a`."""
-        mask = torch.ones(self.capacity, dtype=a.dtype, device=a.device)
+        """A, B, a mask with every rank on, and its scaling, in the precision of `a`.
+
+        They may have more ranks than the capacity, whose scaling they have all the same.
+        """
+        mask = torch.ones(a.shape[0], dtype=a.dtype, device=a.device)
         scaling = torch.tensor(self.scaling_rule(self.capacity), dtype=a.dtype, device=a.device)
         return {"A": a, "B": b, "mask": mask, "scaling": scaling}
 

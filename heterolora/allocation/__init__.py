@@ -5,7 +5,7 @@ from heterolora.allocation.allocation import Allocation
 from heterolora.allocation.budget import enabled_rank, homogeneous_budget
 from heterolora.allocation.pools import Pool, make_pools, select_pools
 from heterolora.allocation.select import select
-from heterolora.allocation.selection import Candidates, Proportional, Selection, Top
+from heterolora.allocation.selection import Candidates, Proportional, Selection, Top, Waterfill
 
 __all__ = [
     "Allocation",
@@ -14,6 +14,7 @@ __all__ = [
     "Proportional",
     "Selection",
     "Top",
+    "Waterfill",
     "enabled_rank",
     "homogeneous_budget",
     "make_pools",

@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from heterolora.sites import Site
 
 
-def homogeneous_budget(unit_costs: Mapping[Site, int], ranks: Mapping[Site, int]) -> int:
-    """The adapter parameters of the homogeneous model, `sum_s r_s (d_in + d_out)_s`.
+def homogeneous_budget(unit_costs: Mapping[Site, int], ranks: Mapping[Site, float]) -> int:
+    """The adapter parameters of the homogeneous model, `sum_s r_s (d_in + d_out)_s`, rounded.
 
     Args:
         unit_costs: what one rank costs at each site, d_in + d_out.
-        ranks: the budget's rank at each site.
+        ranks: the budget's rank at each site; below 1, no such model exists, but the budget does.
     """
-    return sum(unit_costs[site] * ranks[site] for site in unit_costs)
+    return round(sum(unit_costs[site] * ranks[site] for site in unit_costs))
 
 
-def enabled_rank(budget_rank: int, enable_rate: float) -> int | None:
+def enabled_rank(budget_rank: float, enable_rate: float) -> int | None:
     """The rank of a site that is on, budget / enable rate; None where that is not whole.
 
     Whole to a millionth: 0.3333333 stands for 1/3, which no decimal of a YAML file equals.

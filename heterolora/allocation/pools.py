@@ -24,7 +24,9 @@ class Pool:
     budget: int
 
 
-def make_pools(kind: str, unit_costs: Mapping[Site, int], ranks: Mapping[Site, int]) -> list[Pool]:
+def make_pools(
+    kind: str, unit_costs: Mapping[Site, int], ranks: Mapping[Site, float]
+) -> list[Pool]:
     """One pool of all sites (`combined`), or one for each kind of site (`separated`).
 
     Each pool has the budget of its own sites in the homogeneous model.

@@ -37,10 +37,16 @@ ADDED_LATER: Mapping[str, Any] = {
     "training": {"group_by_length": False, "tf32": False},
     "proxy": _SAMPLED,
     "importance": {EVERY: _SAMPLED},
+    "selection": {"normalize": "none"},
 }
 """Settings that there were not from the beginning, with what stands for runs from before: at that
 value they are left out, so that those runs are found again. Here it stays, should a default change.
 """
+
+ADDED_LATER_TO: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("selection", "top"): {"floor": 0},
+}
+"""The same, of the one member of a section."""
 
 BY_FINGERPRINT: Mapping[str, Any] = {
     "model": True,
@@ -81,7 +87,11 @@ def shaping_settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
     it was before.
     """
     shaping = without(without(resolved, NOT_IN_IDENTITY), BY_FINGERPRINT)
-    return changed(shaping, ADDED_LATER)
+    added = dict(ADDED_LATER)
+    for (section, name), settings in ADDED_LATER_TO.items():
+        if (shaping.get(section) or {}).get("name") == name:
+            added[section] = {**added.get(section, {}), **settings}
+    return changed(shaping, added)
 
 
 def identity(config: Config) -> str:

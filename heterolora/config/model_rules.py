@@ -26,6 +26,7 @@ from heterolora.config.schema import (
 )
 from heterolora.config.validation import Rule
 from heterolora.errors import ModelError
+from heterolora.proxies.spectral import Spectral
 from heterolora.sites import Site
 from heterolora.training.precision import resolve_device, resolve_precision
 
@@ -101,7 +102,7 @@ def floor_within_budget(
 ) -> Iterable[str]:
     """The ranks that every site keeps are within the budget, and within what a site can hold."""
     floor = getattr(selection, "floor", 0)
-    if floor == 0 or not strategy.build().searches:
+    if not floor or not strategy.build().searches:
         return
     for site in _sites(model, space):
         if floor > budget.ranks()[site.kind]:
@@ -164,6 +165,19 @@ def proxy_for_search(strategy: StrategyConfig, proxy: ProxyConfig | None) -> Ite
     """A strategy that searches needs a proxy."""
     if strategy.build().searches and proxy is None:
         yield f"proxy=null: strategy={strategy.name} needs one; choose it with proxy=gradnorm"
+
+
+def gains_for_selection(
+    strategy: StrategyConfig, proxy: ProxyConfig | None, selection: SelectionConfig | None
+) -> Iterable[str]:
+    """A selection by gains needs a proxy that tells the gain of each rank."""
+    if not strategy.build().searches or proxy is None or selection is None:
+        return
+    if selection.build().needs_gains and not isinstance(proxy.build(), Spectral):
+        yield (
+            f"selection={selection.name}: needs the gain of each rank, and proxy={proxy.name} "
+            "scores whole sites; choose proxy=gradsvd or proxy=eva, or selection=proportional"
+        )
 
 
 def synflow_on_device(
@@ -264,7 +278,8 @@ def observed_is_searched(
 ) -> Iterable[str]:
     """Scores of training steps need searches after the first, which no step precedes."""
     chosen = strategy.build()
-    if _observes(proxy) and chosen.searches and not chosen.search_steps(1, 1000):
+    later = any(step for epoch in range(2) for step in chosen.search_steps(epoch, 1000, 2))
+    if _observes(proxy) and not later:
         yield (
             f"proxy.source=running: strategy={strategy.name} searches only before training; set "
             "proxy.source=probe or strategy=dynamic"
@@ -282,6 +297,7 @@ RULES: tuple[Rule, ...] = (
     observed_is_searched,
     labels_for_proxy,
     proxy_for_search,
+    gains_for_selection,
     model_is_usable,
     projections_exist,
     shortcuts_fit,

@@ -112,12 +112,37 @@ def whole_rank(
     """A site that is on has rank budget / enable rate, which must come out whole."""
     for kind, roles in space.roles().items():
         rank = budget.ranks()[kind]
-        if roles and enabled_rank(rank, strategy.enable_rate) is None:
+        if roles and 0 < rank < 1 and not strategy.build().searches:
+            yield (
+                f"rank_budget.{kind}_rank={rank:g}: must be at least 1 with strategy="
+                f"{strategy.name}, which has every site on; choose rank_budget=r2, or "
+                "strategy=static"
+            )
+        elif roles and enabled_rank(rank, strategy.enable_rate) is None:
             ratio = rank / strategy.enable_rate
             yield (
                 f"strategy.enable_rate={strategy.enable_rate:g}: rank_budget.{kind}_rank / "
                 f"strategy.enable_rate must be whole, but {rank} / {strategy.enable_rate:g} = "
                 f"{ratio:g}; change one, for example strategy.enable_rate=0.25"
+            )
+
+
+def whole_start(
+    space: SearchSpaceConfig, budget: RankBudgetConfig, strategy: StrategyConfig
+) -> Iterable[str]:
+    """What every site has on before the first search is whole, and no more than a site can hold."""
+    start = strategy.build().start
+    for kind, roles in space.roles().items():
+        rank = budget.ranks()[kind]
+        capacity = enabled_rank(rank, strategy.enable_rate)
+        if start is None or not roles or rank == 0 or capacity is None:
+            continue
+        begun = enabled_rank(rank, 1 / start)
+        if begun is None or not 1 <= begun <= capacity:
+            yield (
+                f"rank_budget.{kind}_rank={rank:g}: strategy={strategy.name} begins with every "
+                f"site at rank {start:g} x {rank:g} = {start * rank:g}, which must be whole and "
+                f"from 1 to {capacity}; choose another rank, or strategy=static"
             )
 
 
@@ -159,6 +184,7 @@ RULES: tuple[Rule, ...] = (
     some_site,
     rank_for_sites,
     whole_rank,
+    whole_start,
     selection_for_search,
     trackers_are_installed,
 )

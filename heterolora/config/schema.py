@@ -10,6 +10,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainValidator,
     SerializeAsAny,
     ValidationInfo,
     field_validator,
@@ -27,8 +28,21 @@ if TYPE_CHECKING:
     from heterolora.tasks import Task
 
 PositiveInt = Annotated[int, Field(strict=True, gt=0)]
-Rank = Annotated[int, Field(strict=True, ge=0)]
-"""Zero for a kind of site that the search space does not have."""
+
+
+def _rank(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a valid integer, or a part of a rank between 0 and 1")
+    if value < 0:
+        raise ValueError("must be greater than or equal to 0")
+    if isinstance(value, float) and not 0 < value < 1:
+        raise ValueError("must be a valid integer, or a part of a rank between 0 and 1")
+    return value
+
+
+Rank = Annotated[int | float, PlainValidator(_rank)]
+"""A whole number, or a part of one rank for each site; zero for a kind of site that the search
+space does not have."""
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A finite number; `true` is none."""
 PathPart = r"[A-Za-z0-9][\w.-]*"
@@ -90,8 +104,8 @@ class RankBudgetConfig(Section):
     lora_rank: Rank = Field(examples=[2])
     shortcut_rank: Rank = Field(examples=[2])
 
-    def ranks(self) -> dict[Kind, int]:
-        """The rank of each kind of site."""
+    def ranks(self) -> dict[Kind, float]:
+        """The rank of each kind of site; below 1 where not every site can be on."""
         return {"lora": self.lora_rank, "shortcut": self.shortcut_rank}
 
 

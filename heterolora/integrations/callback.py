@@ -129,6 +129,8 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
                 f"the checkpoint of step {state.global_step} has no ranks: it was saved without "
                 "HeteroLoRACallback, or with save_only_model=True; start without it"
             )
+        elif "ranks" not in before and self._strategy.start is not None:
+            self._begin(round(self._strategy.start * self._budget_rank), smallest)
         self._undo = freeze_disabled(optimizer, self._sites)
         for adapter in self._sites.values():
             self._undo.append(adapter.follow())
@@ -138,16 +140,18 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
     ) -> None:
         """Search, where the strategy says so."""
         epoch, step = divmod(state.global_step, self._steps_per_epoch)
-        if step not in self._strategy.search_steps(epoch, self._steps_per_epoch):
+        epochs = math.ceil(state.max_steps / self._steps_per_epoch)
+        if step not in self._strategy.search_steps(epoch, self._steps_per_epoch, epochs):
             return
         started = time.perf_counter()
-        found = _of_the_first(self._search())
+        share = self._strategy.share(state.global_step / state.max_steps)
+        found = _of_the_first(self._search(share))
         self._sites.apply({Site.parse(name): rank for name, rank in found["ranks"].items()})
         seconds = time.perf_counter() - started
         row = {"step": state.global_step, "epoch": epoch + 1, **found, "seconds": seconds}
         self.searches.append(row)
-        ranks, search = found["ranks"], self._search.state_dict()
-        self._optimizer.param_groups[0][STATE] |= {"ranks": ranks, "search": search}
+        ranks = found["ranks"]
+        self._keep(ranks)
         state.log_history.append(
             {
                 "step": state.global_step,
@@ -159,6 +163,21 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
         if state.is_world_process_zero:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._log, "".join(json.dumps(one) + "\n" for one in self.searches))
+
+    def _begin(self, rank: int, smallest: int) -> None:
+        """Have every adapter on at the rank of the time before the first search."""
+        if rank > smallest:
+            raise ModelError(
+                f"LoraConfig(r={smallest}): strategy={self._strategy.name} begins with rank {rank} "
+                f"at every adapter; raise r to {4 * self._budget_rank}"
+            )
+        self._sites.apply(dict.fromkeys(self._sites, rank))
+        self._keep({str(site): rank for site in self._sites})
+
+    def _keep(self, ranks: dict[str, int]) -> None:
+        """Have every checkpoint say where the allocation stands."""
+        search = self._search.state_dict()
+        self._optimizer.param_groups[0][STATE] |= {"ranks": ranks, "search": search}
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

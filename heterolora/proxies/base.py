@@ -6,7 +6,7 @@ generators are as before by construction; only the training flags are set and pu
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -265,19 +265,46 @@ class DataProxy(SaliencyProxy):
     ) -> AB:
         """The gradient of the summed mean losses by A and B of every site."""
         leaves = [matrix.requires_grad_() for pair in theta.values() for matrix in pair]
-        wide = [torch.promote_types(leaf.dtype, torch.float32) for leaf in leaves]
-        totals = [torch.zeros_like(x, dtype=t) for x, t in zip(leaves, wide, strict=True)]
-        tensors = overrides(adapters, theta)
-        for batch in first(batches, self.examples, self.micro_batch_size):
-            here = {name: moved(value, leaves[0].device) for name, value in batch.items()}
-            with autocast(), without_padding():
-                output = functional_call(adapters.model, tensors, kwargs=inputs(here))
-            total_loss, _ = summed(loss, output, here)
-            parts = torch.autograd.grad(total_loss / self.batch_size, leaves)
-            for total, part in zip(totals, parts, strict=True):
-                total += part
+        sampled = first(batches, self.examples, self.micro_batch_size)
+        with_theta = overrides(adapters, theta)
+        totals = summed_gradients(
+            adapters, leaves, with_theta, sampled, self.batch_size, loss, autocast
+        )
         pairs = zip(totals[::2], totals[1::2], strict=True)
         return dict(zip(theta, pairs, strict=True))
+
+
+def summed_gradients(
+    adapters: Ranked[Any],
+    leaves: Sequence[Tensor],
+    tensors: Mapping[str, Tensor],
+    batches: Iterable[Batch],
+    batch_size: int,
+    loss: Loss,
+    autocast: Autocast,
+) -> list[Tensor]:
+    """The gradient by each of `leaves` of the losses of all examples, over `batch_size`.
+
+    Args:
+        adapters: of the wired model.
+        leaves: require gradients.
+        tensors: what stands in for tensors of the model, by name; made of the leaves.
+        batches: are read to their end.
+        batch_size: of the mean losses whose sum is meant.
+        loss: from the model's output and a batch to the sum of the losses and their count.
+        autocast: the precision in which the model runs.
+    """
+    wide = [torch.promote_types(leaf.dtype, torch.float32) for leaf in leaves]
+    totals = [torch.zeros_like(x, dtype=t) for x, t in zip(leaves, wide, strict=True)]
+    for batch in batches:
+        here = {name: moved(value, leaves[0].device) for name, value in batch.items()}
+        with autocast(), without_padding():
+            output = functional_call(adapters.model, dict(tensors), kwargs=inputs(here))
+        total_loss, _ = summed(loss, output, here)
+        parts = torch.autograd.grad(total_loss / batch_size, leaves)
+        for total, part in zip(totals, parts, strict=True):
+            total += part
+    return totals
 
 
 def scores_of(

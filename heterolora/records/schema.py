@@ -233,8 +233,8 @@ class Named(RecordModel):
 class RankBudget(RecordModel):
     """The budget, by kind of site."""
 
-    lora_rank: int
-    shortcut_rank: int
+    lora_rank: float
+    shortcut_rank: float
 
 
 class Optimizer(RecordModel):

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any
 from heterolora.strategies.base import Strategy
 from heterolora.strategies.dynamic import Dynamic
 from heterolora.strategies.homogeneous import Homogeneous
+from heterolora.strategies.pruning import Pruning
 from heterolora.strategies.static import Static
+from heterolora.strategies.warmup import Warmup
 
 if TYPE_CHECKING:
     from heterolora.strategies.search import Search
 
-__all__ = ["Dynamic", "Homogeneous", "Search", "Static", "Strategy"]
+__all__ = ["Dynamic", "Homogeneous", "Pruning", "Search", "Static", "Strategy", "Warmup"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,10 +19,14 @@ class Dynamic(Strategy):
     )
     searches_per_epoch: int = setting(5, help="searches in an epoch, evenly spaced", gt=0)
 
-    def search_steps(self, epoch: int, steps_per_epoch: int) -> range:
+    def search_steps(self, epoch: int, steps_per_epoch: int, epochs: int = 1) -> range:
         """0, i, 2 i, ... below `steps_per_epoch`, with i = ceil(steps_per_epoch / k)."""
         interval = -(-steps_per_epoch // self.searches_per_epoch)
         return range(0, steps_per_epoch, interval)
+
+    def periodic(self, steps_per_epoch: int) -> int:
+        """As many as fit."""
+        return len(self.search_steps(0, steps_per_epoch))
 
     def shortfall(self, steps_per_epoch: int) -> str | None:
         """Whether an epoch holds fewer searches than asked for."""

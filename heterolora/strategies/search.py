@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from heterolora.adapters import Ranked
@@ -11,6 +11,7 @@ from heterolora.allocation import Candidates, Pool, Selection, Top, select_pools
 from heterolora.losses import Autocast, Loss, default_loss
 from heterolora.proxies import Proxy
 from heterolora.proxies.base import Examples
+from heterolora.proxies.spectral import Spectral, totals
 from heterolora.state import Stateful, stateful
 from heterolora.streams import python_generator
 
@@ -42,8 +43,11 @@ class Search:
     def __post_init__(self) -> None:
         self.rng = python_generator(self.adapters.seed, "selection")
 
-    def __call__(self) -> dict[str, Any]:
+    def __call__(self, share: float = 1.0) -> dict[str, Any]:
         """Score, select and switch; returns what there is to record, as plain values.
+
+        Args:
+            share: what may be spent of each pool's budget, as a multiple of it.
 
         Raises:
             UserError: if sites cannot be scored, or no allocation can be made of the scores.
@@ -51,9 +55,15 @@ class Search:
         adapters = self.adapters
         weights, observed = self.proxy.weights_scored(adapters), self.proxy.observed
         sample = self.proxy.sample(self.examples)
-        scores = self.proxy.scores(adapters, sample, self.loss, self.autocast)
-        candidates = Candidates(scores, adapters.unit_costs, adapters.capacities)
-        allocation = select_pools(self.selection, candidates, self.pools, self.rng)
+        scored = adapters, sample, self.loss, self.autocast
+        if isinstance(self.proxy, Spectral):
+            gains = self.proxy.gains(*scored)
+            scores = totals(gains, adapters.capacities)
+        else:
+            gains, scores = None, self.proxy.scores(*scored)
+        candidates = Candidates(scores, adapters.unit_costs, adapters.capacities, gains)
+        pools = [replace(pool, budget=round(share * pool.budget)) for pool in self.pools]
+        allocation = select_pools(self.selection, candidates, pools, self.rng)
         adapters.apply(allocation)
         return {
             "proxy": self.proxy.to_dict(),

@@ -166,7 +166,7 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> "Steps[None]":
         """The rest of a pass over the training split."""
-        searches = self.strategy.search_steps(epoch, self.steps_per_epoch)
+        searches = self.strategy.search_steps(epoch, self.steps_per_epoch, self.epochs)
         done = self.progress.step - epoch * self.steps_per_epoch
         batches = self.train.shuffled(self.batch_size, self.seed, epoch, skip=done)
         for step, batch in enumerate(batches, start=done):
@@ -214,7 +214,8 @@ class Trainer:
             raise TypeError(f"the strategy {self.strategy.name} needs a search")
         self._read_losses(epoch)  # a broken model is the loop's to report, by its step
         self.clock.lap("training")
-        made = self.search()
+        done = self.progress.step / (self.epochs * self.steps_per_epoch)
+        made = self.search(self.strategy.share(done))
         seconds = self.clock.lap("searching")
         row = {"step": self.progress.step, "epoch": epoch + 1, **made, "seconds": seconds}
         self._tell(lambda logger: logger.log_search(row))

@@ -3,12 +3,16 @@
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from statistics import mean
+from typing import ClassVar, Literal, NamedTuple
 
 from heterolora.allocation.allocation import Allocation
+from heterolora.allocation.budget import nearest_prefix
 from heterolora.errors import AllocationError
-from heterolora.settings import Settings
+from heterolora.settings import Settings, setting
 from heterolora.sites import Site
 
 
@@ -20,25 +24,28 @@ class Candidates:
         scores: of each site; the higher, the sooner it is switched on.
         unit_costs: the parameters of one rank at each site.
         capacities: the most ranks that can be on at each site.
+        gains: what the first, the second, ... rank of each site adds, never rising; None where
+            only whole sites were scored.
     """
 
     scores: Mapping[Site, float]
     unit_costs: Mapping[Site, int]
     capacities: Mapping[Site, int]
+    gains: Mapping[Site, Sequence[float]] | None = None
 
     def __post_init__(self) -> None:
         """Refuse scores that say nothing.
 
         Raises:
-            AllocationError: if a score is not finite.
+            AllocationError: if a score or a gain is not finite.
+            ValueError: if the gains of a site rise.
         """
-        broken = {str(site): s for site, s in self.scores.items() if not math.isfinite(s)}
-        if broken:
-            first, score = next(iter(broken.items()))
-            raise AllocationError(
-                f"scores of {len(broken)} sites are not finite (first: {first} = {score}); "
-                "lower optimizer.learning_rate or set precision=fp32"
-            )
+        _check_finite("scores", self.scores)
+        if self.gains is not None:
+            _check_finite("gains", {site: sum(gains) for site, gains in self.gains.items()})
+            for site, gains in self.gains.items():
+                if any(after > before for before, after in pairwise(gains)):
+                    raise ValueError(f"{site}: the gain of a rank must not exceed that before it")
 
     @property
     def degenerate(self) -> bool:
@@ -62,6 +69,20 @@ class Candidates:
             scores={site: self.scores[site] for site in chosen},
             unit_costs={site: self.unit_costs[site] for site in chosen},
             capacities={site: self.capacities[site] for site in chosen},
+            gains=None if self.gains is None else {site: self.gains[site] for site in chosen},
+        )
+
+    def relative_to_role(self) -> "Candidates":
+        """Scores and gains over the mean size of the scores of the site's role."""
+        sizes: dict[str, list[float]] = {}
+        for site, score in self.scores.items():
+            sizes.setdefault(site.role, []).append(abs(score))
+        unit = {role: mean(found) or 1.0 for role, found in sizes.items()}
+        gains = self.gains
+        return replace(
+            self,
+            scores={site: score / unit[site.role] for site, score in self.scores.items()},
+            gains=gains and {s: [gain / unit[s.role] for gain in gains[s]] for s in gains},
         )
 
     def parameters(self, ranks: Mapping[Site, int]) -> int:
@@ -69,15 +90,52 @@ class Candidates:
         return sum(rank * self.unit_costs[site] for site, rank in ranks.items())
 
 
+class Claim(NamedTuple):
+    """What a site asks for beyond the floor.
+
+    Attributes:
+        place: the lower, the sooner it is granted.
+        site: that asks.
+        ranks: how many further ranks.
+    """
+
+    place: tuple[float, ...]
+    site: Site
+    ranks: int
+
+
 @dataclass(frozen=True)
 class Selection(Settings, ABC):
-    """How the rank of every site follows from the scores and a budget."""
+    """How the rank of every site follows from the scores and a budget.
+
+    Every site has the floor's ranks. Beyond that sites make claims, which are granted in order
+    until the parameters come nearest to the budget; equal claims stand in random order.
+
+    Attributes:
+        needs_gains: whether it asks for the gain of each rank of a site.
+    """
+
+    needs_gains: ClassVar[bool] = False
+
+    floor: int = setting(0, help="minimum rank of every site", ge=0)
+    normalize: Literal["none", "role"] = setting(
+        "none", help="none: scores as they are (the paper). role: over the mean of each role"
+    )
 
     @abstractmethod
+    def claims(self, candidates: Candidates, sites: Sequence[Site]) -> Iterable[Claim]:
+        """What the sites ask for beyond the floor, in any order.
+
+        Args:
+            candidates: the sites.
+            sites: the same, in the order in which equal claims are granted.
+        """
+
     def select(self, candidates: Candidates, budget: int, rng: random.Random) -> Allocation:
         """Choose ranks whose parameters come nearest to `budget`.
 
-        A site never gets fewer ranks than one of lower score, equal unit cost and equal capacity.
+        A site never gets fewer ranks than one of the same role, of lower score, equal unit cost
+        and equal capacity.
 
         Args:
             candidates: the sites.
@@ -85,5 +143,53 @@ class Selection(Settings, ABC):
             rng: breaks ties; one draw for each call.
 
         Raises:
-            AllocationError: if the budget allows no allocation at all.
+            AllocationError: if a site cannot hold the floor, the floors cost more than the budget,
+                or the budget is nearest to no rank at all.
         """
+        if self.normalize == "role":
+            candidates = candidates.relative_to_role()
+        ranks = dict.fromkeys(candidates.scores, self.floor)
+        rest = budget - candidates.parameters(ranks)
+        least = min(candidates.capacities[site] for site in candidates.scores)
+        if self.floor > least or rest < 0:
+            raise AllocationError(
+                f"selection.floor={self.floor}: costs {budget - rest} parameters of a budget of "
+                f"{budget}, and the smallest site holds {least} ranks; lower selection.floor"
+            )
+        claims = sorted(
+            self.claims(candidates, candidates.shuffled(rng)), key=lambda claim: claim.place
+        )
+        costs = [claim.ranks * candidates.unit_costs[claim.site] for claim in claims]
+        count = nearest_prefix(costs, rest)
+        if count == 0 and self.floor == 0:
+            raise AllocationError(
+                f"a budget of {budget} parameters is nearest to no site at all (the first costs "
+                f"{costs[0]}); raise rank_budget.lora_rank or rank_budget.shortcut_rank, raise "
+                "strategy.enable_rate, or add roles to search_space.projections or "
+                "search_space.shortcuts"
+            )
+        for claim in claims[:count]:
+            ranks[claim.site] += claim.ranks
+        return Allocation(
+            ranks=ranks,
+            parameters=candidates.parameters(ranks),
+            degenerate=candidates.degenerate,
+            tied=_tied([claim.place for claim in claims], count),
+        )
+
+
+def _tied(places: Sequence[tuple[float, ...]], count: int) -> int:
+    """How many claims equal the last that is granted, if the first that is not does too."""
+    if count == 0 or count == len(places) or places[count] != places[count - 1]:
+        return 0
+    return places.count(places[count])
+
+
+def _check_finite(what: str, values: Mapping[Site, float]) -> None:
+    broken = {str(site): value for site, value in values.items() if not math.isfinite(value)}
+    if broken:
+        first, value = next(iter(broken.items()))
+        raise AllocationError(
+            f"{what} of {len(broken)} sites are not finite (first: {first} = {value}); "
+            "lower optimizer.learning_rate or set precision=fp32"
+        )

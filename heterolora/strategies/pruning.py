@@ -1,0 +1,56 @@
+"""Pruning from above the budget down to it."""
+
+import math
+from dataclasses import dataclass
+
+from heterolora.settings import setting
+from heterolora.strategies.base import Strategy
+
+
+@dataclass(frozen=True)
+class Pruning(Strategy):
+    """Begin with more ranks than the budget has, and prune them on AdaLoRA's cubic schedule.
+
+    With T steps in all, of which the first t_i = ceil(warmup T) train every site at `initial`
+    times the budget's rank, and the last T - t_f with t_f = floor(until T) train what is left, a
+    search at step t may spend (https://arxiv.org/abs/2303.10512, section 3.3)
+
+        b(t) = b (1 + (initial - 1) (1 - (t - t_i) / (t_f - t_i))^3)
+
+    parameters, b being the budget. There are `searches` of them, evenly spaced from t_i to t_f. A
+    run has the budget's parameters at its end, and more before.
+    """
+
+    enable_rate: float = setting(
+        0.25, help="a site holds up to rank budget / enable_rate", gt=0, le=1
+    )
+    initial: float = setting(
+        1.5, help="every site begins with this many times the budget's rank", gt=1
+    )
+    warmup: float = setting(0.1, help="share of all steps before the first search", gt=0, lt=1)
+    until: float = setting(0.5, help="share of all steps before the last search", gt=0, lt=1)
+    pruning_searches: int = setting(10, help="searches from the first to the last", gt=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.until <= self.warmup:
+            raise ValueError(f"until={self.until!r}: must be greater than warmup={self.warmup!r}")
+
+    @property
+    def start(self) -> float:
+        """`initial`."""
+        return self.initial
+
+    def search_steps(self, epoch: int, steps_per_epoch: int, epochs: int = 1) -> list[int]:
+        """The steps of the epoch that are evenly spaced from t_i to t_f."""
+        total, first = epochs * steps_per_epoch, epoch * steps_per_epoch
+        begin = min(math.ceil(self.warmup * total), total - 1)
+        end = max(begin, math.floor(self.until * total))
+        parts = self.pruning_searches - 1
+        steps = {begin + round(part * (end - begin) / parts) for part in range(parts + 1)}
+        return sorted(s - first for s in steps if first <= s < first + steps_per_epoch)
+
+    def share(self, done: float) -> float:
+        """b(t) / b."""
+        part = (done - self.warmup) / (self.until - self.warmup)
+        return 1 + (self.initial - 1) * (1 - min(max(part, 0.0), 1.0)) ** 3

@@ -1,0 +1,35 @@
+"""Static allocation after a warm-up."""
+
+import math
+from dataclasses import dataclass
+
+from heterolora.settings import setting
+from heterolora.strategies.base import Strategy
+
+
+@dataclass(frozen=True)
+class Warmup(Strategy):
+    """Train all sites at the budget's rank for a share of the steps, then search once.
+
+    At the search B is no longer zero, so that a proxy scores adapters that have begun to learn.
+    Sites that stay on keep what they have learned; the ranks that they gain begin at zero, as
+    LoRA does. The search is made before step ceil(warmup x all steps).
+    """
+
+    enable_rate: float = setting(
+        0.25, help="a site holds up to rank budget / enable_rate", gt=0, le=1
+    )
+    warmup: float = setting(0.1, help="share of all steps before the search", gt=0, lt=1)
+
+    @property
+    def start(self) -> float:
+        """The budget."""
+        return 1.0
+
+    def search_steps(self, epoch: int, steps_per_epoch: int, epochs: int = 1) -> range:
+        """ceil(warmup x all steps), in the epoch that has it."""
+        first = epoch * steps_per_epoch
+        step = min(math.ceil(self.warmup * epochs * steps_per_epoch), epochs * steps_per_epoch - 1)
+        return (
+            range(step - first, step - first + 1) if step // steps_per_epoch == epoch else range(0)
+        )
