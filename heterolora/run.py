@@ -201,6 +201,8 @@ def _load(
 ) -> Trainer:
     """Load data and model, and build all that a training needs."""
     task, splits = config.task.build(), sources.load_splits(config.task)
+    if config.training.limit_examples is not None:
+        splits["train"] = splits["train"].limited(config.training.limit_examples)
     loaded = checkpoints.load(config.model, task, config.seed)
     origin = _origin(config, loaded, splits)
     record.add_provenance(**origin)

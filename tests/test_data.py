@@ -228,6 +228,17 @@ def test_halves_are_disjoint_and_the_same_in_every_run(count: int) -> None:
     ]
 
 
+@patiently
+@given(rows=st.integers(1, 60), some=st.integers(1, 70), more=st.integers(0, 10))
+def test_a_limited_split_is_a_part_of_every_larger_one(rows: int, some: int, more: int) -> None:
+    whole = Examples({"text": [f"text {row}" for row in range(rows)], "label": [*range(rows)]})
+    part, larger = whole.limited(some), whole.limited(some + more)
+    assert len(part) == min(rows, some)
+    assert set(part.rows()) <= set(larger.rows()) <= set(whole.rows())
+    assert list(part.rows()) == sorted(part.rows(), key=lambda row: row[1])
+    assert list(whole.limited(some).rows()) == list(part.rows())
+
+
 @pytest.mark.parametrize("limits", [(8, 40), (40, 8)])
 def test_truncation_is_counted_whichever_is_the_limit(limits: tuple[int, int]) -> None:
     positions, max_length = limits

@@ -120,6 +120,7 @@ SHAPING = [
     "optimizer.eps=1.0e-6",
     "training.epochs=7",
     "training.batch_size=7",
+    "training.limit_examples=20",
     "training.group_by_length=true",
     "training.tf32=true",
 ]

@@ -1,6 +1,7 @@
 """The loop: what it records, what it repeats bit for bit, what it leaves alone, how it fails."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,15 @@ def test_what_is_recorded(tiny) -> None:
         "best.safetensors",
         "last.safetensors",
     }
+
+
+def test_a_run_trains_on_as_many_examples_as_are_asked_for(tiny) -> None:
+    directory = executed(*tiny, "training.limit_examples=20", "training.epochs=2")
+    run = read_run(directory)
+    assert run is not None
+    assert run["steps"] == 2 * math.ceil(20 / composed(*tiny).training.batch_size)
+    rows = json.loads((directory / "provenance.json").read_text())["data"]["train"]["rows"]
+    assert rows == 20
 
 
 def test_halves_select_on_one_and_report_the_other(tiny) -> None:

@@ -34,7 +34,7 @@ _SAMPLED = {"source": "probe", "observe_every": 16}
 
 ADDED_LATER: Mapping[str, Any] = {
     "method": {"name": "heterolora", "kind": "heterolora"},
-    "training": {"group_by_length": False, "tf32": False},
+    "training": {"limit_examples": None, "group_by_length": False, "tf32": False},
     "proxy": _SAMPLED,
     "importance": {EVERY: _SAMPLED},
     "selection": {"normalize": "none"},

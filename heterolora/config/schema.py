@@ -115,6 +115,7 @@ class TrainingConfig(Section):
     epochs: PositiveInt = Field(examples=[20])
     batch_size: PositiveInt = Field(examples=[8])
     log_every: PositiveInt = Field(examples=[10])
+    limit_examples: PositiveInt | None = Field(default=None, examples=[4000])
     group_by_length: bool = Field(default=False, strict=True, examples=["true"])
     compile: bool = Field(default=False, strict=True, examples=["true"])
     tf32: bool = Field(default=False, strict=True, examples=["true"])

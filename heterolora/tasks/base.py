@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from heterolora.losses import Batch
+from heterolora.seeding import torch_generator
 from heterolora.settings import Settings
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.metrics import METRICS
@@ -35,6 +36,15 @@ class Examples:
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """The values of each example, in the order of the columns."""
         return zip(*self.columns.values(), strict=True)
+
+    def limited(self, count: int) -> "Examples":
+        """A random part of `count` rows in their order, the same in every run; all if fewer.
+
+        A smaller part is within a larger one.
+        """
+        order = torch.randperm(len(self), generator=torch_generator(0, "limit")).tolist()
+        chosen = sorted(order[:count])
+        return Examples({name: [rows[i] for i in chosen] for name, rows in self.columns.items()})
 
     def fingerprint(self) -> str:
         """Sixteen hex digits of the content, to tell whether a dataset has changed."""
