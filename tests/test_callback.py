@@ -277,12 +277,33 @@ def test_a_checkpoint_loads_as_it_was_trained(checkpoints: dict[str, Path], tmp_
     assert 0 < len(names) <= 2 * on < 12
 
 
-@pytest.mark.parametrize("cut", [STEPS, STEPS + 3])
+OFTEN = hl.strategies.Dynamic(searches_per_epoch=3)
+LATE = hl.strategies.Warmup(warmup=0.4)
+PRUNED = hl.strategies.Pruning(warmup=0.2, until=0.8, pruning_searches=6)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "cut", "searches"),
+    [
+        (OFTEN, STEPS, 9),
+        (OFTEN, STEPS + 3, 9),
+        (LATE, 3, 1),  # before its search
+        (PRUNED, 3, 6),
+        (PRUNED, STEPS + 3, 6),
+    ],
+)
 def test_a_training_that_is_resumed_ends_the_same(
-    cut: int, checkpoints: dict[str, Path], tmp_path: Path
+    strategy: hl.strategies.Strategy,
+    cut: int,
+    searches: int,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
     settings = {"save_strategy": "steps", "save_steps": 3, "max_grad_norm": 1.0}
-    whole, whole_back = model(checkpoints["bert"], dropout=0.1), callback(proxy="constant")
+    whole, whole_back = (
+        model(checkpoints["bert"], dropout=0.1),
+        callback(proxy="constant", strategy=strategy),
+    )
     trainer(whole, arguments(tmp_path / "whole", **settings), whole_back).train()
 
     class Stop(TrainerCallback):
@@ -291,9 +312,15 @@ def test_a_training_that_is_resumed_ends_the_same(
 
     first = model(checkpoints["bert"], dropout=0.1)
     trainer(
-        first, arguments(tmp_path / "parts", **settings), callback(proxy="constant"), Stop()
+        first,
+        arguments(tmp_path / "parts", **settings),
+        callback(proxy="constant", strategy=strategy),
+        Stop(),
     ).train()
-    again, back = model(checkpoints["bert"], dropout=0.1), callback(proxy="constant")
+    again, back = (
+        model(checkpoints["bert"], dropout=0.1),
+        callback(proxy="constant", strategy=strategy),
+    )
     trainer(again, arguments(tmp_path / "parts", **settings), back).train(
         resume_from_checkpoint=True
     )
@@ -302,9 +329,35 @@ def test_a_training_that_is_resumed_ends_the_same(
     alike = ("step", "epoch", "ranks", "scores", "parameters", "tied")
     for row, other in zip(whole_back.searches, back.searches, strict=True):
         assert {key: row[key] for key in alike} == {key: other[key] for key in alike}
-    assert len(back.searches) == 9
+    assert len(back.searches) == searches
     lines = (tmp_path / "parts" / "allocations.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [row["step"] for row in back.searches]
+
+
+def test_until_the_first_search_every_adapter_has_the_starting_rank(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """Pruning from r 3 to the budget's r 2; a rank that the adapters cannot have is refused."""
+    lora, back = model(checkpoints["bert"]), callback(strategy=PRUNED)
+
+    seen: list[set[int]] = []
+
+    class Ranks(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            seen.append({int((a.B != 0).any(0).sum()) for a in back._sites.values()})
+
+    trainer(lora, arguments(tmp_path), back, Ranks()).train()
+    first = back.searches[0]["step"]
+    assert seen[:first] == [{3}] * first
+    spent = [row["parameters"] for row in back.searches]
+    budget = sum(a.unit_cost * BUDGET for a in back._sites.values())
+    assert spent == sorted(spent, reverse=True)
+    assert spent[0] > spent[-1] == budget
+    wide = callback(strategy=hl.strategies.Pruning(initial=4.0))
+    with pytest.raises(
+        ModelError, match=r"^LoraConfig\(r=4\): strategy=pruning begins with rank 8"
+    ):
+        trainer(model(checkpoints["bert"]), arguments(tmp_path), wide).train()
 
 
 def test_a_checkpoint_without_ranks_is_refused(
