@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 
 import heterolora
 from heterolora import run as experiment
-from heterolora.config import checkpoints
+from heterolora.adapters import Adapters
+from heterolora.build import build_adapters
+from heterolora.config import Config, checkpoints
 from heterolora.data import sources
 from heterolora.errors import TrainingError
 from heterolora.records.record import read_rows, read_run
@@ -112,6 +114,55 @@ def test_a_run_trains_on_as_many_examples_as_are_asked_for(tiny) -> None:
     assert run["steps"] == 2 * math.ceil(20 / composed(*tiny).training.batch_size)
     rows = json.loads((directory / "provenance.json").read_text())["data"]["train"]["rows"]
     assert rows == 20
+
+
+def test_pruning_ends_at_the_budget(tiny) -> None:
+    directory = executed(*tiny, "strategy=pruning", "strategy.enable_rate=0.5", "training.epochs=3")
+    run, searches = read_run(directory), read_rows(directory / "allocations.jsonl")
+    assert run is not None
+    counts = run["parameters"]
+    spent = [row["parameters"] for row in searches]
+    assert spent == sorted(spent, reverse=True)
+    assert spent[0] > counts["budget"]
+    assert spent[-1] == counts["budget"] == counts["enabled"]
+    assert run["searches_per_epoch"] is None
+
+
+def test_a_warm_up_trains_all_sites_at_the_budget_before_its_search(tiny) -> None:
+    """Which is homogeneous LoRA until then, but for rows of A that are not on."""
+    short = ["training.epochs=1", "training.log_every=1", "search_space.scaling=rslora"]
+    warm = ["strategy=warmup", "strategy.warmup=0.5", "proxy=gradnorm"]
+    directory = executed(*tiny, *short, *warm)
+    (search,) = read_rows(directory / "allocations.jsonl")
+    losses = [r["loss"] for r in read_rows(directory / "metrics.jsonl") if r["event"] == "step"]
+    assert search["step"] == math.ceil(len(losses) / 2)
+    assert search["weights"] == "current"
+    config = experiment.prepare(composed(*tiny, *short, *warm))
+    adapters = built(config)
+    assert set(adapters.ranks.values()) == {config.rank_budget.lora_rank}
+    assert set(adapters.capacities.values()) == {4 * config.rank_budget.lora_rank}
+
+
+def test_a_quarter_of_a_rank_for_each_site(tiny) -> None:
+    """What is on has rank 1, and the factor of rank 1."""
+    overrides = [*tiny, "strategy=static", "rank_budget=r1_2"]
+    directory = executed(*overrides, "training.epochs=1")
+    (search,) = read_rows(directory / "allocations.jsonl")
+    assert sorted(search["ranks"].values()) == [0, 0, 0, 1, 1, 1]
+    run = read_run(directory)
+    assert run is not None
+    assert run["parameters"]["enabled"] == run["parameters"]["budget"]
+    adapters = built(experiment.prepare(composed(*overrides)))
+    assert {float(adapter.scaling) for adapter in adapters.values()} == {16.0}
+
+
+def built(config: Config) -> Adapters:
+    """The adapters of a run before training."""
+    task = config.task.build()
+    loaded = checkpoints.load(config.model, task, config.seed)
+    train = sources.load(config.task, "train")
+    encoded = task.encode(train, loaded.tokenizer, loaded.positions, torch.device("cpu"))
+    return build_adapters(config, loaded, encoded)
 
 
 def test_halves_select_on_one_and_report_the_other(tiny) -> None:

@@ -48,10 +48,10 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
         budget_rank: the budget is that of LoRA with this rank at every adapter.
         proxy: what scores them: `gradnorm`, `snip`, `synflow`, `constant`, or an object of
             `heterolora.proxies`.
-        selection: how ranks follow from scores: `top`, `proportional`, or an object of
-            `heterolora.selection`.
-        strategy: when to search: `dynamic` (five times an epoch), `static` (before training), or
-            an object of `heterolora.strategies`.
+        selection: how ranks follow from scores: `top`, `proportional`, `waterfill`, or an object
+            of `heterolora.selection`.
+        strategy: when to search: `dynamic` (five times an epoch), `static` (before training),
+            `warmup`, `pruning`, or an object of `heterolora.strategies`.
         loss: a function of the model's output and a batch that returns the sum of the losses and
             their number; the usual one if None.
 
