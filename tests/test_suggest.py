@@ -21,7 +21,7 @@ from transformers import (
 
 import heterolora as hl
 from heterolora.cli import suggest as command
-from heterolora.errors import DataError, ModelError
+from heterolora.errors import AllocationError, DataError, ModelError
 from heterolora.losses import cross_entropy, usual_loss
 
 
@@ -85,6 +85,23 @@ def test_it_says_what_a_search_of_the_library_says(checkpoints: dict[str, Path])
     assert found.scores == scores
     assert found.ranks == hl.select(scores, adapters, found.budget).ranks
     assert found.budget == adapters.count // 2
+
+
+def test_ranks_go_where_they_gain_most(checkpoints: dict[str, Path]) -> None:
+    """Of the ranks that are on, none gains less than one that is off: all cost the same here."""
+    settings = {"budget_rank": 2, "enable_rate": 0.5, "selection": "waterfill"}
+    found = hl.suggest(classifier(checkpoints["bert"]), batches(), proxy="gradsvd", **settings)
+    adapters = hl.adapt(
+        classifier(checkpoints["bert"]), {"q": 4, "v": 4}, budget_ranks={"q": 2, "v": 2}
+    )
+    assert len(set(adapters.unit_costs.values())) == 1
+    gains = hl.proxies.GradSvd().gains(adapters, batches())
+    on = [gain for site, values in gains.items() for gain in values[: found.ranks[site]]]
+    off = [gain for site, values in gains.items() for gain in values[found.ranks[site] : 4]]
+    assert min(on) >= max(off)
+    assert len(on) == 2 * len(adapters)
+    with pytest.raises(AllocationError, match=r"^selection=waterfill: needs the gain of each rank"):
+        hl.suggest(classifier(checkpoints["bert"]), batches(), **settings)
 
 
 @pytest.mark.parametrize("proxy", ["gradnorm", "snip", "synflow", "constant"])

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from heterolora.adapters import Adapters, Space
 from heterolora.allocation import (
     Allocation,
-    Candidates,
     Selection,
     enabled_rank,
     homogeneous_budget,
@@ -23,6 +22,7 @@ from heterolora.errors import ModelError
 from heterolora.integrations.peft import lora_config
 from heterolora.losses import Batch, Loss, usual_loss
 from heterolora.proxies import Proxy
+from heterolora.proxies.spectral import candidates
 from heterolora.settings import class_in, names_in
 from heterolora.sites import ROLES, Site
 from heterolora.streams import python_generator
@@ -169,16 +169,15 @@ def suggest(
     selecting: Selection = made("selection", selection, "heterolora.allocation.selection")
     adapters = _adapters(model, target, budget_rank, enable_rate, alpha, seed)
     started, read = time.perf_counter(), _Counted(batches)
-    scores = scoring.scores(adapters, read, loss or usual_loss(model))
+    scored = candidates(scoring, adapters, read, loss or usual_loss(model))
     if scoring.needs_labels and not read.examples:
         raise ValueError("there are no batches to score on; a generator can be read only once")
     seconds = time.perf_counter() - started
     unit_costs = adapters.unit_costs
     budget = homogeneous_budget(unit_costs, dict.fromkeys(unit_costs, budget_rank))
-    candidates = Candidates(scores, unit_costs, adapters.capacities)
     return Suggestion(
-        allocation=selecting.select(candidates, budget, python_generator(seed, "selection")),
-        scores=scores,
+        allocation=selecting.select(scored, budget, python_generator(seed, "selection")),
+        scores=dict(scored.scores),
         proxy=scoring.name,
         examples=read.examples,
         seconds=seconds,

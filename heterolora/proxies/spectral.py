@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from heterolora.adapters import Ranked
+from heterolora.allocation import Candidates
 from heterolora.losses import Autocast, Batch, Loss, default_loss
 from heterolora.proxies.base import Proxy
 from heterolora.sites import Site
@@ -42,6 +43,27 @@ class Spectral(Proxy):
     ) -> dict[Site, float]:
         """The sum of the gains up to a site's capacity."""
         return totals(self.gains(adapters, batches, loss, autocast), adapters.capacities)
+
+
+def candidates(
+    proxy: Proxy,
+    adapters: Ranked[Any],
+    batches: Iterable[Batch],
+    loss: Loss = default_loss,
+    autocast: Autocast = nullcontext,
+) -> Candidates:
+    """The sites as `proxy` scores them, with the gains of their ranks where it tells them.
+
+    Raises:
+        UserError: as `scores` does, and if a score is not finite.
+    """
+    gains = None
+    if isinstance(proxy, Spectral):
+        gains = proxy.gains(adapters, batches, loss, autocast)
+        scores = totals(gains, adapters.capacities)
+    else:
+        scores = proxy.scores(adapters, batches, loss, autocast)
+    return Candidates(scores, adapters.unit_costs, adapters.capacities, gains)
 
 
 def totals(gains: Gains, capacities: Mapping[Site, int]) -> dict[Site, float]:

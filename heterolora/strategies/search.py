@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from heterolora.adapters import Ranked
-from heterolora.allocation import Candidates, Pool, Selection, Top, select_pools
+from heterolora.allocation import Pool, Selection, Top, select_pools
 from heterolora.losses import Autocast, Loss, default_loss
 from heterolora.proxies import Proxy
 from heterolora.proxies.base import Examples
-from heterolora.proxies.spectral import Spectral, totals
+from heterolora.proxies.spectral import candidates
 from heterolora.state import Stateful, stateful
 from heterolora.streams import python_generator
 
@@ -55,22 +55,16 @@ class Search:
         adapters = self.adapters
         weights, observed = self.proxy.weights_scored(adapters), self.proxy.observed
         sample = self.proxy.sample(self.examples)
-        scored = adapters, sample, self.loss, self.autocast
-        if isinstance(self.proxy, Spectral):
-            gains = self.proxy.gains(*scored)
-            scores = totals(gains, adapters.capacities)
-        else:
-            gains, scores = None, self.proxy.scores(*scored)
-        candidates = Candidates(scores, adapters.unit_costs, adapters.capacities, gains)
+        scored = candidates(self.proxy, adapters, sample, self.loss, self.autocast)
         pools = [replace(pool, budget=round(share * pool.budget)) for pool in self.pools]
-        allocation = select_pools(self.selection, candidates, pools, self.rng)
+        allocation = select_pools(self.selection, scored, pools, self.rng)
         adapters.apply(allocation)
         return {
             "proxy": self.proxy.to_dict(),
             "selection": self.selection.to_dict(),
             "weights": weights,
             "observed": observed,
-            "scores": {str(site): score for site, score in scores.items()},
+            "scores": {str(site): score for site, score in scored.scores.items()},
             "ranks": {str(site): rank for site, rank in adapters.ranks.items()},
             "parameters": allocation.parameters,
             "tied": allocation.tied,
