@@ -10,6 +10,7 @@ from heterolora.adapters import Adapters, Space
 from heterolora.allocation import Pool, enabled_rank, homogeneous_budget, make_pools
 from heterolora.architectures import Loaded
 from heterolora.config import Config, checkpoints
+from heterolora.config.schema import SchedulerConfig
 from heterolora.methods.base import Given, Trained
 from heterolora.strategies import Search
 from heterolora.tasks import Task
@@ -18,8 +19,8 @@ from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.compiling import LENGTHS, compiled
 from heterolora.training.engines import LocalEngine
 from heterolora.training.logging import Logger
-from heterolora.training.optimizer import adamw
 from heterolora.training.precision import autocast_for
+from heterolora.training.schedule import make_schedule
 from heterolora.training.signals import Signals
 from heterolora.training.trainer import Trainer
 from heterolora.training.weights import WeightFiles
@@ -121,7 +122,7 @@ def build_trainer(
         checkpoints: keeps the state.
         signals: that stop the run.
     """
-    optimizer = adamw(adapters, **config.optimizer.model_dump(exclude={"name"}))
+    optimizer = config.optimizer.build().make(adapters)
     if isinstance(adapters, Trained):
         adapters.follow(optimizer)
     engine = LocalEngine(
@@ -132,7 +133,13 @@ def build_trainer(
         config.evaluation.batch_size,
         [search.proxy.observe] if search and search.proxy.observes else [],
         compiled(adapters.model) if config.training.compile else None,
+        config.training.micro_batch_size,
+        config.training.max_grad_norm,
     )
+    if config.training.gradient_checkpointing:
+        model = adapters.model  # Transformers 6 has another name for it.
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
     files = WeightFiles(weights, adapters)
     trainer = Trainer(
         engine=engine,
@@ -146,12 +153,18 @@ def build_trainer(
         strategy=config.strategy.build(),
         search=search,
         loggers=[logger],
+        max_steps=config.training.max_steps,
+        patience=config.training.patience,
         log_every=config.training.log_every,
         weights=files,
         checkpoints=checkpoints,
         every_minutes=config.checkpoint.every_minutes,
         signals=signals,
     )
+    if config.scheduler != SchedulerConfig():
+        trainer.schedule = make_schedule(
+            config.scheduler.name, config.scheduler.warmup, trainer.total_steps
+        )
     checkpoints.stateful |= {"weights": files, "trainer": trainer}
     return trainer
 

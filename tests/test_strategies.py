@@ -57,7 +57,7 @@ def configured_strategy(name: str, **changes: object) -> Strategy:
 def test_exact_search_steps(name, changes, steps, expected) -> None:
     """Of two epochs."""
     strategy = configured_strategy(name, **changes)
-    assert [list(strategy.search_steps(epoch, steps, 2)) for epoch in (0, 1)] == expected
+    assert [list(strategy.search_steps(epoch, steps, 2 * steps)) for epoch in (0, 1)] == expected
 
 
 @pytest.mark.parametrize("strategy", [configured_strategy(name) for name in ALL], ids=ALL)
@@ -66,7 +66,7 @@ def test_contract(strategy: Strategy, steps: int, epochs: int) -> None:
     made = [
         epoch * steps + step
         for epoch in range(epochs)
-        for step in strategy.search_steps(epoch, steps, epochs)
+        for step in strategy.search_steps(epoch, steps, epochs * steps)
     ]
     assert made == sorted(set(made))
     assert all(0 <= step < steps * epochs for step in made)

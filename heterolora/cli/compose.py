@@ -28,7 +28,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: naming every such override.
     """
-    problems = [line for override in overrides for line in _not_one_choice(override)]
+    readable, problems = _readable(overrides)
+    problems += [line for override in readable for line in _not_one_choice(override)]
     given = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
     if given.get("task.path", "null") != "null":
         problems += [
@@ -38,6 +39,22 @@ def check_overrides(overrides: Sequence[str]) -> None:
         ]
     if problems:
         raise ConfigError(problems)
+
+
+def _readable(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides of Hydra's grammar, and a line for each of the others."""
+    readable, problems = [], []
+    for override in overrides:
+        try:
+            OverridesParser.create().parse_override(override)
+            readable.append(override)
+        except HydraException as error:
+            key, _, value = override.partition("=")
+            problems.append(
+                f"{override}: cannot be read ({one_line(error)[:100]}); put quotes around the "
+                f"value: '{key}=\"{value}\"'"
+            )
+    return readable, problems
 
 
 def _not_one_choice(override: str) -> list[str]:
@@ -98,11 +115,11 @@ def composition_problems(error: Exception, overrides: Sequence[str]) -> list[str
     from heterolora.config import changes  # and pydantic, which --help does without
 
     GlobalHydra.instance().clear()
-    problems: list[str] = []
+    readable, problems = _readable(overrides)
     sound: list[str] = []
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
         # What is chosen comes first: it decides which keys there are.
-        for override in sorted(overrides, key=lambda override: bool(_changed(override))):
+        for override in sorted(readable, key=lambda override: bool(_changed(override))):
             chosen = [option for option in sound if not _changed(option)]
             try:
                 check_overrides([override])
@@ -121,7 +138,7 @@ def composition_problems(error: Exception, overrides: Sequence[str]) -> list[str
     if not problems and "--multirun" in str(error):
         problems = [
             f"{override}: has several values; to run each of them, add -m"
-            for override in overrides
+            for override in readable
             if OverridesParser.create().parse_override(override).is_sweep_override()
         ]
     return problems or [one_line(error)]

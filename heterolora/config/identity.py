@@ -34,7 +34,18 @@ _SAMPLED = {"source": "probe", "observe_every": 16}
 
 ADDED_LATER: Mapping[str, Any] = {
     "method": {"name": "heterolora", "kind": "heterolora"},
-    "training": {"limit_examples": None, "group_by_length": False, "tf32": False},
+    "optimizer": {"kind": "adamw"},
+    "scheduler": {"name": "constant", "warmup": 0.0},
+    "training": {
+        "limit_examples": None,
+        "micro_batch_size": None,
+        "max_steps": None,
+        "patience": None,
+        "max_grad_norm": None,
+        "gradient_checkpointing": False,
+        "group_by_length": False,
+        "tf32": False,
+    },
     "proxy": _SAMPLED,
     "importance": {EVERY: _SAMPLED},
     "selection": {"normalize": "none"},

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from heterolora.config.schema import (
     MethodConfig,
     Number,
+    OptimizerConfig,
     PluginConfig,
     ProxyConfig,
     SelectionConfig,
@@ -50,6 +51,9 @@ GROUPS: Mapping[str, Group] = {
     "proxy": Group("heterolora.proxies", ProxyConfig),
     "selection": Group("heterolora.allocation.selection", SelectionConfig),
     "strategy": Group("heterolora.strategies", StrategyConfig),
+    "optimizer": Group(
+        "heterolora.training.optimizers", OptimizerConfig, tag="kind", default="adamw"
+    ),
     "task": Group("heterolora.tasks", TaskConfig, tag="kind", default="classification"),
     "tracking": Group("heterolora.loggers", TrackerConfig, tag=None),
 }

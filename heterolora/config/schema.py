@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from heterolora.proxies import Proxy
     from heterolora.strategies import Strategy
     from heterolora.tasks import Task
+    from heterolora.training.optimizers import Optimizer
 
 PositiveInt = Annotated[int, Field(strict=True, gt=0)]
 
@@ -47,7 +48,7 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A finite number; `true` is none."""
 PathPart = r"[A-Za-z0-9][\w.-]*"
 """A name that can be a folder, and cannot lead out of one."""
-Beta = Annotated[Number, Field(ge=0, lt=1)]
+PositiveNumber = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
 Device = NewType("Device", str)
 """The name of a device; a type of its own, by which rules ask for it."""
 Precision = Literal["auto", "fp32", "bf16"]
@@ -116,6 +117,11 @@ class TrainingConfig(Section):
     batch_size: PositiveInt = Field(examples=[8])
     log_every: PositiveInt = Field(examples=[10])
     limit_examples: PositiveInt | None = Field(default=None, examples=[4000])
+    micro_batch_size: PositiveInt | None = Field(default=None, examples=[4])
+    max_steps: PositiveInt | None = Field(default=None, examples=[1000])
+    patience: PositiveInt | None = Field(default=None, examples=[3])
+    max_grad_norm: PositiveNumber | None = Field(default=None, examples=[1.0])
+    gradient_checkpointing: bool = Field(default=False, strict=True, examples=["true"])
     group_by_length: bool = Field(default=False, strict=True, examples=["true"])
     compile: bool = Field(default=False, strict=True, examples=["true"])
     tf32: bool = Field(default=False, strict=True, examples=["true"])
@@ -225,14 +231,24 @@ class TrackerConfig(PluginConfig):
     """Where metrics go besides the record, by the name of its file in `heterolora/loggers`."""
 
 
-class OptimizerConfig(Section):
-    """AdamW at a constant learning rate."""
+class OptimizerConfig(PluginConfig):
+    """An optimizer, by the name of its kind's file in `heterolora/training/optimizers`."""
 
-    name: Literal["adamw"]
+    name: str = Field(pattern=rf"^{PathPart}$", examples=["adamw"])
+    kind: str
     learning_rate: Number = Field(gt=0, examples=[2e-4])
-    weight_decay: Number = Field(ge=0, examples=[0.01])
-    betas: tuple[Beta, Beta] = Field(examples=["[0.9,0.999]"])
-    eps: Number = Field(gt=0, lt=1, examples=[1e-8])
+
+    def build(self) -> "Optimizer":
+        """The settings of the optimizer, which make one."""
+        made: Optimizer = super().build()
+        return made
+
+
+class SchedulerConfig(Section):
+    """How the learning rate goes up and down."""
+
+    name: Literal["constant", "linear", "cosine"] = Field(default="constant", examples=["linear"])
+    warmup: Number = Field(default=0.0, ge=0, lt=1, examples=[0.1])
 
 
 class Config(Section):
@@ -257,7 +273,8 @@ class Config(Section):
     selection: SerializeAsAny[SelectionConfig] | None
     strategy: SerializeAsAny[StrategyConfig]
     rank_budget: RankBudgetConfig
-    optimizer: OptimizerConfig
+    optimizer: SerializeAsAny[OptimizerConfig]
+    scheduler: SchedulerConfig = SchedulerConfig()
     training: TrainingConfig
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig

@@ -140,8 +140,7 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
     ) -> None:
         """Search, where the strategy says so."""
         epoch, step = divmod(state.global_step, self._steps_per_epoch)
-        epochs = math.ceil(state.max_steps / self._steps_per_epoch)
-        if step not in self._strategy.search_steps(epoch, self._steps_per_epoch, epochs):
+        if step not in self._strategy.search_steps(epoch, self._steps_per_epoch, state.max_steps):
             return
         started = time.perf_counter()
         share = self._strategy.share(state.global_step / state.max_steps)

@@ -19,13 +19,15 @@ class Strategy(Settings, ABC):
     searches: ClassVar[bool] = True
 
     @abstractmethod
-    def search_steps(self, epoch: int, steps_per_epoch: int, epochs: int = 1) -> Sequence[int]:
+    def search_steps(
+        self, epoch: int, steps_per_epoch: int, total: int | None = None
+    ) -> Sequence[int]:
         """The steps of `epoch` (both counted from 0) before which a search is made.
 
         Args:
             epoch: which.
             steps_per_epoch: optimizer steps in each.
-            epochs: how many there are in all.
+            total: optimizer steps in all; those of one epoch if None.
         """
 
     @property

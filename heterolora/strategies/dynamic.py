@@ -19,7 +19,7 @@ class Dynamic(Strategy):
     )
     searches_per_epoch: int = setting(5, help="searches in an epoch, evenly spaced", gt=0)
 
-    def search_steps(self, epoch: int, steps_per_epoch: int, epochs: int = 1) -> range:
+    def search_steps(self, epoch: int, steps_per_epoch: int, total: int | None = None) -> range:
         """0, i, 2 i, ... below `steps_per_epoch`, with i = ceil(steps_per_epoch / k)."""
         interval = -(-steps_per_epoch // self.searches_per_epoch)
         return range(0, steps_per_epoch, interval)

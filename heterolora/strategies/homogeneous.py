@@ -14,6 +14,6 @@ class Homogeneous(Strategy):
     searches: ClassVar[bool] = False
     enable_rate: float = setting(1, help="all sites are on", ge=1, le=1)
 
-    def search_steps(self, epoch: int, steps_per_epoch: int, epochs: int = 1) -> range:
+    def search_steps(self, epoch: int, steps_per_epoch: int, total: int | None = None) -> range:
         """None."""
         return range(0)

@@ -41,14 +41,14 @@ class Pruning(Strategy):
         """`initial`."""
         return self.initial
 
-    def search_steps(self, epoch: int, steps_per_epoch: int, epochs: int = 1) -> list[int]:
+    def search_steps(self, epoch: int, steps_per_epoch: int, total: int | None = None) -> list[int]:
         """The steps of the epoch that are evenly spaced from t_i to t_f."""
-        total, first = epochs * steps_per_epoch, epoch * steps_per_epoch
-        begin = min(math.ceil(self.warmup * total), total - 1)
-        end = max(begin, math.floor(self.until * total))
+        steps, first = total or steps_per_epoch, epoch * steps_per_epoch
+        begin = min(math.ceil(self.warmup * steps), steps - 1)
+        end = max(begin, math.floor(self.until * steps))
         parts = self.pruning_searches - 1
-        steps = {begin + round(part * (end - begin) / parts) for part in range(parts + 1)}
-        return sorted(s - first for s in steps if first <= s < first + steps_per_epoch)
+        spaced = {begin + round(part * (end - begin) / parts) for part in range(parts + 1)}
+        return sorted(step - first for step in spaced if 0 <= step - first < steps_per_epoch)
 
     def share(self, done: float) -> float:
         """b(t) / b."""

@@ -14,6 +14,6 @@ class Static(Strategy):
         0.25, help="a site holds up to rank budget / enable_rate", gt=0, le=1
     )
 
-    def search_steps(self, epoch: int, steps_per_epoch: int, epochs: int = 1) -> range:
+    def search_steps(self, epoch: int, steps_per_epoch: int, total: int | None = None) -> range:
         """Step 0 of epoch 0."""
         return range(1) if epoch == 0 else range(0)

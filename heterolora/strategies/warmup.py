@@ -26,10 +26,8 @@ class Warmup(Strategy):
         """The budget."""
         return 1.0
 
-    def search_steps(self, epoch: int, steps_per_epoch: int, epochs: int = 1) -> range:
+    def search_steps(self, epoch: int, steps_per_epoch: int, total: int | None = None) -> range:
         """ceil(warmup x all steps), in the epoch that has it."""
-        first = epoch * steps_per_epoch
-        step = min(math.ceil(self.warmup * epochs * steps_per_epoch), epochs * steps_per_epoch - 1)
-        return (
-            range(step - first, step - first + 1) if step // steps_per_epoch == epoch else range(0)
-        )
+        steps = total or steps_per_epoch
+        at, step = divmod(min(math.ceil(self.warmup * steps), steps - 1), steps_per_epoch)
+        return range(step, step + 1) if at == epoch else range(0)

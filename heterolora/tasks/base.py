@@ -126,6 +126,10 @@ class Task(Settings, ABC):
     def loss(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor | int]:
         """The sum of the losses of a batch, and how many were summed."""
 
+    def count(self, batch: Batch) -> Tensor | int:
+        """How many losses `loss` sums for a batch."""
+        return len(batch["labels"])
+
     @abstractmethod
     def metric(self) -> Metric:
         """A new one, to be given the batches of a split."""

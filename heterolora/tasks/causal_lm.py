@@ -63,6 +63,10 @@ class CausalLM(Task):
         """Cross-entropy of the next token, summed over all tokens that are not padding."""
         return next_token(output, batch)
 
+    def count(self, batch: Batch) -> Tensor:
+        """The tokens that have a loss."""
+        return (batch["labels"][:, 1:] != -100).sum()
+
     def metric(self) -> Metric:
         """The perplexity of all tokens together."""
         return Perplexity(self)

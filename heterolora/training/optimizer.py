@@ -1,9 +1,9 @@
-"""The optimizer of a run."""
+"""AdamW in one call, for scripts."""
 
 import torch
 
 from heterolora.adapters import Adapters
-from heterolora.adapters.freezing import freeze_disabled
+from heterolora.training.optimizers import AdamW
 
 
 def adamw(
@@ -12,15 +12,7 @@ def adamw(
     weight_decay: float = 0.01,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
-) -> torch.optim.AdamW:
+) -> torch.optim.Optimizer:
     """AdamW over adapters and head that leaves ranks alone while they are off."""
-    optimizer = torch.optim.AdamW(
-        list(adapters.named_tensors().values()),
-        lr=learning_rate,
-        betas=betas,
-        eps=eps,
-        weight_decay=weight_decay,
-        fused=True,
-    )
-    freeze_disabled(optimizer, adapters)
-    return optimizer
+    settings = AdamW(learning_rate=learning_rate, weight_decay=weight_decay, betas=betas, eps=eps)
+    return settings.make(adapters)

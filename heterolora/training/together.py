@@ -103,13 +103,12 @@ class Together(Generic[Result]):
     def _round(self) -> None:
         """The next step of each; steps of as many examples are made in one pass.
 
-        A step that is observed is made alone: in a pass for many there is no pass of its own. So
-        is one of a model without adapters, which trains what a pass for many would share.
+        Some are made alone: see `LocalEngine.alone`.
         """
         groups: dict[tuple[int, int | None], list[int]] = {}
         for index, step in self._next.items():
             engine = _engine(step)
-            alone = index if engine.observers or not engine.adapters.sites else None
+            alone = index if engine.alone(step.batch) else None
             groups.setdefault((len(step.batch["input_ids"]), alone), []).append(index)
         for indices in groups.values():
             started = time.perf_counter()

@@ -19,6 +19,7 @@ from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.clock import Clock
 from heterolora.training.engines import Engine
 from heterolora.training.logging import Logger
+from heterolora.training.schedule import Schedule
 from heterolora.training.signals import Signals
 from heterolora.training.weights import WeightFiles
 
@@ -61,6 +62,9 @@ class Trainer:
         strategy: when to search.
         search: makes a search; needed by a strategy that asks for any.
         loggers: told of everything.
+        schedule: the factor of the learning rate at a step; constant if None.
+        max_steps: the end of the training, even in the middle of an epoch.
+        patience: the training ends after so many epochs without a better one.
         log_every: steps between two rows of losses.
         weights: keeps the best and the last weights.
         checkpoints: keeps the state at every epoch's end, after `every_minutes`, and for signals.
@@ -79,6 +83,9 @@ class Trainer:
     strategy: Strategy = field(default_factory=Homogeneous)
     search: Search | None = None
     loggers: Sequence[Logger] = ()
+    schedule: Schedule | None = None
+    max_steps: int | None = None
+    patience: int | None = None
     log_every: int = 10
     weights: WeightFiles | None = None
     checkpoints: CheckpointManager | None = None
@@ -98,6 +105,22 @@ class Trainer:
         """Optimizer steps in a pass over the training split."""
         return self.train.batches(self.batch_size)
 
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps in all, unless patience ends before."""
+        steps = self.epochs * self.steps_per_epoch
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    @property
+    def done(self) -> bool:
+        """Whether the last step has been made, or patience is at its end."""
+        best, last = self.progress.best, self.progress.last
+        if self.patience is not None and best is not None and last is not None:
+            waited: int = last["epoch"] - best["epoch"]
+            if waited >= self.patience:
+                return True
+        return self.progress.step >= self.total_steps
+
     def fit(self) -> Progress:
         """Train for all epochs, or for what is left of them after `load_state_dict`.
 
@@ -115,7 +138,8 @@ class Trainer:
         with self.signals:
             self.clock.restart()
             self._saved = time.monotonic()
-            for epoch in range(self.progress.step // self.steps_per_epoch, self.epochs):
+            while not self.done:
+                epoch = self.progress.step // self.steps_per_epoch
                 yield from self._epoch(epoch)
                 self._validate(epoch)
                 self._save(epoch)
@@ -166,17 +190,22 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> "Steps[None]":
         """The rest of a pass over the training split."""
-        searches = self.strategy.search_steps(epoch, self.steps_per_epoch, self.epochs)
+        searches = self.strategy.search_steps(epoch, self.steps_per_epoch, self.total_steps)
         done = self.progress.step - epoch * self.steps_per_epoch
         batches = self.train.shuffled(self.batch_size, self.seed, epoch, skip=done)
         for step, batch in enumerate(batches, start=done):
             self._pause(epoch)
             if step in searches:
                 self._search(epoch)
+            if self.schedule is not None:
+                self.engine.scale_learning_rate(self.schedule(self.progress.step))
             self._pending.append((yield Step(self, batch)))
             self.progress.step += 1
-            if self.progress.step % self.log_every == 0 or step + 1 == self.steps_per_epoch:
+            last = step + 1 == self.steps_per_epoch or self.progress.step == self.total_steps
+            if self.progress.step % self.log_every == 0 or last:
                 self._log(epoch)
+            if last:
+                break
         self.clock.lap("training")
 
     def training_step(self, batch: Batch) -> Tensor:
@@ -214,7 +243,7 @@ class Trainer:
             raise TypeError(f"the strategy {self.strategy.name} needs a search")
         self._read_losses(epoch)  # a broken model is the loop's to report, by its step
         self.clock.lap("training")
-        done = self.progress.step / (self.epochs * self.steps_per_epoch)
+        done = self.progress.step / self.total_steps
         made = self.search(self.strategy.share(done))
         seconds = self.clock.lap("searching")
         row = {"step": self.progress.step, "epoch": epoch + 1, **made, "seconds": seconds}

@@ -21,6 +21,9 @@ class Engine(Protocol):
     def step(self, batch: Batch) -> Tensor:
         """One optimizer step; its mean loss, left on the device."""
 
+    def scale_learning_rate(self, factor: float) -> None:
+        """Have the next steps made at `factor` times the learning rate that was configured."""
+
     def evaluate(self, split: Encoded) -> dict[str, float]:
         """The mean loss (`loss`) and the metrics over a split, dropout off."""
 

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from heterolora.adapters import Adapters
 from heterolora.dropout import Dropout, has_dropout, recomputes
@@ -27,6 +27,8 @@ class LocalEngine:
         autocast: the precision of forward passes.
         evaluation_batch_size: examples in a batch of an evaluation.
         observers: make what is entered around the forward and backward pass of each step.
+        micro_batch_size: the most examples in a forward pass; a step of more adds up gradients.
+        max_grad_norm: the L2 norm to which the gradients of a step, taken together, are clipped.
         forward: makes the forward pass of a step from the model's inputs; by default `eager`. Into
             any other, observers may not see.
 
@@ -51,6 +53,8 @@ class LocalEngine:
         evaluation_batch_size: int = 64,
         observers: Sequence[Callable[[Adapters], AbstractContextManager[object]]] = (),
         forward: Callable[..., Any] | None = None,
+        micro_batch_size: int | None = None,
+        max_grad_norm: float | None = None,
     ) -> None:
         if observers and forward is not None:
             raise ValueError(
@@ -63,6 +67,12 @@ class LocalEngine:
         self.dropout = Stream(adapters.seed, "dropout", device=adapters.model.device)
         self._evaluation_batch_size = evaluation_batch_size
         self.observers = observers
+        self._micro_batch_size = micro_batch_size
+        self._max_grad_norm = max_grad_norm
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+        # Looked for once: a model has few among its many modules, and steps are many.
+        modules = adapters.model.modules()
+        self._may_recompute = [m for m in modules if hasattr(m, "gradient_checkpointing")]
         self._forward = forward or eager(adapters.model)
 
     def step(self, batch: Batch) -> Tensor:
@@ -73,14 +83,55 @@ class LocalEngine:
         with ExitStack() as observing:
             for observe in self.observers:
                 observing.enter_context(observe(self.adapters))
-            with self.dropout:
-                with self.autocast():
-                    output = self._forward(**inputs(batch))
-                total, count = self.task.loss(output, batch)
-            loss = total / count
-            torch.autograd.backward(loss)
-        self.optimizer.step()
+            losses = [self._descended(part, batch) for part in self._parts(batch)]
+        self.update()
+        return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
+
+    def _descended(self, part: Batch, whole: Batch) -> Tensor:
+        """Add up the gradients of a part's share of the mean loss of the whole; the share."""
+        with self.dropout:
+            with self.autocast():
+                output = self._forward(**inputs(part))
+            total, count = self.task.loss(output, part)
+        loss = total / (count if part is whole else self.task.count(whole))
+        torch.autograd.backward(loss)
         return loss.detach()
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """A batch in parts of `micro_batch_size`; the batch itself where it has no more."""
+        size = self._micro_batch_size
+        rows = len(batch["input_ids"])
+        if size is None or rows <= size:
+            return [batch]
+        return [
+            {name: tensor[start : start + size] for name, tensor in batch.items()}
+            for start in range(0, rows, size)
+        ]
+
+    def alone(self, batch: Batch) -> bool:
+        """Whether a step cannot be made in one pass for many runs.
+
+        One that is observed has no pass of its own there; a model without adapters trains what
+        such a pass would share; nor are parts of a step, or what is computed again, in it.
+        """
+        return bool(
+            self.observers
+            or not self.adapters.sites
+            or len(self._parts(batch)) > 1
+            or recomputes(self._may_recompute)
+        )
+
+    def update(self) -> None:
+        """Let the optimizer step, with the gradients that there are."""
+        if self._max_grad_norm is not None:
+            trained = [p for p in self.adapters.named_tensors().values() if p.grad is not None]
+            nn.utils.clip_grad_norm_(trained, self._max_grad_norm)
+        self.optimizer.step()
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Have the next steps made at `factor` times the learning rate of the optimizer."""
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = factor * rate
 
     def evaluate(self, split: Encoded) -> dict[str, float]:
         """The mean loss (`loss`) and the task's metrics over `split`, dropout off."""

@@ -83,7 +83,7 @@ class PackedEngine:
         for stack in self._stacks:
             stack.hand_out()
         for member in self.members:
-            member.optimizer.step()
+            member.update()
         return [loss.detach() for loss in losses]
 
     def _dropout(self) -> AbstractContextManager[object]:

@@ -1,0 +1,7 @@
+"""What makes the steps. Each kind of optimizer lives in the file of its name."""
+
+from heterolora.training.optimizers.adamw import AdamW
+from heterolora.training.optimizers.base import Optimizer
+from heterolora.training.optimizers.torch import Torch
+
+__all__ = ["AdamW", "Optimizer", "Torch"]

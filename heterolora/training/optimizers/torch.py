@@ -1,0 +1,51 @@
+"""Any other optimizer of torch, or of a package that is made like it."""
+
+import pydoc
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from heterolora.errors import TrainingError, one_line
+from heterolora.settings import setting
+from heterolora.training.optimizers.base import Optimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Torch(Optimizer):
+    """A subclass of `torch.optim.Optimizer`, by its name.
+
+    What is off is frozen bit for bit if the optimizer leaves alone parameters without gradients, as
+    all of torch do.
+    """
+
+    options: dict[str, Any] = setting(
+        help="the optimizer's class as _target_, and its arguments but for lr",
+        example="{_target_: torch.optim.SGD, momentum: 0.9}",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        target = str(self.options.get("_target_"))
+        found: Any = pydoc.locate(target)
+        if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+            raise ValueError(
+                f"options._target_={target}: must be an optimizer that is installed; for example "
+                "torch.optim.SGD"
+            )
+
+    def over(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer.
+
+        Raises:
+            TrainingError: if it refuses its arguments.
+        """
+        arguments = dict(self.options)
+        kind: Any = pydoc.locate(arguments.pop("_target_"))
+        try:
+            made: torch.optim.Optimizer = kind(parameters, lr=self.learning_rate, **arguments)
+        except (TypeError, ValueError) as error:
+            raise TrainingError(
+                f"optimizer.options: {kind.__name__} refuses them ({one_line(error)[:200]})"
+            ) from error
+        return made
