@@ -131,10 +131,10 @@ def test_a_bug_in_one_run_of_a_sweep_does_not_stop_it(command_line, tiny, monkey
     """An error that is not the user's leaves its traceback, and the sweep exits with 1."""
     whole = Dynamic.search_steps
 
-    def breaks(self: Dynamic, epoch: int, steps_per_epoch: int) -> range:
+    def breaks(self: Dynamic, epoch: int, steps: int, total: int | None = None) -> range:
         if self.searches_per_epoch == 3:
             raise RuntimeError("it broke")
-        return whole(self, epoch, steps_per_epoch)
+        return whole(self, epoch, steps, total)
 
     monkeypatch.setattr(Dynamic, "search_steps", breaks)
     done = command_line("-m", *tiny, "strategy.searches_per_epoch=3,1", "training.epochs=1")

@@ -1,5 +1,6 @@
 """Validation of what Hydra composes: everything under conf/, and every mistake at once."""
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,10 @@ def test_every_option_composes_and_validates(
         overrides.append(f"model.path={wide}")
     elif option in FAMILY:
         overrides.append(f"model.path={checkpoints[FAMILY[option]]}")
+    if option == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(ConfigError, match=r"bitsandbytes.*: must be an optimizer that is inst"):
+            prepare(composed(*overrides))
+        return
     config = prepare(composed(*overrides))
     if group in ("task", "strategy"):
         assert getattr(config, group).name == option

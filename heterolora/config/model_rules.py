@@ -278,8 +278,9 @@ def observed_is_searched(
 ) -> Iterable[str]:
     """Scores of training steps need searches after the first, which no step precedes."""
     chosen = strategy.build()
-    later = any(step for epoch in range(2) for step in chosen.search_steps(epoch, 1000, 2000))
-    if _observes(proxy) and not later:
+    if _observes(proxy) and not any(
+        step for epoch in range(2) for step in chosen.search_steps(epoch, 1000, 2000)
+    ):
         yield (
             f"proxy.source=running: strategy={strategy.name} searches only before training; set "
             "proxy.source=probe or strategy=dynamic"
