@@ -107,6 +107,7 @@ def run_info(config: Config, directory: Path) -> RunInfo:
         proxy=config.proxy.name if config.proxy else None,
         seed=config.seed,
         epochs=config.training.epochs,
+        max_steps=config.training.max_steps,
         metrics=config.task.metrics,
         pool=config.search_space.pool,
         config=config.resolved(),

@@ -1,5 +1,6 @@
 """How steps are made: optimizers, schedules, clipping, micro-batches, and when they end."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from conftest import CommandLine, composed
 from omegaconf import DictConfig
+from rich.console import Console
 from support import Subject, randomise, subject, task
 from torch import Tensor
 
@@ -97,7 +99,10 @@ def test_the_learning_rate_follows_its_schedule(tiny: list[str], monkeypatch: An
 
 
 def test_training_ends_at_the_step_that_is_asked_for(tiny: list[str]) -> None:
-    directory = done(*tiny, "training.max_steps=11", "training.epochs=3")
+    said = io.StringIO()
+    settings = ["training.max_steps=11", "training.epochs=3"]
+    directory = done(*tiny, *settings, console=Console(file=said, width=200))
+    assert "epoch  2/2" in said.getvalue()
     run, rows = read_run(directory), read_rows(directory / "metrics.jsonl")
     assert run is not None
     assert run["steps"] == 11
@@ -221,9 +226,6 @@ def test_runs_that_differ_in_all_of_this_are_packed_as_if_alone(
         assert packed[name]["train_loss"] == pytest.approx(row["train_loss"], rel=1e-4)
 
 
-def done(*overrides: str) -> Path:
+def done(*overrides: str, console: Console | None = None) -> Path:
     """The directory of a run."""
-    cfg = composed(*overrides)
-    from rich.console import Console
-
-    return experiment.run(cfg, Console(quiet=True)).directory
+    return experiment.run(composed(*overrides), console or Console(quiet=True)).directory

@@ -37,6 +37,7 @@ class RunInfo:
         metrics: of the task; the first one chooses the best epoch.
         pool: whether all kinds of sites share the budget (`combined`) or not (`separated`).
         config: the resolved configuration.
+        max_steps: the end of training even within an epoch; None where only epochs end it.
         resumed: the step at which the run goes on; None where it begins.
     """
 
@@ -51,6 +52,7 @@ class RunInfo:
     metrics: tuple[str, ...]
     pool: str
     config: Mapping[str, Any]
+    max_steps: int | None = None
     resumed: int | None = None
 
     @property

@@ -1,5 +1,6 @@
 """What a person sees: progress while a run goes on, and a summary at its end."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -46,7 +47,9 @@ class ConsoleLogger:
     ) -> None:
         self._console = console
         self._label = f"{label} " if label else ""
-        self._epochs = info.epochs
+        steps = info.epochs * steps_per_epoch
+        total = steps if info.max_steps is None else min(steps, info.max_steps)
+        self._epochs = math.ceil(total / steps_per_epoch)
         self._primary = info.primary_metric
         self._among = {"combined": "", "separated": " within a pool"}[info.pool]
         self._warned = False
@@ -62,9 +65,7 @@ class ConsoleLogger:
             disable=not console.is_terminal or bool(label),
             transient=True,
         )
-        self._task = self._bar.add_task(
-            "training", total=self._epochs * steps_per_epoch, completed=info.resumed or 0
-        )
+        self._task = self._bar.add_task("training", total=total, completed=info.resumed or 0)
         self._bar.start()
         if info.resumed is not None:
             epoch = min(info.resumed // steps_per_epoch + 1, self._epochs)
