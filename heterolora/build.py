@@ -98,6 +98,31 @@ def build_search(config: Config, adapters: Adapters, task: Task, train: Encoded)
     )
 
 
+def build_engine(
+    config: Config, adapters: Adapters, task: Task, search: Search | None
+) -> LocalEngine:
+    """What makes the steps of a run."""
+    training, model = config.training, adapters.model
+    optimizer = config.optimizer.build().make(adapters)
+    if isinstance(adapters, Trained):
+        adapters.follow(optimizer)
+    if training.gradient_checkpointing:
+        # Transformers 6 has another name for it.
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    return LocalEngine(
+        adapters,
+        task,
+        optimizer,
+        autocast_for(config.precision, torch.device(config.device)),
+        config.evaluation.batch_size,
+        [search.proxy.observe] if search and search.proxy.observes else [],
+        compiled(model) if training.compile else None,
+        training.micro_batch_size,
+        training.max_grad_norm,
+    )
+
+
 def build_trainer(
     config: Config,
     adapters: Adapters,
@@ -122,24 +147,7 @@ def build_trainer(
         checkpoints: keeps the state.
         signals: that stop the run.
     """
-    optimizer = config.optimizer.build().make(adapters)
-    if isinstance(adapters, Trained):
-        adapters.follow(optimizer)
-    engine = LocalEngine(
-        adapters,
-        task,
-        optimizer,
-        autocast_for(config.precision, torch.device(config.device)),
-        config.evaluation.batch_size,
-        [search.proxy.observe] if search and search.proxy.observes else [],
-        compiled(adapters.model) if config.training.compile else None,
-        config.training.micro_batch_size,
-        config.training.max_grad_norm,
-    )
-    if config.training.gradient_checkpointing:
-        model = adapters.model  # Transformers 6 has another name for it.
-        enable = getattr(model, "activation_checkpointing_enable", None)
-        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    engine = build_engine(config, adapters, task, search)
     files = WeightFiles(weights, adapters)
     trainer = Trainer(
         engine=engine,
