@@ -109,6 +109,11 @@ def overrides(adapters: Ranked[Any], theta: AB) -> dict[str, Tensor]:
     }
 
 
+def as_they_stand(adapters: Ranked[Any]) -> dict[str, Tensor]:
+    """By name in the model: A and B of every site as they are, every rank on."""
+    return overrides(adapters, {site: adapter.matrices for site, adapter in adapters.items()})
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Dropout off inside; afterwards every module is in training mode or not, as it was."""
