@@ -40,7 +40,7 @@ def house(checkpoints: dict[str, Path]) -> DictConfig:
     return composed(*HOUSE, f"model.path={checkpoints['opt-post-norm']}")
 
 
-NEEDS = {"waterfill": ["proxy=gradsvd"]}
+NEEDS = {"waterfill": ["proxy=gradsvd"], "spaced": ["proxy.every=2"]}
 """What an option does not go without."""
 
 
