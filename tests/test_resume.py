@@ -32,6 +32,10 @@ VARIANTS = {
         *("proxy=gradnorm", "proxy.num_batches=2", "proxy.source=running"),
         "proxy.observe_every=2",
     ],
+    "sensitivity": [
+        *("proxy=sensitivity", "proxy.num_batches=2", "proxy.observe_every=2"),
+        "strategy.searches_per_epoch=2",
+    ],
     "shortcuts": [
         *("search_space=lora_shortcuts", "rank_budget=l2_s11", "proxy=snip", "proxy.num_batches=2"),
         "optimizer.learning_rate=0.01",
@@ -109,7 +113,9 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(commands, tmp_path)
     assert any(key.endswith("saving") for key in seen)
 
 
-@pytest.mark.parametrize("variant", ["gradnorm", pytest.param("running", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "variant", ["gradnorm", "sensitivity", pytest.param("running", marks=pytest.mark.slow)]
+)
 def test_killed_again_and_again_it_gets_there(variant, commands, tmp_path) -> None:
     command = commands[variant].at(tmp_path / "outputs")
     kills = 0
