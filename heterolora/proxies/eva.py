@@ -23,8 +23,9 @@ class Eva(Spectral, SampleProxy):
 
     x is the input of the site, its tokens those of the sample without padding, in the model with
     all adapters as they stand. A of rank r keeps at most `sum_{k<=r} g_k` of the inputs' squared
-    length. As in the paper's decomposition of activations, no mean is subtracted; PEFT's EVA
-    subtracts it. Sites of the same input, such as q, k and v of a layer, score the same.
+    length. No mean is subtracted: lambda_k are the squared singular values of the inputs, as EVA
+    decomposes them (PEFT's implementation subtracts the mean). Sites of the same input, such as q,
+    k and v of a layer, score the same, and a search breaks their ties at random.
 
     It reads no labels. For the time of the scores it takes a matrix d_in x d_in for each site.
     """

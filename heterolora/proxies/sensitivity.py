@@ -22,7 +22,7 @@ class Sensitivity(LossProxy):
     """`S(M) = sum over theta in A, B of Ibar U`, smoothed over the training steps.
 
     With `I_t = |theta dL_t/dtheta|` of the mean loss of step t, and both averages 0 before the
-    first (AdaLoRA, section 3.2, equations 8 to 10):
+    first (AdaLoRA, section 3.2):
 
         Ibar_t = beta1 Ibar_{t-1} + (1 - beta1) I_t
         U_t    = beta2 U_{t-1} + (1 - beta2) |I_t - Ibar_t|
@@ -95,6 +95,8 @@ class Sensitivity(LossProxy):
 @dataclass
 class Smoothed(Running):
     """Ibar and U of A and B of every site, over the training steps that were observed.
+
+    `sums` is of the step under way alone.
 
     Attributes:
         beta1: of Ibar.
