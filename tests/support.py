@@ -11,6 +11,7 @@ from heterolora import architectures
 from heterolora.adapters import Adapters, Space
 from heterolora.architectures import Loaded
 from heterolora.config import ModelConfig, TaskConfig, checkpoints, plugins
+from heterolora.config.schema import ProxyConfig
 from heterolora.data import sources
 from heterolora.losses import Loss
 from heterolora.proxies import Proxy
@@ -51,16 +52,21 @@ def load(path: Path, seed: int = 0) -> Loaded:
     return checkpoints.load(checkpoint(path), task().build(), seed)
 
 
-def configured(name: str, **changes: object) -> Proxy:
-    """The proxy of conf/proxy/<name>.yaml, with 3 batches of 4 if it takes any."""
+def proxy_section(name: str, **changes: object) -> ProxyConfig:
+    """That of conf/proxy/<name>.yaml, with 3 batches of 4 if it takes any."""
     settings = dict(composed(f"proxy={name}").proxy) | changes
     if "num_batches" in settings:
         settings |= {"num_batches": 3, "batch_size": 4}
     section = plugins.find("proxy", name)
     assert section is not None
-    proxy = section(**settings).build()
-    assert isinstance(proxy, Proxy)
-    return proxy
+    made = section(**settings)
+    assert isinstance(made, ProxyConfig)
+    return made
+
+
+def configured(name: str, **changes: object) -> Proxy:
+    """The proxy of `proxy_section`."""
+    return proxy_section(name, **changes).build()
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def house(checkpoints: dict[str, Path]) -> DictConfig:
     return composed(*HOUSE, f"model.path={checkpoints['opt-post-norm']}")
 
 
-NEEDS = {"waterfill": ["proxy=gradsvd"]}
+NEEDS = {"waterfill": ["proxy=gradsvd"], "spaced": ["proxy.every=2"]}
 """What an option does not go without."""
 
 
@@ -129,6 +129,7 @@ MISTAKES = [
         (["strategy=warmup", "rank_budget=r1_2"], "rank_budget.lora_rank=0.5: ", "1 x 0.5 = 0.5"),
         (["strategy=pruning", "strategy.until=0.1"], "strategy.until=0.1: ", "warmup=0.1"),
         (["selection=waterfill"], "selection=waterfill: ", "proxy=gradsvd"),
+        (["proxy=sensitivity", "strategy=static"], "proxy=sensitivity: ", "strategy=dynamic"),
     ],
 )
 def test_mistakes_between_groups(

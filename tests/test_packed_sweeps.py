@@ -226,11 +226,12 @@ def test_with_fewer_at_a_time_the_numbers_are_the_same(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("proxy", ["proxy.source:running", "proxy:sensitivity"])
 def test_steps_that_a_proxy_observes_are_those_of_a_run_alone(
-    command_line: CommandLine, sweep: list[str], tmp_path: Path, packs: list[int]
+    proxy: str, command_line: CommandLine, sweep: list[str], tmp_path: Path, packs: list[int]
 ) -> None:
     observed = grids(
-        "{seed:'0,1',strategy:dynamic,proxy.source:running,proxy.observe_every:2}",
+        f"{{seed:'0,1',strategy:dynamic,{proxy},proxy.observe_every:2}}",
         "{seed:'0,1',strategy:homogeneous}",
     )
     alone = command_line("-m", *sweep, observed, at(tmp_path / "alone"))

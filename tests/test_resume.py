@@ -37,6 +37,10 @@ VARIANTS = {
         *("proxy=gradnorm", "proxy.num_batches=2", "scheduler=linear", "scheduler.warmup=0.2"),
         *("training.max_grad_norm=0.5", "training.micro_batch_size=3", "optimizer=sgd"),
     ],
+    "sensitivity": [
+        *("proxy=sensitivity", "proxy.num_batches=2", "proxy.observe_every=2"),
+        "strategy.searches_per_epoch=2",
+    ],
     "shortcuts": [
         *("search_space=lora_shortcuts", "rank_budget=l2_s11", "proxy=snip", "proxy.num_batches=2"),
         "optimizer.learning_rate=0.01",
@@ -115,7 +119,11 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(commands, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "variant", ["gradnorm", "pruning", "scheduled", pytest.param("running", marks=pytest.mark.slow)]
+    "variant",
+    [
+        *("gradnorm", "pruning", "scheduled", "sensitivity"),
+        pytest.param("running", marks=pytest.mark.slow),
+    ],
 )
 def test_killed_again_and_again_it_gets_there(variant, commands, tmp_path) -> None:
     command = commands[variant].at(tmp_path / "outputs")

@@ -9,18 +9,26 @@ import pytest
 import torch
 from conftest import WIRINGS, composed
 from rich.console import Console
-from support import RANK, Subject, configured, matrices, randomise, space, subject, switch_on
+from support import (
+    RANK,
+    Subject,
+    configured,
+    matrices,
+    proxy_section,
+    randomise,
+    space,
+    subject,
+    switch_on,
+)
 from torch import Tensor
 
 from heterolora import run as experiment
 from heterolora.adapters import LowRank
-from heterolora.config import model_rules
+from heterolora.config import model_rules, plugins
 from heterolora.losses import inputs
 from heterolora.proxies import GradNorm, Snip
 from heterolora.proxies.running import Running
 from heterolora.records.record import read_rows
-from heterolora.strategies.dynamic import Dynamic
-from heterolora.strategies.static import Static
 from heterolora.training.engines import LocalEngine
 from heterolora.training.engines.packed import PackedEngine
 from heterolora.training.optimizer import adamw
@@ -310,6 +318,13 @@ def _sums(engine: LocalEngine):
     return observe.__self__._running.sums
 
 
+OBSERVING = [
+    (proxy_section("gradnorm", source="running"), "proxy.source=running: "),
+    (proxy_section("sensitivity"), "proxy=sensitivity: "),
+]
+"""What observes, and how a line begins that refuses it."""
+
+
 def test_what_observes_sees_into_no_compiled_model(checkpoints, pairs) -> None:
     here = subject(checkpoints["bert"], pairs)
     proxy = configured("gradnorm", source="running")
@@ -318,26 +333,35 @@ def test_what_observes_sees_into_no_compiled_model(checkpoints, pairs) -> None:
     with pytest.raises(ValueError, match="observers need the default forward pass"):
         LocalEngine(here.adapters, *rest, observers=[proxy.observe], forward=model)
     compiled, eager = (SimpleNamespace(compile=value) for value in (True, False))
-    (line,) = model_rules.observed_is_eager(compiled, proxy)
-    assert line.startswith("proxy.source=running: ")
-    assert list(model_rules.observed_is_eager(eager, proxy)) == []
-    for other in (None, configured("gradnorm"), configured("constant")):
+    for section, start in OBSERVING:
+        (line,) = model_rules.observed_is_eager(compiled, section)
+        assert line.startswith(start)
+        assert list(model_rules.observed_is_eager(eager, section)) == []
+    for other in (None, proxy_section("gradnorm"), proxy_section("constant")):
         assert list(model_rules.observed_is_eager(compiled, other)) == []
 
 
-@pytest.mark.parametrize(("strategy", "refused"), [("static", 1), ("dynamic", 0)])
-def test_steps_are_observed_for_a_later_search(strategy, refused) -> None:
-    chosen = SimpleNamespace(name=strategy, build=lambda: configured_strategy(strategy))
-    proxy = configured("gradnorm", source="running")
-    lines = list(model_rules.observed_is_searched(chosen, proxy, {}))
+@pytest.mark.parametrize(
+    ("strategy", "refused"),
+    [("static", 1), ("dynamic", 0), ("warmup", 0), ("pruning", 0), ("homogeneous", 0)],
+)
+@pytest.mark.parametrize(("section", "start"), OBSERVING)
+def test_steps_are_observed_for_a_later_search(section, start, strategy, refused) -> None:
+    chosen = plugins.find("strategy", strategy)(**composed(f"strategy={strategy}").strategy)
+    lines = list(model_rules.observed_is_searched(chosen, section, {}))
     assert len(lines) == refused
-    assert list(model_rules.observed_is_searched(chosen, configured("gradnorm"), {})) == []
-    (line,) = model_rules.observed_is_searched(chosen, None, {"mine": proxy})
-    assert line.startswith("importance.mine.source=running: ")
+    assert all(line.startswith(start) and "set strategy=dynamic" in line for line in lines)
+    assert list(model_rules.observed_is_searched(chosen, proxy_section("gradnorm"), {})) == []
 
 
-def configured_strategy(name: str):
-    return {"static": Static, "dynamic": Dynamic}[name]()
+def test_importance_is_of_no_training_step() -> None:
+    dynamic = plugins.find("strategy", "dynamic")(**composed("strategy=dynamic").strategy)
+    running, sensitivity = (section for section, _ in OBSERVING)
+    lines = model_rules.observed_is_searched(dynamic, None, {"one": running, "two": sensitivity})
+    first, second = lines
+    assert first.startswith("importance.one.source=running: ")
+    assert second.startswith("importance.two.name=sensitivity: ")
+    assert second.endswith("choose another, such as +proxy@importance.two=snip")
 
 
 def test_a_run_is_the_same_up_to_its_second_search(tiny) -> None:

@@ -150,7 +150,7 @@ def test_a_search_switches_the_best_on_and_records_it(here) -> None:
     assert set(row["ranks"].values()) == {0, 2}
     assert row["parameters"] == here.adapters.count
     assert row["proxy"] == {"name": "gradnorm", **dataclasses.asdict(proxy)}
-    assert row["selection"] == {"name": "top", "floor": 0, "normalize": "none"}
+    assert row["selection"] == {"name": "top"}
     assert row["weights"] == "current"
     assert (row["degenerate"], row["tied"]) == (False, 0)
 

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from heterolora.adapters.lora import LoRALinear
 from heterolora.adapters.low_rank import LowRank
 from heterolora.adapters.ranked import Ranked
 from heterolora.adapters.space import Space
@@ -42,6 +43,12 @@ class Adapters(Ranked[LowRank]):
         model.requires_grad_(False)
         for parameter in self.named_tensors().values():
             parameter.requires_grad_(True)
+
+    @property
+    def linears(self) -> Mapping[Site, nn.Linear]:
+        """The linear layer beside each adapter, without it; a shortcut has none."""
+        bases = {id(m.adapter): m.base for m in self.model.modules() if isinstance(m, LoRALinear)}
+        return {site: bases[id(a)] for site, a in self.items() if id(a) in bases}
 
     @property
     def head_count(self) -> int:

@@ -161,6 +161,12 @@ class LowRank(nn.Module):
         """Copies of A and B; what is off keeps its weights."""
         return self.A.detach().clone(), self.B.detach().clone()
 
+    @property
+    def delta(self) -> Tensor:
+        """`scaling B A` with all ranks on."""
+        a, b = self.matrices
+        return self.scaling_rule(self.capacity) * (b @ a)
+
     def substitutes(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
         """A, B, a mask with every rank on, and its scaling, in the precision of `a`.
 

@@ -32,6 +32,10 @@ class Adapter(Protocol):
     def matrices(self) -> tuple[Tensor, Tensor]:
         """Copies of A and B with all ranks, on or off, as they were trained."""
 
+    @property
+    def delta(self) -> Tensor:
+        """What it adds to the weight of a linear layer with all ranks on: `scaling B A`."""
+
     def substitutes(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
         """What is put in place of the tensors of `module`, by name, to compute with A and B.
 
@@ -125,6 +129,11 @@ class Ranked(Mapping[Site, AnAdapter], Generic[AnAdapter]):
                 )
         for site, adapter in self.items():
             adapter.rank = ranks.get(site, 0)
+
+    @property
+    def linears(self) -> Mapping[Site, nn.Module]:
+        """The linear layer beside each adapter, without it; a shortcut has none."""
+        return {}
 
     @property
     def count(self) -> int:

@@ -64,7 +64,12 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         default=0.25,
         help="a site can have budget rank / enable rate (default: 0.25)",
     )
-    parser.add_argument("--proxy", default="gradnorm", help="default: gradnorm")
+    parser.add_argument(
+        "--proxy",
+        default="gradnorm",
+        help="gradnorm (default), gradnorm_l1, snip, synflow, fisher, gora, gradsvd, eva, or a\n"
+        "control: constant, depth, spaced, role",
+    )
     parser.add_argument(
         "--selection", default="top", help="top (default), proportional or waterfill"
     )

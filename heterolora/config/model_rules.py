@@ -26,6 +26,7 @@ from heterolora.config.schema import (
 )
 from heterolora.config.validation import Rule
 from heterolora.errors import ModelError
+from heterolora.proxies.control import Control
 from heterolora.proxies.spectral import Spectral
 from heterolora.sites import Site
 from heterolora.training.precision import resolve_device, resolve_precision
@@ -44,7 +45,7 @@ def labels_for_proxy(
     if proxy.build().needs_labels:
         yield (
             f"proxy={proxy.name}: scores by the loss and needs labels, which task {task.name} has "
-            "none of; choose proxy=constant, or name the column with task.label=COLUMN"
+            "none of; choose proxy=eva or proxy=constant, or name the column with task.label=COLUMN"
         )
 
 
@@ -260,16 +261,24 @@ def _memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _observes(proxy: ProxyConfig | None) -> bool:
-    return getattr(proxy, "source", "probe") == "running"
+def _observing(key: str, proxy: ProxyConfig | None) -> tuple[str, str] | None:
+    """The setting by which a proxy observes training steps, and the remedy; None if it does not."""
+    if proxy is None or not proxy.build().observes:
+        return None
+    if hasattr(proxy, "source"):
+        return f"{key}.source=running", f"set {key}.source=probe"
+    if key == "proxy":
+        return f"proxy={proxy.name}", "choose another, such as proxy=snip"
+    return f"{key}.name={proxy.name}", f"choose another, such as +proxy@{key}=snip"
 
 
 def observed_is_eager(training: TrainingConfig, proxy: ProxyConfig | None) -> Iterable[str]:
     """What observes training steps does not see into a compiled model."""
-    if training.compile and _observes(proxy):
+    if training.compile and (found := _observing("proxy", proxy)):
+        setting, remedy = found
         yield (
-            "proxy.source=running: cannot see into the steps of training.compile=true; set "
-            "training.compile=false or proxy.source=probe"
+            f"{setting}: cannot see into the steps of training.compile=true; {remedy}, or set "
+            "training.compile=false"
         )
 
 
@@ -278,24 +287,74 @@ def observed_is_searched(
 ) -> Iterable[str]:
     """Scores of training steps need searches after the first, which no step precedes."""
     chosen = strategy.build()
-    if _observes(proxy) and not any(
-        step for epoch in range(2) for step in chosen.search_steps(epoch, 1000, 2000)
+    found = _observing("proxy", proxy)
+    if (
+        found
+        and chosen.searches
+        and not any(step for epoch in range(2) for step in chosen.search_steps(epoch, 1000, 2000))
     ):
+        setting, remedy = found
         yield (
-            f"proxy.source=running: strategy={strategy.name} searches only before training; set "
-            "proxy.source=probe or strategy=dynamic"
+            f"{setting}: strategy={strategy.name} searches only before training; {remedy}, or set "
+            "strategy=dynamic"
         )
     for name, other in importance.items():
-        if _observes(other):
+        if found := _observing(f"importance.{name}", other):
+            setting, remedy = found
+            yield f"{setting}: scores are taken before training; {remedy}"
+
+
+def weights_for_gora(
+    space: SearchSpaceConfig,
+    strategy: StrategyConfig,
+    proxy: ProxyConfig | None,
+    importance: dict[str, ProxyConfig],
+) -> Iterable[str]:
+    """GoRA scores weights, and a shortcut has none."""
+    if not space.shortcuts:
+        return
+    asked = {f"importance.{name}.name": other for name, other in importance.items()}
+    if proxy is not None and strategy.build().searches:
+        asked["proxy"] = proxy
+    for key, one in asked.items():
+        if one.name == "gora":
             yield (
-                f"importance.{name}.source=running: scores are taken before training; set "
-                f"importance.{name}.source=probe"
+                f"{key}=gora: scores the weight beside a site, which a shortcut has none of; set "
+                "search_space=lora"
             )
+
+
+def control_tells_sites_apart(
+    model: ModelConfig,
+    space: SearchSpaceConfig,
+    strategy: StrategyConfig,
+    proxy: ProxyConfig | None,
+    selection: SelectionConfig | None,
+) -> Iterable[str]:
+    """A control of places does not place all sites alike, or it would be random allocation."""
+    control = proxy and proxy.build()
+    sites = _sites(model, space)
+    if not strategy.build().searches or not isinstance(control, Control) or not sites:
+        return
+    if len({control.place(site) for site in sites}) == 1:
+        last = max(site.layer for site in sites)
+        roles = ", ".join(dict.fromkeys(site.role for site in sites))
+        yield (
+            f"proxy={control.name}: places all sites alike in layers 0 to {last} with the roles "
+            f"{roles}; change its settings, or choose proxy=constant for a random allocation"
+        )
+    elif control.name == "role" and getattr(selection, "normalize", "none") == "role":
+        yield (
+            "proxy=role: prefers some roles, which selection.normalize=role makes equal; set "
+            "selection.normalize=none"
+        )
 
 
 RULES: tuple[Rule, ...] = (
     observed_is_eager,
     observed_is_searched,
+    weights_for_gora,
+    control_tells_sites_apart,
     labels_for_proxy,
     proxy_for_search,
     gains_for_selection,

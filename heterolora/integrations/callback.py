@@ -46,8 +46,8 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
 
     Args:
         budget_rank: the budget is that of LoRA with this rank at every adapter.
-        proxy: what scores them: `gradnorm`, `snip`, `synflow`, `constant`, or an object of
-            `heterolora.proxies`.
+        proxy: what scores them: `gradnorm`, `snip`, `fisher`, `gora`, `eva`, ..., `constant`
+            (those of docs/configuration.md), or an object of `heterolora.proxies`.
         selection: how ranks follow from scores: `top`, `proportional`, `waterfill`, or an object
             of `heterolora.selection`.
         strategy: when to search: `dynamic` (five times an epoch), `static` (before training),
@@ -76,7 +76,10 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
         self._strategy: Strategy = made("strategy", strategy, "heterolora.strategies")
         self._loss = loss
         if self._proxy.observes:
-            raise ValueError("proxy.source='running': a Trainer's steps cannot be observed")
+            raise ValueError(
+                f"proxy={self._proxy.name!r}: scores training steps, and a Trainer's steps cannot "
+                "be observed; choose one of a sample, such as 'snip' or GradNorm(source='probe')"
+            )
         if not self._strategy.searches:
             raise ValueError(
                 f"strategy={self._strategy.name!r}: never searches; choose dynamic or static"

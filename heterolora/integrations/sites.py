@@ -64,6 +64,12 @@ class PeftAdapter:
         return a, b
 
     @property
+    def delta(self) -> Tensor:
+        """`scaling B A` with all ranks on."""
+        a, b = self.matrices
+        return self.scaling * (b @ a)
+
+    @property
     def _kept(self) -> dict[str, Tensor]:
         """What is off, of all sites; looked up, because loading puts another in its place."""
         state: dict[str, Any] = self._optimizer.param_groups[0].setdefault(STATE, {})
@@ -133,6 +139,12 @@ class PeftSites(Ranked[PeftAdapter]):
         active = model.active_adapter
         adapters = {site: PeftAdapter(at, active, site, optimizer) for site, at in found.items()}
         super().__init__(model, adapters, seed)
+
+    @property
+    def linears(self) -> Mapping[Site, nn.Module]:
+        """The layer that each adapter is beside."""
+        layers: dict[Site, Any] = {site: adapter.module for site, adapter in self.items()}
+        return {site: layer.get_base_layer() for site, layer in layers.items()}
 
     def resume(self, ranks: Mapping[str, int]) -> None:
         """Take the weights as they were loaded, with these ranks on."""

@@ -149,8 +149,8 @@ def suggest(
             `labels`. The first 256 examples are read.
         loss: a function of the model's output and a batch that returns the sum of the losses and
             their number; if None, what Transformers trains such a model by.
-        proxy: what scores the sites: `gradnorm`, `snip`, `synflow`, `constant`, or an object of
-            `heterolora.proxies`.
+        proxy: what scores the sites: `gradnorm`, `snip`, `fisher`, `gora`, `eva`, ..., `constant`
+            (those of docs/configuration.md), or an object of `heterolora.proxies`.
         budget_rank: the budget is that of plain LoRA with this rank at every site.
         selection: how ranks follow from scores: `top`, `proportional`, or an object of
             `heterolora.selection`.
@@ -165,7 +165,7 @@ def suggest(
         AllocationError: if a score is not finite, or the budget allows no allocation.
         ValueError: for a setting that does not exist or fit, or without batches.
     """
-    scoring: Proxy = made("proxy", proxy, "heterolora.proxies")
+    scoring = _of_a_sample(made("proxy", proxy, "heterolora.proxies"))
     selecting: Selection = made("selection", selection, "heterolora.allocation.selection")
     adapters = _adapters(model, target, budget_rank, enable_rate, alpha, seed)
     started, read = time.perf_counter(), _Counted(batches)
@@ -185,6 +185,16 @@ def suggest(
         model=model,
         space=adapters.space,
     )
+
+
+def _of_a_sample(proxy: Proxy) -> Proxy:
+    """The proxy, if there is something that it can score."""
+    if proxy.observes:
+        raise ValueError(
+            f"proxy={proxy.name!r}: scores training steps, and here are none; choose one of a "
+            "sample, such as 'snip' or GradNorm(source='probe')"
+        )
+    return proxy
 
 
 def _adapters(

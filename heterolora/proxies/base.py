@@ -1,33 +1,34 @@
 """What a proxy is, and what all that read gradients share.
 
-A proxy never touches the model's own tensors. It evaluates the model as a function of parameters
-that it passes in (`torch.func.functional_call`), so that weights, masks, gradients and random
-generators are as before by construction; only the training flags are set and put back.
+A proxy never touches the model's own tensors: see `passes`.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from heterolora.adapters import Adapters, Ranked
 from heterolora.adapters.low_rank import kaiming_uniform
-from heterolora.adapters.passing import Matrices
-from heterolora.losses import Autocast, Batch, Loss, default_loss, inputs, summed
+from heterolora.losses import Autocast, Batch, Loss, default_loss
+from heterolora.proxies.passes import (
+    AB,
+    evaluation_mode,
+    first,
+    leaves_of,
+    overrides,
+    paired,
+    summed_gradients,
+)
 from heterolora.proxies.running import Running
 from heterolora.seeding import torch_generator
 from heterolora.settings import Settings, setting
 from heterolora.sites import Site
-from heterolora.unpadding import without_padding
-
-AB = dict[Site, Matrices]
-"""For each site its A (r, d_in) and its B (d_out, r), or the gradients by them."""
 
 Weights = Literal["current", "probe"]
 
@@ -182,21 +183,75 @@ class SaliencyProxy(Proxy):
 
 
 @dataclass(frozen=True)
-class DataProxy(SaliencyProxy):
-    """A saliency under the training loss, on the first examples of the training split.
+class SampleProxy(Proxy):
+    """A proxy of the first examples of the training split, `num_batches * batch_size` of them.
 
-    The scalar is `sum_batches mean_batch loss` over `num_batches` batches of `batch_size`, in
-    dataset order; that is every example's loss over `batch_size`, so that its gradient does not
-    depend on the batches in which it is summed.
+    Where it reads a gradient, that is of the scalar `sum_batches mean_batch loss` over the batches
+    in dataset order: of every example's loss over `batch_size`, so that it does not depend on the
+    batches in which it is summed.
+    """
+
+    num_batches: int = setting(32, help="batches in the sample", gt=0)
+    batch_size: int = setting(8, help="examples in a batch of the sample", gt=0)
+    micro_batch_size: int = setting(
+        32, help="examples per forward pass; does not change the scores", gt=0
+    )
+
+    @property
+    def examples(self) -> int:
+        """How many examples the sample has, those at the front."""
+        return self.num_batches * self.batch_size
+
+    def sample(self, examples: Examples) -> Iterable[Batch]:
+        """The first `num_batches * batch_size` examples."""
+        return examples.in_order(self.micro_batch_size, self.examples)
+
+    def micro_batches(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The examples of the sample, however they come, as they are passed through the model."""
+        return first(batches, self.examples, self.micro_batch_size)
+
+    def loss_gradients(
+        self,
+        adapters: Ranked[Any],
+        leaves: Sequence[Tensor],
+        tensors: Mapping[str, Tensor],
+        batches: Iterable[Batch],
+        loss: Loss,
+        autocast: Autocast,
+    ) -> list[Tensor]:
+        """The gradient of the summed mean losses by each of `leaves`; see `summed_gradients`."""
+        sampled = self.micro_batches(batches)
+        return summed_gradients(adapters, leaves, tensors, sampled, self.batch_size, loss, autocast)
+
+
+@dataclass(frozen=True)
+class LossProxy(SampleProxy, SaliencyProxy):
+    """A saliency under the training loss of the sample."""
+
+    def gradients(
+        self,
+        adapters: Ranked[Any],
+        theta: AB,
+        batches: Iterable[Batch],
+        loss: Loss,
+        autocast: Autocast,
+    ) -> AB:
+        """The gradient of the summed mean losses by A and B of every site."""
+        leaves, tensors = leaves_of(theta), overrides(adapters, theta)
+        return paired(
+            theta, self.loss_gradients(adapters, leaves, tensors, batches, loss, autocast)
+        )
+
+
+@dataclass(frozen=True)
+class DataProxy(LossProxy):
+    """A saliency under the training loss, of a sample or of the training itself.
 
     With `source="running"` the gradients are those of the training steps since the last scores,
     of every `observe_every`-th (see `Running`), and scored with the weights that stand. As long as
     no step was observed, the sample is scored all the same.
     """
 
-    micro_batch_size: int = setting(
-        32, help="examples per forward pass; does not change the scores", gt=0
-    )
     source: Literal["probe", "running"] = setting(
         "probe",
         help="probe: score a sample (the paper). running: score the training batches since the "
@@ -251,61 +306,6 @@ class DataProxy(SaliencyProxy):
         """Not a field: it is no setting, and two equal proxies have one each."""
         return Running()
 
-    def sample(self, examples: Examples) -> Iterable[Batch]:
-        """The first `num_batches * batch_size` examples."""
-        return examples.in_order(self.micro_batch_size, self.examples)
-
-    def gradients(
-        self,
-        adapters: Ranked[Any],
-        theta: AB,
-        batches: Iterable[Batch],
-        loss: Loss,
-        autocast: Autocast,
-    ) -> AB:
-        """The gradient of the summed mean losses by A and B of every site."""
-        leaves = [matrix.requires_grad_() for pair in theta.values() for matrix in pair]
-        sampled = first(batches, self.examples, self.micro_batch_size)
-        with_theta = overrides(adapters, theta)
-        totals = summed_gradients(
-            adapters, leaves, with_theta, sampled, self.batch_size, loss, autocast
-        )
-        pairs = zip(totals[::2], totals[1::2], strict=True)
-        return dict(zip(theta, pairs, strict=True))
-
-
-def summed_gradients(
-    adapters: Ranked[Any],
-    leaves: Sequence[Tensor],
-    tensors: Mapping[str, Tensor],
-    batches: Iterable[Batch],
-    batch_size: int,
-    loss: Loss,
-    autocast: Autocast,
-) -> list[Tensor]:
-    """The gradient by each of `leaves` of the losses of all examples, over `batch_size`.
-
-    Args:
-        adapters: of the wired model.
-        leaves: require gradients.
-        tensors: what stands in for tensors of the model, by name; made of the leaves.
-        batches: are read to their end.
-        batch_size: of the mean losses whose sum is meant.
-        loss: from the model's output and a batch to the sum of the losses and their count.
-        autocast: the precision in which the model runs.
-    """
-    wide = [torch.promote_types(leaf.dtype, torch.float32) for leaf in leaves]
-    totals = [torch.zeros_like(x, dtype=t) for x, t in zip(leaves, wide, strict=True)]
-    for batch in batches:
-        here = {name: moved(value, leaves[0].device) for name, value in batch.items()}
-        with autocast(), without_padding():
-            output = functional_call(adapters.model, dict(tensors), kwargs=inputs(here))
-        total_loss, _ = summed(loss, output, here)
-        parts = torch.autograd.grad(total_loss / batch_size, leaves)
-        for total, part in zip(totals, parts, strict=True):
-            total += part
-    return totals
-
 
 def scores_of(
     proxies: Mapping[str, Proxy],
@@ -338,52 +338,11 @@ def scores_of(
 
 def _shares(proxy: Proxy) -> bool:
     """Whether a proxy differs from others of its kind in nothing but its saliency."""
-    parts = ("scores", "measured", "gradients", "saliencies", "sample", "weights_scored", "_theta")
+    parts = (
+        *("scores", "measured", "saliencies", "sample", "weights_scored", "_theta"),
+        *("gradients", "loss_gradients", "micro_batches"),
+    )
     kind = type(proxy)
     return issubclass(kind, DataProxy) and all(
         getattr(kind, part) is getattr(DataProxy, part) for part in parts
     )
-
-
-def first(batches: Iterable[Batch], count: int, size: int) -> Iterator[Batch]:
-    """The first `count` examples of `batches`, at most `size` at a time."""
-    left = count
-    for batch in batches:
-        there = len(next(iter(batch.values())))
-        rows = min(there, left)
-        if rows == there <= size:
-            yield batch  # which may have more in it than a row for each example
-        else:
-            for start in range(0, rows, size):
-                end = min(start + size, rows)
-                yield {name: tensor[start:end] for name, tensor in batch.items()}
-        left -= rows
-        if left == 0:
-            return
-
-
-def moved(value: Any, device: torch.device) -> Any:
-    """A tensor on the device; anything else, such as a length, as it is."""
-    return value.to(device) if isinstance(value, Tensor) else value
-
-
-def overrides(adapters: Ranked[Any], theta: AB) -> dict[str, Tensor]:
-    """By name in the model: the matrices of `theta`, every rank on."""
-    of = {id(module): name for name, module in adapters.model.named_modules()}
-    return {
-        f"{of[id(adapter.module)]}.{name}": tensor
-        for site, adapter in adapters.items()
-        for name, tensor in adapter.substitutes(*theta[site]).items()
-    }
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off inside; afterwards every module is in training mode or not, as it was."""
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags.items():
-            module.training = training

@@ -1,6 +1,5 @@
 """CONSTANT: random allocation, the control (paper, Appendix C.1)."""
 
-import random
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -9,9 +8,9 @@ from typing import Any
 from heterolora.adapters import Ranked
 from heterolora.losses import Autocast, Batch, Loss, default_loss
 from heterolora.proxies.base import Proxy
+from heterolora.proxies.control import drawn
 from heterolora.settings import setting
 from heterolora.sites import Site
-from heterolora.streams import python_generator
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,4 @@ class Constant(Proxy):
         """One, everywhere; or what `redraw=False` draws."""
         if self.redraw:
             return dict.fromkeys(adapters.sites, 1.0)
-        return {site: _drawn(adapters.seed, site) for site in adapters.sites}
-
-
-def _drawn(seed: int, site: Site) -> float:
-    """Uniform on [0, 1), the same at every search of a run."""
-    drawn: random.Random = python_generator(seed, "constant", site)
-    return drawn.random()
+        return {site: drawn(adapters.seed, "constant", site) for site in adapters.sites}

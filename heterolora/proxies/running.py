@@ -1,6 +1,6 @@
 """What the training steps say of every site, between two searches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,7 +39,7 @@ class Running:
             return
         self.observed += 1
         for site, adapter in adapters.items():
-            adapter.sums = self.sums[site] = self._of(site, adapter)
+            adapter.sums = self.sums[site] = own(self.sums, site, adapter)
         try:
             yield
         finally:
@@ -48,7 +48,7 @@ class Running:
 
     def take(self, adapters: Ranked[LowRank]) -> dict[Site, Matrices]:
         """The sums, which begin anew."""
-        taken = {site: self._of(site, adapter) for site, adapter in adapters.items()}
+        taken = {site: own(self.sums, site, adapter) for site, adapter in adapters.items()}
         self.load_state_dict({})
         return taken
 
@@ -56,20 +56,29 @@ class Running:
         """Empty where no step was made; the tensors are not copies."""
         if self.steps == 0:
             return {}
-        sums = {str(site): {"A": a, "B": b} for site, (a, b) in self.sums.items()}
-        return {"steps": self.steps, "observed": self.observed, "sums": sums}
+        return {"steps": self.steps, "observed": self.observed, "sums": plain(self.sums)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self.steps, self.observed = state.get("steps", 0), state.get("observed", 0)
-        self.sums = {
-            Site.parse(name): (pair["A"].clone(), pair["B"].clone())
-            for name, pair in state.get("sums", {}).items()
-        }
+        self.sums = parsed(state.get("sums", {}))
 
-    def _of(self, site: Site, adapter: LowRank) -> Matrices:
-        """The sums of a site, on its device; zeros where there are none."""
-        if site not in self.sums:
-            return torch.zeros_like(adapter.A.detach()), torch.zeros_like(adapter.B.detach())
-        a, b = self.sums[site]
-        return a.to(adapter.A.device), b.to(adapter.B.device)
+
+def own(kept: Mapping[Site, Matrices], site: Site, adapter: LowRank) -> Matrices:
+    """What is kept of a site, on its device; zeros where nothing is."""
+    if site not in kept:
+        return torch.zeros_like(adapter.A.detach()), torch.zeros_like(adapter.B.detach())
+    a, b = kept[site]
+    return a.to(adapter.A.device), b.to(adapter.B.device)
+
+
+def plain(kept: Mapping[Site, Matrices]) -> dict[str, Any]:
+    """As a state has it; the tensors are not copies."""
+    return {str(site): {"A": a, "B": b} for site, (a, b) in kept.items()}
+
+
+def parsed(state: Mapping[str, Any]) -> dict[Site, Matrices]:
+    """What `plain` gave, in copies."""
+    return {
+        Site.parse(name): (pair["A"].clone(), pair["B"].clone()) for name, pair in state.items()
+    }

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from heterolora.adapters import Ranked
 from heterolora.errors import ModelError
 from heterolora.losses import Autocast, Batch, Loss, summed
-from heterolora.proxies.base import AB, Examples, SaliencyProxy, Weights, first, overrides
+from heterolora.proxies.base import Examples, SaliencyProxy, Weights
+from heterolora.proxies.passes import AB, first, mask_of, overrides, paired
 from heterolora.settings import setting
 
 
@@ -71,7 +72,7 @@ class SynFlow(SaliencyProxy):
             name: p.detach().double().abs() for name, p in model.named_parameters()
         } | overrides(adapters, absolute)
         sampled = list(first(batches, self.examples, self.batch_size))
-        length = max(int(_mask(batch).sum(-1).max()) for batch in sampled)
+        length = max(int(mask_of(batch).sum(-1).max()) for batch in sampled)
         embeddings = model.get_input_embeddings()
         device = embeddings.weight.device
         ones = torch.ones(1, length, embeddings.embedding_dim, dtype=torch.float64, device=device)
@@ -81,7 +82,7 @@ class SynFlow(SaliencyProxy):
         )
         leaves = [matrix for pair in absolute.values() for matrix in pair]
         parts = torch.autograd.grad(self._flow(output, sampled, loss), leaves)
-        return dict(zip(absolute, zip(parts[::2], parts[1::2], strict=True), strict=True))
+        return paired(absolute, parts)
 
     def _flow(self, output: Any, batches: list[Batch], loss: Loss) -> Tensor:
         """R, from the output for one sequence."""
@@ -116,9 +117,3 @@ def _fitted(labels: Tensor, logits: Tensor) -> Tensor:
         return labels
     length = logits.shape[1]
     return F.pad(labels[:, :length], (0, max(0, length - labels.shape[1])), value=-100)
-
-
-def _mask(batch: Batch) -> Tensor:
-    """Which tokens are not padding."""
-    mask = batch.get("attention_mask")
-    return torch.ones_like(batch["input_ids"]) if mask is None else mask

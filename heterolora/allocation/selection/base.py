@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import mean
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from heterolora.allocation.allocation import Allocation
 from heterolora.allocation.budget import nearest_prefix
 from heterolora.errors import AllocationError
-from heterolora.settings import Settings, setting
+from heterolora.settings import Settings, settable, setting
 from heterolora.sites import Site
 
 
@@ -121,6 +121,12 @@ class Selection(Settings, ABC):
     normalize: Literal["none", "role"] = setting(
         "none", help="none: scores as they are (the paper). role: over the mean of each role"
     )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The name, and the settings that are not at their default."""
+        defaults = {one.name: one.default for one in settable(type(self))}
+        whole = super().to_dict()
+        return {k: v for k, v in whole.items() if k not in defaults or v != defaults[k]}
 
     @abstractmethod
     def claims(self, candidates: Candidates, sites: Sequence[Site]) -> Iterable[Claim]:

@@ -1,0 +1,90 @@
+"""EVA: how much of a site's input each rank can explain (https://arxiv.org/abs/2410.07170)."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from heterolora.adapters import Ranked
+from heterolora.losses import Autocast, Batch, Loss, default_loss, inputs
+from heterolora.proxies.base import SampleProxy
+from heterolora.proxies.passes import as_they_stand, evaluation_mode, mask_of, moved
+from heterolora.proxies.spectral import Gains, Spectral
+from heterolora.sites import Site
+
+
+@dataclass(frozen=True)
+class Eva(Spectral, SampleProxy):
+    """`g_k = lambda_k / sum_j lambda_j`, the eigenvalues of `sum over tokens of x x^T`.
+
+    x is the input of the site, its tokens those of the sample without padding, in the model with
+    all adapters as they stand. A of rank r keeps at most `sum_{k<=r} g_k` of the inputs' squared
+    length. No mean is subtracted: lambda_k are the squared singular values of the inputs, as EVA
+    decomposes them (PEFT's implementation subtracts the mean). Sites of the same input, such as q,
+    k and v of a layer, score the same, and a search breaks their ties at random.
+
+    It reads no labels. For the time of the scores it takes a matrix d_in x d_in for each site.
+    """
+
+    @property
+    def needs_labels(self) -> bool:
+        """It reads inputs alone."""
+        return False
+
+    def gains(
+        self,
+        adapters: Ranked[Any],
+        batches: Iterable[Batch],
+        loss: Loss = default_loss,
+        autocast: Autocast = nullcontext,
+    ) -> Gains:
+        """The shares of the eigenvalues of every site, the largest first."""
+        moments = self._moments(adapters, batches, autocast)
+        return {site: _shares(moments[site]) for site in adapters}
+
+    def _moments(
+        self, adapters: Ranked[Any], batches: Iterable[Batch], autocast: Autocast
+    ) -> dict[Site, Tensor]:
+        """`sum over tokens of x x^T` (d_in, d_in) of every site."""
+        model, tensors = adapters.model, as_they_stand(adapters)
+        moments: dict[Site, Tensor] = {}
+        with evaluation_mode(model), torch.no_grad():
+            for batch in self.micro_batches(batches):
+                here = {name: moved(value, model.device) for name, value in batch.items()}
+                tokens = mask_of(here).flatten().nonzero()[:, 0]
+
+                def add(site: Site, x: Tensor, tokens: Tensor = tokens) -> None:
+                    rows = x.flatten(0, -2).index_select(0, tokens.to(x.device))
+                    rows = rows.to(torch.promote_types(x.dtype, torch.float32))
+                    if site not in moments:
+                        moments[site] = rows.new_zeros(rows.shape[1], rows.shape[1])
+                    moments[site].addmm_(rows.T, rows)  # in place, which autocast leaves alone
+
+                with _told(adapters, add), autocast():
+                    functional_call(model, tensors, kwargs=inputs(here))
+        return moments
+
+
+def _shares(moments: Tensor) -> list[float]:
+    """The eigenvalues over their sum, the largest first; what rounding makes negative is 0."""
+    eigenvalues = torch.linalg.eigvalsh(moments).flip(0).clamp(min=0)
+    shares: list[float] = (eigenvalues / eigenvalues.sum()).tolist()
+    return shares
+
+
+@contextmanager
+def _told(adapters: Ranked[Any], see: Callable[[Site, Tensor], None]) -> Iterator[None]:
+    """Inside, `see` is told the input of each site whose A and B are passed in."""
+    handles = [
+        adapter.module.register_forward_pre_hook(lambda _, args, site=site: see(site, args[0]))
+        for site, adapter in adapters.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,79 @@
+"""GORA: the importance of the weight beside a site (https://arxiv.org/abs/2502.12171)."""
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from heterolora.adapters import Ranked
+from heterolora.errors import ModelError
+from heterolora.losses import Autocast, Batch, Loss, default_loss
+from heterolora.proxies.base import SampleProxy
+from heterolora.proxies.passes import as_they_stand, evaluation_mode
+from heterolora.sites import Site
+
+
+@dataclass(frozen=True)
+class Gora(SampleProxy):
+    """`S(M) = mean |W dL/dW|`, entry by entry, of the linear layer beside the site.
+
+    W is its weight with what is trained, `W0 + s B A`; before training that is W0, as in GoRA. The
+    gradient is that of the paper, not `s dL/dW`, by which A and B learn: s stands in W alone. A
+    mean, and no sum, so that it says nothing of the layer's size.
+
+    A shortcut has no weight, and cannot be scored. For the time of the scores it takes two matrices
+    d_out x d_in for each site.
+    """
+
+    def scores(
+        self,
+        adapters: Ranked[Any],
+        batches: Iterable[Batch],
+        loss: Loss = default_loss,
+        autocast: Autocast = nullcontext,
+    ) -> dict[Site, float]:
+        """The mean size of weight times gradient, at every site.
+
+        Raises:
+            ModelError: if a site has no weight, or one that is quantised.
+        """
+        weights, model = _weights(adapters), adapters.model
+        leaves = {site: weight.detach().requires_grad_() for site, weight in weights.items()}
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        tensors = as_they_stand(adapters)
+        tensors |= {names[id(weight)]: leaves[site] for site, weight in weights.items()}
+        with evaluation_mode(model), torch.enable_grad():
+            gradients = self.loss_gradients(
+                adapters, list(leaves.values()), tensors, batches, loss, autocast
+            )
+        scores: dict[Site, float] = {}
+        with torch.no_grad():
+            for (site, weight), gradient in zip(leaves.items(), gradients, strict=True):
+                whole = weight + adapters[site].delta
+                scores[site] = (whole * gradient).abs().mean().item()
+        return scores
+
+
+def _weights(adapters: Ranked[Any]) -> dict[Site, nn.Parameter]:
+    """The weight beside each site.
+
+    Raises:
+        ModelError: if there is none, or one that has no gradient.
+    """
+    layers, weights = adapters.linears, {}
+    for site in adapters:
+        if site not in layers:
+            raise ModelError(
+                f"proxy=gora: {site} has no weight of its own, as shortcuts have none; set "
+                "search_space=lora, or choose another proxy, such as gradnorm"
+            )
+        weights[site] = layers[site].get_parameter("weight")
+        if not weights[site].is_floating_point():
+            raise ModelError(
+                f"proxy=gora: the weight of {site} is quantised ({weights[site].dtype}) and has no "
+                "gradient; choose another proxy, such as gradnorm"
+            )
+    return weights

@@ -1,0 +1,32 @@
+"""ROLE: all sites of some roles, a control."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from heterolora.proxies.control import Control
+from heterolora.settings import setting
+from heterolora.sites import ROLES, LoraRole, ShortcutRole, Site
+
+
+@dataclass(frozen=True)
+class Role(Control):
+    """`S(M) = 1` at sites of `roles`, and 0 at the others.
+
+    It reads neither model nor data: what a proxy finds beyond it is not that some roles matter.
+
+    Raises:
+        ValueError: for no role at all, or one that there is not.
+    """
+
+    roles: tuple[Literal[LoraRole, ShortcutRole], ...] = setting(
+        ("v",), help="the roles whose sites are on first", example="[v]"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.roles or not set(self.roles) <= set(ROLES):
+            raise ValueError(f"roles={list(self.roles)}: must be one or more of {', '.join(ROLES)}")
+
+    def place(self, site: Site) -> float:
+        """1 at the roles' sites."""
+        return float(site.role in self.roles)

@@ -1,0 +1,150 @@
+"""SENSITIVITY: AdaLoRA's importance, from the training steps (https://arxiv.org/abs/2303.10512)."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from heterolora.adapters import Adapters, LowRank, Ranked
+from heterolora.adapters.passing import Matrices
+from heterolora.losses import Autocast, Batch, Loss, default_loss
+from heterolora.proxies.base import LossProxy, Weights
+from heterolora.proxies.running import Running, own, parsed, plain
+from heterolora.settings import setting
+from heterolora.sites import Site
+
+
+@dataclass(frozen=True)
+class Sensitivity(LossProxy):
+    """`S(M) = sum over theta in A, B of Ibar U`, smoothed over the training steps.
+
+    With `I_t = |theta dL_t/dtheta|` of the mean loss of step t, and both averages 0 before the
+    first (AdaLoRA, section 3.2):
+
+        Ibar_t = beta1 Ibar_{t-1} + (1 - beta1) I_t
+        U_t    = beta2 U_{t-1} + (1 - beta2) |I_t - Ibar_t|
+
+    AdaLoRA has a score for each triplet of its decomposition; that of a site is the sum over all
+    entries of its A and B. They are observed at every `observe_every`-th step, gradients as if all
+    ranks of the site were on (see `Running`), and go on through all searches. A site that was
+    never on has B = 0 and scores 0 from the steps, so that it is best with a strategy that begins
+    with all sites on (`warmup`, `pruning`); under `dynamic` the first choice tends to stay.
+
+    Before the first step there is nothing to smooth, and the sample is scored by SNIP,
+    `sum |theta dL/dtheta|`, with B drawn as `weights` says.
+    """
+
+    weights: Weights = setting(
+        "probe", help="of the sample. probe: draw B like A while all are zero. current: as it is"
+    )
+    beta1: float = setting(0.85, help="of the average of |theta gradient|", ge=0, lt=1)
+    beta2: float = setting(0.85, help="of the average of its fluctuation", ge=0, lt=1)
+    observe_every: int = setting(1, help="observe one training step in so many", gt=0)
+
+    @property
+    def observes(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def observed(self) -> int:
+        """How many training steps were, from the first on."""
+        return self._smoothed.observed
+
+    def observe(self, adapters: Adapters) -> AbstractContextManager[object]:
+        """Smooth what every `observe_every`-th step says."""
+        return self._smoothed.step(adapters, self.observe_every)
+
+    def weights_scored(self, adapters: Ranked[Any]) -> Weights:
+        """As of the sample; of training steps, those that stood at each."""
+        return "current" if self.observed else super().weights_scored(adapters)
+
+    def saliency(self, theta: Tensor, gradient: Tensor) -> Tensor:
+        """`sum |theta gradient|`; also of the averages Ibar and U, which have no signs."""
+        return (theta * gradient).abs().sum()
+
+    def scores(
+        self,
+        adapters: Ranked[Any],
+        batches: Iterable[Batch],
+        loss: Loss = default_loss,
+        autocast: Autocast = nullcontext,
+    ) -> dict[Site, float]:
+        """The sum of Ibar U at every site; SNIP of the sample before the first step."""
+        if not self.observed:
+            return super().scores(adapters, batches, loss, autocast)
+        return self.saliencies(*self._smoothed.averages(adapters))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both averages; empty before the first step."""
+        return self._smoothed.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._smoothed.load_state_dict(state)
+
+    @cached_property
+    def _smoothed(self) -> "Smoothed":
+        """Not a field: it is no setting, and two equal proxies have one each."""
+        return Smoothed(beta1=self.beta1, beta2=self.beta2)
+
+
+@dataclass
+class Smoothed(Running):
+    """Ibar and U of A and B of every site, over the training steps that were observed.
+
+    `sums` is of the step under way alone.
+
+    Attributes:
+        beta1: of Ibar.
+        beta2: of U.
+        importance: Ibar, by site.
+        fluctuation: U, by site.
+    """
+
+    beta1: float = 0.85
+    beta2: float = 0.85
+    importance: dict[Site, Matrices] = field(default_factory=dict)
+    fluctuation: dict[Site, Matrices] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, adapters: Ranked[LowRank], every: int) -> Iterator[None]:
+        """To be entered around the passes of a training step, before the weights change."""
+        with super().step(adapters, every):
+            yield
+        for site, gradients in self.sums.items():  # of this step; none if it was not observed
+            adapter = adapters[site]
+            self.importance[site] = own(self.importance, site, adapter)
+            self.fluctuation[site] = own(self.fluctuation, site, adapter)
+            weights = (adapter.A.detach(), adapter.B.detach())
+            of_matrices = zip(
+                *(weights, gradients, self.importance[site], self.fluctuation[site]), strict=True
+            )
+            for theta, gradient, importance, fluctuation in of_matrices:
+                now = (theta * gradient).abs_()
+                importance.lerp_(now, 1 - self.beta1)
+                fluctuation.lerp_((now - importance).abs_(), 1 - self.beta2)
+        self.sums = {}
+
+    def averages(
+        self, adapters: Ranked[LowRank]
+    ) -> tuple[dict[Site, Matrices], dict[Site, Matrices]]:
+        """Ibar and U of every site."""
+        importance = {site: own(self.importance, site, one) for site, one in adapters.items()}
+        fluctuation = {site: own(self.fluctuation, site, one) for site, one in adapters.items()}
+        return importance, fluctuation
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty where no step was made; the tensors are not copies."""
+        averages = {"importance": self.importance, "fluctuation": self.fluctuation}
+        state = super().state_dict()
+        return state and state | {name: plain(kept) for name, kept in averages.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        super().load_state_dict(state)
+        self.importance = parsed(state.get("importance", {}))
+        self.fluctuation = parsed(state.get("fluctuation", {}))
