@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from records import write_run
 
-from heterolora.records.read import Run, load
+from heterolora.records.load import load
+from heterolora.records.read import Run
 from heterolora.reporting import agreement
 from heterolora.reporting.arms import Arm, arms
 from heterolora.reporting.frame import frame

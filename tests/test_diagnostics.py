@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from records import write_run
 
-from heterolora.records.read import load
+from heterolora.records.load import load
 from heterolora.reporting.arms import arms
 from heterolora.reporting.diagnostics import diagnostics, jumping
 from heterolora.reporting.frame import frame

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import CONF, CommandLine, composed
 
-from heterolora.records.read import load
+from heterolora.records.load import load
 from heterolora.reporting.cells import cells_of, runs_of
 from heterolora.reporting.frame import frame
 from heterolora.reporting.layout import experiments, read

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from records import write_run
 
-from heterolora.records.read import Run, load
+from heterolora.records.load import load
+from heterolora.records.read import Run
 from heterolora.reporting.agreement import by_proxy
 from heterolora.reporting.arms import Arm, arms
 from heterolora.reporting.curves import GREY, PROXY_COLOURS, panels, proxy_colours

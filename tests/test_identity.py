@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from heterolora import network
 from heterolora.config import Config, identity, model_rules, prepare, rules, validate
 from heterolora.config.identity import shaping_settings
-from heterolora.records.read import load
+from heterolora.records.load import load
 from heterolora.reporting.arms import arms
 from heterolora.reporting.frame import frame, mixed
 

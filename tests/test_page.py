@@ -18,7 +18,7 @@ from conftest import CONF, ROOT
 from records import write_run
 
 from heterolora.cli.report import main
-from heterolora.records.read import load
+from heterolora.records.load import load
 from heterolora.reporting import page
 from heterolora.reporting.arms import arms
 from heterolora.reporting.frame import frame

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from records import PROVENANCE, write_run
 
 from heterolora.errors import RecordError
-from heterolora.records.read import Run, load
+from heterolora.records.load import load
+from heterolora.records.read import Run
 from heterolora.records.schema import ImportanceRow, Provenance, RunRecord, SearchRow
 from heterolora.reporting import cells, layout, tables
 from heterolora.reporting.cells import Cell, cells_of

@@ -20,7 +20,7 @@ from rich.console import Console
 from heterolora.cli.arguments import Parser
 from heterolora.errors import RecordError, UserError, one_line
 from heterolora.locations import CONF
-from heterolora.records.read import load
+from heterolora.records.load import load
 from heterolora.reporting import page
 from heterolora.reporting.cells import runs_of
 from heterolora.reporting.frame import frame, matching

@@ -142,27 +142,6 @@ class Run:
         )
 
 
-def load(folder: Path) -> tuple[list[Run], list[str]]:
-    """Every run below `folder`, finished or not, in the order of their paths.
-
-    Returns:
-        The runs, and a line for each record that is damaged or of another schema, which is left
-        out.
-
-    Raises:
-        RecordError: if there is no such folder.
-    """
-    if not folder.is_dir():
-        raise RecordError(f"{folder}: there is no such folder; name one that holds runs")
-    runs, problems = [], []
-    for file in sorted(folder.rglob(schema.RUN)):
-        try:
-            runs.append(read(file.parent))
-        except RecordError as error:
-            problems.append(f"left out: {error}")
-    return runs, problems
-
-
 def read(directory: Path) -> Run:
     """The run in a directory, every file of it checked.
 

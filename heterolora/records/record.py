@@ -69,7 +69,8 @@ def finished(directory: Path) -> RunRecord | None:
         raise RecordError(f"{error}; put back one that is whole, {again}") from error
     if result.status != "finished":
         return None
-    names = (schema.CONFIG, schema.PROVENANCE, *RESULTS)
+    kept = LINES if (directory / schema.RESTORED).exists() else RESULTS
+    names = (schema.CONFIG, schema.PROVENANCE, *kept)
     if missing := [name for name in names if not (directory / name).is_file()]:
         raise RecordError(
             f"{directory}: the run is finished but lacks {_listed(missing)}; put back what is "
@@ -237,7 +238,7 @@ class Record:
         """Clear what an earlier run left, and write what is known before the first step."""
         # The states to resume from go first: without the lines they count on they are no use.
         shutil.rmtree(self.directory / schema.CHECKPOINT / "resume", ignore_errors=True)
-        for stale in (schema.IMPORTANCE, schema.CODE_DIFF, *LINES):
+        for stale in (schema.IMPORTANCE, schema.CODE_DIFF, schema.RESTORED, *LINES):
             (self.directory / stale).unlink(missing_ok=True)
         for weights in self.directory.glob(f"{schema.CHECKPOINT}/*.safetensors"):
             weights.unlink()

@@ -27,6 +27,8 @@ ALLOCATIONS = "allocations.jsonl"
 IMPORTANCE = "importance.jsonl"
 RUN = "run.json"
 CODE_DIFF = "code.diff"
+RESTORED = "restored"
+"""An empty file in a directory whose record comes from an archive and has no weights."""
 CHECKPOINT = "checkpoint"
 """The folder of `WEIGHTS` and, while a run is unfinished, of what it resumes from."""
 WEIGHTS = ("best.safetensors", "last.safetensors")

@@ -1,0 +1,72 @@
+"""Keep finished runs in one small file, without weights, or put them back.
+
+python scripts/archive.py outputs/study docs/study/mrpc.jsonl
+python scripts/archive.py docs/study/mrpc.jsonl outputs
+python scripts/report.py docs/study --table study
+
+A run that was put back is finished: its command does not run it again.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from heterolora.cli.arguments import Parser
+from heterolora.cli.run import report_errors
+from heterolora.errors import RecordError
+from heterolora.records.archive import read_archive, restore, write_archive
+from heterolora.records.load import load
+
+SUFFIX = ".jsonl"
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    assert __doc__ is not None
+    summary, examples = __doc__.split("\n\n", 1)
+    parser = Parser(
+        description=summary, epilog=examples, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("source", type=Path, help="a folder with runs, or an archive (.jsonl)")
+    parser.add_argument("target", type=Path, help="an archive (.jsonl), or a folder for the runs")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write an archive, or the directories of its runs."""
+    asked = parsed(arguments)
+    kinds = [path.suffix == SUFFIX for path in (asked.source, asked.target)]
+    if kinds == [False, True]:
+        keep(asked.source, asked.target)
+    elif kinds == [True, False]:
+        put_back(asked.source, asked.target)
+    else:
+        raise RecordError(
+            f"{asked.source} {asked.target}: one must be an archive, which ends in {SUFFIX}, and "
+            "the other a folder; for example outputs/study docs/study/study.jsonl"
+        )
+
+
+def keep(folder: Path, file: Path) -> None:
+    """Add the finished runs of a folder to an archive."""
+    runs, problems = load(folder)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    finished = [run for run in runs if run.finished]
+    if not finished:
+        raise RecordError(f"{folder}: has no finished run; run an experiment first")
+    new = write_archive(file, finished)
+    print(f"{file}: {new} runs added; {file.stat().st_size:,} bytes")
+
+
+def put_back(file: Path, folder: Path) -> None:
+    """Write the runs of an archive that a folder does not have."""
+    runs = read_archive(file)
+    new = sum(restore(run, folder) for run in runs)
+    print(f"{folder}: {new} of {len(runs)} runs put back")
+
+
+def run() -> None:
+    """The script."""
+    raise SystemExit(report_errors(lambda: main(sys.argv[1:])))

@@ -1,0 +1,35 @@
+"""Every run below a folder, in directories of their own and in archives."""
+
+from pathlib import Path
+
+from heterolora.errors import RecordError
+from heterolora.records import schema
+from heterolora.records.archive import is_archive, read_archive
+from heterolora.records.read import Run, read
+
+
+def load(folder: Path) -> tuple[list[Run], list[str]]:
+    """Every run below `folder`, finished or not, in the order of their paths, then the archived.
+
+    Returns:
+        The runs, and a line for each record that is damaged or of another schema, which is left
+        out.
+
+    Raises:
+        RecordError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise RecordError(f"{folder}: there is no such folder; name one that holds runs")
+    runs: list[Run] = []
+    problems = []
+    for file in sorted(folder.rglob(schema.RUN)):
+        try:
+            runs.append(read(file.parent))
+        except RecordError as error:
+            problems.append(f"left out: {error}")
+    for file in sorted(folder.rglob("*.jsonl")):
+        try:
+            runs += read_archive(file) if is_archive(file) else []
+        except RecordError as error:
+            problems.append(f"left out: {error}")
+    return runs, problems

@@ -1,0 +1,186 @@
+"""An archive says what the run directories say, and keeps their runs from being run again."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CONF, ROOT, CommandLine
+from hypothesis import given
+from hypothesis import strategies as st
+from records import write_run
+
+from heterolora.cli import archive as command
+from heterolora.errors import RecordError
+from heterolora.records import archive
+from heterolora.records.archive import read_archive, restore, write_archive
+from heterolora.records.load import load
+from heterolora.records.read import read
+from heterolora.reporting.cells import runs_of
+from heterolora.reporting.frame import frame
+from heterolora.reporting.layout import read as read_table
+from heterolora.reporting.render import FORMATS
+from heterolora.reporting.tables import report
+
+SITES = [f"layers.{layer}.{role}" for layer in range(3) for role in "qv"]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of three arms of Table 2."""
+    folder = tmp_path_factory.mktemp("archive") / "outputs"
+    for seed in (0, 13):
+        common = [f"seed={seed}", "name=table2", "tracking=local", "task=starter_paraphrase"]
+        write_run(folder, *common, "strategy=homogeneous", accuracies=[0.7, 0.8 + seed / 1000])
+        for strategy, searches in (("static", 1), ("dynamic", 3)):
+            scores = [
+                {site: (place * 7 + search + seed) % 5 / 3 for place, site in enumerate(SITES)}
+                for search in range(searches)
+            ]
+            on = [sorted(one, key=one.__getitem__)[-2:] for one in scores]
+            settings = ["proxy=gradnorm", f"strategy={strategy}"]
+            accuracies = [0.6, 0.7 + seed / 500]
+            write_run(folder, *common, *settings, accuracies=accuracies, scores=scores, enabled=on)
+    return folder
+
+
+def rendered(folder: Path) -> dict[str, str]:
+    """The report of Table 2 in every format, from whatever is in a folder."""
+    runs, problems = load(folder)
+    table = read_table(CONF / "experiment" / "table2.yaml")
+    made = report(table, runs_of(table, frame(runs)), problems)
+    return {name: form(made) for name, form in FORMATS.items()}
+
+
+def test_a_report_of_the_archive_is_that_of_the_directories(outputs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "kept" / "table2.jsonl"
+    command.main([str(outputs), str(file)])
+    assert len(file.read_text().splitlines()) == 1 + 6
+    for style, text in rendered(outputs).items():
+        assert rendered(file.parent)[style] == text, style
+
+
+def test_what_comes_back_is_what_was_kept(outputs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "all.jsonl"
+    write_archive(file, load(outputs)[0])
+    back = tmp_path / "back"
+    command.main([str(file), str(back)])
+    for before in sorted(outputs.rglob("run.json")):
+        now = back / before.parent.relative_to(outputs)
+        one, other = read(before.parent), read(now)
+        assert one.result == other.result
+        assert one.epochs == other.epochs
+        assert one.searches == other.searches
+        assert one.provenance == other.provenance
+        assert other.steps == []
+        without = {"output", "tracking"}
+        assert {k: v for k, v in one.config.items() if k not in without} == {
+            k: v for k, v in other.config.items() if k not in without
+        }
+    assert not any(restore(run, back) for run in read_archive(file))
+
+
+def test_runs_are_added_once_in_an_order_of_their_own(outputs: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
+    runs = load(outputs)[0]
+    assert write_archive(whole, runs) == 6
+    assert write_archive(parts, runs[4:]) == 2
+    assert write_archive(parts, runs[:5]) == 4
+    assert write_archive(parts, runs) == 0
+    assert parts.read_bytes() == whole.read_bytes()
+
+
+def test_nothing_of_the_machine_is_kept(outputs: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(outputs, tmp_path / "secret-folder")
+    for file in folder.rglob("config.yaml"):
+        file.write_text(file.read_text().replace("path: null", "path: /home/somebody/data"))
+    for file in folder.rglob("provenance.json"):
+        origin = json.loads(file.read_text())
+        origin |= {"model": {"path": "/home/somebody/model", "fingerprint": "f"}}
+        file.write_text(json.dumps(origin))
+    kept = tmp_path / "kept.jsonl"
+    write_archive(kept, load(folder)[0])
+    assert "somebody" not in kept.read_text()
+    assert str(tmp_path) not in kept.read_text()
+    assert read_archive(kept)[0].provenance.row()["model"] == {"path": None, "fingerprint": "f"}
+
+
+def test_a_restored_run_is_not_run_again(
+    command_line: CommandLine, tiny: list[str], tmp_path: Path
+) -> None:
+    """Nor where model and data lie elsewhere: a run is what its settings and contents are."""
+    given = dict(override.split("=", 1) for override in tiny)
+    short = [*tiny, "training.epochs=1", "strategy=static"]
+    assert command_line(*short).code == 0
+    outputs, file = Path(given["output"]), tmp_path / "kept.jsonl"
+    write_archive(file, load(outputs)[0])
+    model = shutil.copytree(given["model.path"], tmp_path / "elsewhere")
+    data = shutil.copytree(given["task.path"], tmp_path / "moved")
+    command.main([str(file), str(tmp_path / "other")])
+    places = [f"model.path={model}", f"task.path={data}", f"output={tmp_path / 'other'}"]
+    done = command_line(*short, *places)
+    assert done.code == 0
+    assert "already finished" in done.out
+    again = command_line(*short, *places, "rerun=true")
+    assert again.code == 0
+    assert not list((tmp_path / "other").rglob("restored"))
+    assert list((tmp_path / "other").rglob("best.safetensors"))
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner),
+    max_leaves=8,
+)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abcd"), PLAIN), min_size=1, max_size=4))
+def test_what_runs_have_in_common_can_be_taken_out(rows: list[dict[str, Any]]) -> None:
+    common = archive._common(rows)
+    assert [archive._joined(common, archive._beside(row, common)) for row in rows] == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "is no archive"),
+        ("[]\n", "is no archive"),
+        ("{", "is damaged"),
+        ('{"archive":9,"common":{}}\n', "format 9"),
+        ('{"archive":1,"common":{}}\n{"config":{}}\n', "line 2 is damaged"),
+    ],
+)
+def test_a_damaged_archive_is_refused_in_one_line(content: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "kept.jsonl"
+    file.write_text(content)
+    with pytest.raises(RecordError, match=said):
+        read_archive(file)
+
+
+def test_a_cut_archive_leaves_out_nothing_in_silence(outputs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "kept.jsonl"
+    write_archive(file, load(outputs)[0])
+    file.write_bytes(file.read_bytes()[:-40])
+    runs, problems = load(tmp_path)
+    assert runs == []
+    assert len(problems) == 1
+    assert problems[0].startswith(f"left out: {file}: ")
+
+
+def test_an_archive_too_large_for_a_repository_is_refused(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "LARGEST", 2000)
+    with pytest.raises(RecordError, match=r"more than the 2,000 of a file in a repository"):
+        write_archive(tmp_path / "kept.jsonl", load(outputs)[0])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_neither_is_said(outputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"one must be an archive, which ends in \.jsonl"):
+        command.main([str(outputs), str(tmp_path)])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RecordError, match="has no finished run"):
+        command.main([str(tmp_path / "empty"), str(tmp_path / "x.jsonl")])
+    assert (ROOT / "scripts" / "archive.py").is_file()
