@@ -52,7 +52,8 @@ files: setup ## Check that the repository has no built package and no file above
 	@git ls-files -z ':!heterolora/data/starter/model' \
 	    | xargs -0 $(BIN)/check-added-large-files --enforce-all --maxkb=1000
 
-EXPERIMENTS := $(patsubst conf/experiment/%.yaml,%,$(wildcard conf/experiment/*.yaml))
+STUDY := $(patsubst conf/experiment/%.yaml,%,$(wildcard conf/experiment/study_*.yaml))
+EXPERIMENTS := $(filter-out $(STUDY),$(patsubst conf/experiment/%.yaml,%,$(wildcard conf/experiment/*.yaml)))
 LAUNCH = $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER) $(if $(filter packed,$(LAUNCHER)),hydra.launcher.n_jobs=$(JOBS)),$(if $(filter-out 1,$(JOBS)),hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS)))
 CHOSEN = $(if $(MODEL),model=$(MODEL)) $(if $(TASK),task=$(TASK)) output=$(OUTPUT) $(LAUNCH) $(RUN)
 
@@ -63,6 +64,11 @@ $(EXPERIMENTS): setup
 	$(BIN)/python scripts/report.py $(OUTPUT) --table $(patsubst table%,%,$@) --format $(FORMAT) \
 	    --figures $(OUTPUT)/figures/$@ || exit $$?; \
 	exit $$status
+
+.PHONY: study $(STUDY)
+study: $(STUDY) ## Run what is missing of the study in docs/study.md, keep its records and report it
+$(STUDY): setup
+	$(BIN)/python scripts/study.py $@ --output $(OUTPUT) $(if $(MODEL),model=$(MODEL)) $(if $(TASK),task=$(TASK)) $(LAUNCH) $(RUN)
 
 .PHONY: starter
 starter: setup ## Build the embedded model and its tokenizer from scratch (half an hour)

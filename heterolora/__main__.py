@@ -8,6 +8,8 @@ COMMANDS = {
     "report": ("heterolora.cli.report", "run", "tables and figures of finished runs"),
     "export": ("heterolora.cli.export", "run", "a run's weights for PEFT or Transformers"),
     "suggest": ("heterolora.cli.suggest", "run", "where a model's LoRA parameters should go"),
+    "archive": ("heterolora.cli.archive", "run", "keep finished runs in a small file, or put back"),
+    "study": ("heterolora.cli.study", "run", "what is missing of an experiment that is kept"),
     "prefetch": ("heterolora.cli.prefetch", "run", "download what runs need"),
 }
 

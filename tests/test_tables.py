@@ -18,6 +18,7 @@ import pytest
 from conftest import CONF, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from records import PROVENANCE, write_run
 
 from heterolora.errors import RecordError
@@ -27,7 +28,7 @@ from heterolora.records.schema import ImportanceRow, Provenance, RunRecord, Sear
 from heterolora.reporting import cells, layout, tables
 from heterolora.reporting.cells import Cell, cells_of
 from heterolora.reporting.frame import frame
-from heterolora.reporting.layout import Number
+from heterolora.reporting.layout import Number, Table
 from heterolora.reporting.render import FORMATS
 from heterolora.reporting.report import Report
 from heterolora.reporting.statistics import spread
@@ -598,6 +599,25 @@ def test_a_learning_rate_is_chosen_by_one_half_and_reported_by_the_other(templat
     assert tried.loc["0.0001", "selection half"] == "81.0 ± 1.4"
     uneven = report("learning_rate", halves(template, scores))
     assert "not tried with the same seeds" in " ".join(uneven.notes)
+
+
+def test_seeds_of_the_tuning_choose_and_are_not_reported(template: Run) -> None:
+    """The rate 2e-4 is better on seeds 100 and 101; what seeds 0 and 13 say does not count."""
+    table = Table.model_validate(
+        TABLES["learning_rate"].model_dump() | {"tuning_seeds": (100, 101), "seeds": (0, 13)}
+    )
+    scores = {(1e-4, 100): (70.0, 1.0), (1e-4, 101): (72.0, 1.0)}
+    scores |= {(2e-4, 100): (80.0, 2.0), (2e-4, 101): (82.0, 2.0)}
+    scores |= {(1e-4, 0): (99.0, 98.0), (2e-4, 0): (60.0, 61.0), (2e-4, 13): (62.0, 63.0)}
+    made = tables.report(table, frame(halves(template, scores)))
+    row = made.numbers.query("row == 'homogeneous'").iloc[0]
+    assert (row["best_mean"], row["n"]) == (62.0, 2)
+    tried = section(made, "Values tried").set_index("optimizer.learning_rate")
+    assert tried.loc["0.0002", ""] == "chosen"
+    assert tried["n"].tolist() == ["2", "2"]
+    assert not [note for note in made.notes if "seed" in note and "100" in note]
+    with pytest.raises(ValidationError, match="are tuning_seeds too"):
+        Table.model_validate(table.model_dump() | {"seeds": (0, 100)})
 
 
 PERCENT = st.floats(0, 100)

@@ -132,6 +132,8 @@ class Table(Spec):
         borrows: experiments whose runs fill the entries for which its own has none.
         tuned: a key that is chosen for each row by the half of the validation split that is not
             reported.
+        tuning_seeds: whose runs choose it, and are not reported; the reported ones if none.
+        seeds: what is reported, for who runs the experiment; see `heterolora.cli.study`.
         stability: whether to show how alike the seeds of each row are.
         paper: its numbers.
     """
@@ -146,6 +148,8 @@ class Table(Spec):
     rows: Mapping[str, Row] = {}
     borrows: tuple[str, ...] = ()
     tuned: str | None = None
+    tuning_seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()
     stability: bool = False
     paper: Paper | None = None
 
@@ -189,6 +193,10 @@ class Table(Spec):
                         f"{place}: there is no {name!r}; choose from {'; '.join(known)}"
                     )
 
+        if self.tuning_seeds and self.tuned is None:
+            raise ValueError("tuning_seeds go with a key that is tuned")
+        if both := sorted({*self.tuning_seeds} & {*self.seeds}):
+            raise ValueError(f"seeds: {both} are tuning_seeds too, and cannot be reported")
         if (self.report == "rows") != bool(self.rows):
             raise ValueError(f"report {self.report} goes with{'out' * bool(self.rows)} rows")
         for name, row in self.rows.items():

@@ -43,23 +43,36 @@ def stability(cells: Sequence[Cell]) -> Section:
     return section("Stability over seeds", explanation, rows)
 
 
-def chosen(cell: Cell, key: str) -> Any:
+def tuning(cell: Cell, seeds: Sequence[int]) -> pd.DataFrame:
+    """The runs that choose: those of `seeds`, or all where there are none."""
+    return cell.frame[cell.frame["seed"].isin(seeds)] if seeds else cell.frame
+
+
+def chosen(cell: Cell, key: str, seeds: Sequence[int] = ()) -> Any:
     """The value of `key` whose mean over runs of the selection half's best metric is best.
 
     Of equal ones the smallest; None where there are no runs. The report half is not read.
+
+    Args:
+        cell: with runs at several values.
+        key: which is tuned.
+        seeds: of the runs that choose; all if none.
     """
-    means = cell.frame["selection"].astype(float).groupby(cell.frame[key]).mean()
+    runs = tuning(cell, seeds)
+    means = runs["selection"].astype(float).groupby(runs[key]).mean()
     if means.empty:
         return None
     return means.idxmax() if cell.runs[0].higher_is_better else means.idxmin()
 
 
-def at_best(cell: Cell, key: str) -> Cell:
-    """The cell, with the runs at the `chosen` value alone."""
-    return replace(cell, frame=cell.frame[cell.frame[key] == chosen(cell, key)])
+def at_best(cell: Cell, key: str, seeds: Sequence[int] = ()) -> Cell:
+    """The cell, with the runs at the `chosen` value alone, and without those of `seeds`."""
+    reported = (cell.frame[key] == chosen(cell, key, seeds)) & ~cell.frame["seed"].isin(seeds)
+    left = tuple(seed for seed in cell.missing if seed not in seeds)
+    return replace(cell, frame=cell.frame[reported], missing=left)
 
 
-def tried(cells: Sequence[Cell], key: str) -> Section:
+def tried(cells: Sequence[Cell], key: str, seeds: Sequence[int] = ()) -> Section:
     """Every value of `key` in every cell, and which was chosen."""
     rows = [
         {
@@ -67,19 +80,20 @@ def tried(cells: Sequence[Cell], key: str) -> Section:
             key: f"{value:g}",
             "n": len(found),
             "selection half": mean_std(found.mean(), found.std()),
-            "": "chosen" if value == chosen(cell, key) else "",
+            "": "chosen" if value == chosen(cell, key, seeds) else "",
         }
         for cell in cells
-        for value, found in cell.frame["selection"].astype(float).groupby(cell.frame[key])
+        for value, found in tuning(cell, seeds)["selection"].astype(float).groupby(cell.frame[key])
     ]
-    explanation = f"The best metric on the selection half, which alone chooses {key}."
+    of = f" of the seeds {listed(seeds)}, which are not reported" if seeds else ""
+    explanation = f"The best metric on the selection half, which alone chooses {key}{of}."
     return section("Values tried", explanation, rows)
 
 
-def uneven(cells: Sequence[Cell], key: str) -> Iterator[str]:
+def uneven(cells: Sequence[Cell], key: str, seeds: Sequence[int] = ()) -> Iterator[str]:
     """The cells whose values were not tried with the same seeds, in words."""
     for cell in cells:
-        if cell.frame.groupby(key)["seed"].agg(frozenset).nunique() > 1:
+        if tuning(cell, seeds).groupby(key)["seed"].agg(frozenset).nunique() > 1:
             yield (
                 f"{cell.label}, {cell.place}: the values of {key} were not tried "
                 "with the same seeds, so the choice compares unlike means"

@@ -32,12 +32,12 @@ def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Re
     if not found:
         raise RecordError(f"no run here belongs to {table.title}; run make {table.name}")
     if table.tuned:
-        cells = [studies.at_best(cell, table.tuned) for cell in found]
+        cells = [studies.at_best(cell, table.tuned, table.tuning_seeds) for cell in found]
     compared = compare(cells)
     numbers = sections.numbers(table.name, cells, compared)
     parts = [
         *sections.grids(cells),
-        *([studies.tried(found, table.tuned)] if table.tuned else []),
+        *([studies.tried(found, table.tuned, table.tuning_seeds)] if table.tuned else []),
         *([studies.stability(cells)] if table.stability else []),
         sections.details(cells, numbers),
         sections.comparisons(compared),
@@ -46,7 +46,7 @@ def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Re
     notes = [
         *left_out,
         *notes_of(table, cells, compared, runs),
-        *(studies.uneven(found, table.tuned) if table.tuned else []),
+        *(studies.uneven(found, table.tuned, table.tuning_seeds) if table.tuned else []),
         *diagnostics(runs),
     ]
     parts = [part for part in parts if len(part.frame)]

@@ -1,0 +1,152 @@
+"""Run what is missing of an experiment whose records are kept, report it, and keep what is new.
+
+python scripts/study.py study_embedded
+python scripts/study.py study_glue --output outputs model.path=DIR hydra/launcher=packed
+
+Where the experiment's table is tuned by seeds of its own, these run at every value first; then the
+seeds that are reported run at the value that is best for each arm.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from heterolora.cli import archive
+from heterolora.cli.arguments import Parser
+from heterolora.cli.compose import HYDRA_VERSION
+from heterolora.cli.run import report_errors
+from heterolora.cli.sweeper import swept
+from heterolora.errors import RecordError
+from heterolora.locations import CONF
+from heterolora.records.load import load
+from heterolora.reporting.layout import Table, experiments, read
+
+EXPERIMENTS = CONF / "experiment"
+ARCHIVES = Path("docs/study")
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    assert __doc__ is not None
+    summary, rest = __doc__.split("\n\n", 1)
+    parser = Parser(description=summary, epilog=rest, formatter_class=argparse.RawTextHelpFormatter)
+    known = experiments(EXPERIMENTS)
+    parser.add_argument("experiment", choices=known, metavar="EXPERIMENT", help=", ".join(known))
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs"), help="folder of the runs (outputs)"
+    )
+    parser.add_argument(
+        "--archives", type=Path, default=ARCHIVES, help="folder of the records that are kept"
+    )
+    parser.add_argument("overrides", nargs="*", help="of every run, as for train.py")
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Put back, run, keep and report; the exit code of the worst part."""
+    asked = parsed(arguments)
+    table = read(EXPERIMENTS / f"{asked.experiment}.yaml")
+    for file in kept(asked.archives, table.name):
+        archive.put_back(file, asked.output)
+    try:
+        code = run_missing(table, asked.output, asked.overrides)
+    finally:  # an interrupted sweep has finished runs too
+        keep(asked.output, asked.archives, table.name)
+    if kept(asked.archives, table.name):
+        command("report", str(asked.archives), "--table", table.name)
+    return code
+
+
+def run_missing(table: Table, output: Path, overrides: Sequence[str]) -> int:
+    """Every run of the experiment that is not finished; the exit code."""
+    common = [f"+experiment={table.name}", f"output={output}", *overrides]
+    if not table.tuning_seeds:
+        return command("run", "-m", *common)
+    if code := command("run", "-m", *common, _seeds(table.tuning_seeds)):
+        return code
+    grids = ",".join(_grid(arm) for arm in best_arms(table, output, common))
+    return command("run", "-m", *common, f"hydra.sweeper.grids=[{grids}]", _seeds(table.seeds))
+
+
+def best_arms(table: Table, output: Path, common: Sequence[str]) -> Iterator[Mapping[str, str]]:
+    """The overrides of each arm, with the value that its tuning seeds chose.
+
+    Raises:
+        RecordError: if runs of a value are missing.
+    """
+    assert table.tuned is not None
+    runs, _ = load(output)
+    found: dict[str, list[float]] = {}
+    better = max
+    for run in runs:
+        if run.finished and run.seed in table.tuning_seeds:
+            assert run.result.best is not None
+            primary = run.config["task"]["metrics"][0]
+            found.setdefault(str(run.result.identity), []).append(run.result.best.metrics[primary])
+            better = max if run.higher_is_better else min
+    for arm, values in arms(table.tuned, common).items():
+        means = {}
+        for value, identity in values.items():
+            scores = found.get(identity, [])
+            if len(scores) != len(table.tuning_seeds):
+                raise RecordError(
+                    f"{output}: {' '.join(f'{k}={v}' for k, v in arm)} at {table.tuned}={value} "
+                    f"has {len(scores)} of {len(table.tuning_seeds)} finished tuning runs; run the "
+                    "same command again"
+                )
+            means[value] = sum(scores) / len(scores)
+        best = better(means, key=lambda value: means[value])
+        yield {**dict(arm), table.tuned: best}
+
+
+def arms(key: str, common: Sequence[str]) -> dict[tuple[tuple[str, str], ...], dict[str, str]]:
+    """For each arm of an experiment, by its overrides, the identity at each value of `key`."""
+    from heterolora.config import identity, prepare  # and torch, which --help does without
+
+    found: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
+    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+        sweeper = compose("config", [*common], return_hydra_config=True).hydra.sweeper
+        loader = GlobalHydra.instance().config_loader()
+        for overrides in swept(loader, sweeper, []):
+            settings: dict[str, Any] = dict(one.split("=", 1) for one in overrides)
+            value = settings.pop(key)
+            config = prepare(compose("config", [*common, *overrides]))
+            found.setdefault(tuple(settings.items()), {})[value] = identity(config)
+    return found
+
+
+def kept(archives: Path, name: str) -> list[Path]:
+    """The archives of an experiment, one for each task."""
+    return sorted(archives.glob(f"{name}-*.jsonl"))
+
+
+def keep(output: Path, archives: Path, name: str) -> None:
+    """Add the finished runs of an experiment to its archives."""
+    for folder in sorted(path for path in (output / name).glob("*") if path.is_dir()):
+        if any(folder.rglob("run.json")):
+            archive.keep(folder, archives / f"{name}-{folder.name}.jsonl")
+
+
+def command(*arguments: str) -> int:
+    """A command of this project in a process of its own, as a user would give it."""
+    return subprocess.run([sys.executable, "-m", "heterolora", *arguments], check=False).returncode
+
+
+def _grid(arm: Mapping[str, str]) -> str:
+    """The overrides of an arm in Hydra's grammar."""
+    return "{" + ",".join(f"{key}:'{value}'" for key, value in arm.items()) + "}"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed={','.join(map(str, seeds))}"
+
+
+def run() -> None:
+    """The script."""
+    raise SystemExit(report_errors(lambda: sys.exit(main(sys.argv[1:]))))
