@@ -94,6 +94,36 @@ class Comparison:
     seeds_needed: int | None
     p_holm: float | None = None
 
+    @property
+    def gain(self) -> float | None:
+        """The difference in the direction that is better; None where they share no seed."""
+        return None if self.paired.difference is None else self._sign * self.paired.difference
+
+    @property
+    def ruled_out(self) -> float | None:
+        """Gains above this are ruled out: the upper end of the gain's 95 % interval.
+
+        0 where that is below 0, so that any gain is ruled out; None where there is no interval.
+        """
+        if self.paired.interval is None:
+            return None
+        return max(0.0, *(self._sign * end for end in self.paired.interval))
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Training and searching of a run of the one and of the other: medians, common seeds."""
+        one, other = (_seconds(cell.frame, self.paired.seeds) for cell in (self.cell, self.other))
+        return one, other
+
+    @property
+    def _sign(self) -> int:
+        return 1 if self.cell.runs[0].higher_is_better else -1
+
+
+def _seconds(runs: pd.DataFrame, seeds: Sequence[int]) -> float:
+    parts = runs.loc[runs["seed"].isin(seeds), ["seconds.training", "seconds.searching"]]
+    return float(parts.astype(float).sum(axis=1).median())
+
 
 def runs_of(table: Table, runs: pd.DataFrame) -> pd.DataFrame:
     """The runs that `table` is made of.

@@ -83,6 +83,7 @@ def _numbers(cell: Cell, compared: Sequence[Comparison]) -> dict[str, Any]:
     for one in compared:
         if one.cell is cell:
             low, high = one.paired.interval or (None, None)
+            own, others = one.seconds
             found = {
                 "row": one.other.label,
                 "n": one.paired.n,
@@ -94,6 +95,9 @@ def _numbers(cell: Cell, compared: Sequence[Comparison]) -> dict[str, Any]:
                 "p_holm": one.p_holm,
                 "size": one.size,
                 "seeds_needed": one.seeds_needed,
+                "gain_ruled_out": one.ruled_out,
+                "seconds_own": own,
+                "seconds_other": others,
             }
             prefix = "_".join(one.role.replace(",", "").split())
             row |= {f"{prefix}_{key}": value for key, value in found.items()}
@@ -153,15 +157,38 @@ def comparisons(found: Sequence[Comparison]) -> Section:
         for one in found
         if one.paired.n
     ]
+    tests = sum(one.p_holm is not None for one in found)
     explanation = (
         "Difference: the row minus its baseline of equal budget, or minus random allocation, in "
         "points, the mean over the n seeds that both have, with its t interval. p: two-sided "
         f"sign-flip test, exact up to n = {EXACT} and above it estimated from {RESAMPLES + 1:,} "
-        "sign vectors; Holm p: corrected over this table. Seeds needed: for a t test to detect a "
-        "difference of the paper's size (in points) at 0.05 with power 0.8, if differences vary as "
-        "they do here, of which a few seeds give only a rough idea."
+        f"sign vectors; Holm p: corrected over all {tests} comparisons here. Seeds needed: for a t "
+        "test to detect a difference of the paper's size (in points) at 0.05 with power 0.8, if "
+        "differences vary as they do here, of which a few seeds give only a rough idea."
     )
     return section("Comparisons, seed by seed", explanation, rows)
+
+
+def gains(found: Sequence[Comparison]) -> Section:
+    """What each comparison gains and at what cost, and which gains it rules out."""
+    rows = [
+        {
+            **one.cell.names,
+            "against": one.role,
+            "gain": text(one.gain, "+.2f"),
+            "ruled out": _ruled_out(one.ruled_out),
+            "seconds": text(one.seconds[0], ",.1f"),
+            "the other's": text(one.seconds[1], ",.1f"),
+        }
+        for one in found
+        if one.paired.n
+    ]
+    explanation = (
+        "Gain: the difference of the section above, positive where the row is better. Ruled out: "
+        "larger gains lie beyond the 95% interval. Seconds of training and searching, of the row "
+        "and of what it is compared with: medians over the seeds that both have."
+    )
+    return section("Gains, what they cost, and what is ruled out", explanation, rows)
 
 
 def costs(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
@@ -208,6 +235,12 @@ def _interval(paired: Paired) -> str:
     if paired.interval is None:
         return "one seed" if paired.n == 1 else "no spread"
     return "{:+.2f} to {:+.2f}".format(*paired.interval)
+
+
+def _ruled_out(bound: float | None) -> str:
+    if bound is None:
+        return NOTHING
+    return f"above {bound:.2f}" if bound > 0 else "any gain"
 
 
 def _p(value: float | None) -> str:

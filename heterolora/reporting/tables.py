@@ -41,6 +41,7 @@ def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Re
         *([studies.stability(cells)] if table.stability else []),
         sections.details(cells, numbers),
         sections.comparisons(compared),
+        sections.gains(compared),
         sections.costs(cells, numbers),
     ]
     notes = [

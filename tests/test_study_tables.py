@@ -1,0 +1,173 @@
+"""What a preregistered study asks of its tables: rates chosen on seeds apart, gains, their cost."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from records import write_run
+from scipy import stats
+
+from heterolora.records.load import load
+from heterolora.reporting import tables
+from heterolora.reporting.cells import cells_of, compare
+from heterolora.reporting.frame import frame
+from heterolora.reporting.layout import Table
+from heterolora.reporting.report import Report
+
+KEY = "optimizer.learning_rate"
+STATIC = {"strategy.name": "static"}
+CONTENT: dict[str, Any] = {
+    "title": "A study",
+    "caption": "Of allocation.",
+    "tuned": KEY,
+    "tuning_seeds": [100, 101],
+    "where": {"evaluation.split": "halves"},
+    "rows": {
+        "plain": {"where": {"strategy.name": "homogeneous"}},
+        "random": {"where": {**STATIC, "proxy.name": "constant"}, "baseline": "plain"},
+        "searched": {
+            "where": {**STATIC, "proxy.name": "gradnorm"},
+            "baseline": "plain",
+            "controls": {"random": "random"},
+        },
+    },
+}
+STUDY = Table.model_validate({**CONTENT, "name": "study"})
+ARMS = {
+    "plain": ["strategy=homogeneous"],
+    "random": ["strategy=static", "proxy=constant"],
+    "searched": ["strategy=static", "proxy=gradnorm"],
+}
+
+
+def add(
+    output: Path, row: str, rate: float, seed: int, halves: tuple[float, float], **more: Any
+) -> None:
+    """A run of a row: percent on the half that selects, and on the half that is reported."""
+    selecting, reporting = (percent / 100 for percent in halves)
+    epoch = {"step": 100, "epoch": 1, "train_loss": 1.0, "validation_loss": 1.1, "f1": 0.5}
+    epoch |= {"accuracy": selecting, "report_accuracy": reporting, "report_f1": 0.5}
+    arguments = [*ARMS[row], f"seed={seed}", f"{KEY}={rate}", "evaluation.split=halves"]
+    arguments += ["name=study", *more.pop("overrides", [])]
+    write_run(output, *arguments, accuracies=[selecting], best=epoch, last=epoch, **more)
+
+
+def made(output: Path, table: Table = STUDY) -> Report:
+    return tables.report(table, frame(load(output)[0]))
+
+
+def section(report: Report, title: str) -> Any:
+    return next(part.frame for part in report.sections if part.title.startswith(title))
+
+
+def test_the_rate_is_chosen_on_seeds_of_which_nothing_is_reported(tmp_path: Path) -> None:
+    """By hand: 2e-4 is best on the tuning seeds (82 against 81), on every other 1e-3 is."""
+    for seed, (low, high) in {100: (84.0, 79.0), 101: (80.0, 83.0)}.items():
+        add(tmp_path, "plain", 2e-4, seed, (low, 10.0))
+        add(tmp_path, "plain", 1e-3, seed, (high, 99.0))
+    for seed, value in {0: 70.0, 1: 72.0}.items():
+        add(tmp_path, "plain", 2e-4, seed, (60.0, value))
+        add(tmp_path, "plain", 1e-3, seed, (95.0, 95.0))
+    report = made(tmp_path)
+    row = report.numbers.query("row == 'plain'").iloc[0]
+    assert (row["best_mean"], row["n"], row["seeds"]) == (71.0, 2, "0 1")
+    assert row["missing_seeds"] == ""
+    tried = section(report, "Values tried").set_index(KEY)
+    assert list(tried["n"]) == ["2", "2"]
+    assert list(tried[""]) == ["chosen", ""]
+    assert list(tried["selection half"]) == ["82.0 ± 2.8", "81.0 ± 2.8"]
+
+
+# ---- gains
+
+FIXED = Table.model_validate({**CONTENT, "tuned": None, "tuning_seeds": [], "name": "study"})
+SEEDS = range(6)
+VALUES: Mapping[str, Sequence[float]] = {
+    "plain": [80.0, 81.0, 79.0, 80.5, 80.2, 79.9],
+    "random": [80.1, 80.7, 79.5, 80.1, 80.9, 79.2],
+    "searched": [80.4, 81.1, 79.3, 80.6, 80.1, 80.3],
+}
+
+
+def study(output: Path, *tasks: str) -> Path:
+    """All rows of FIXED on each task; the second is ten points lower."""
+    for place, task in enumerate(tasks):
+        for row, values in VALUES.items():
+            for seed, value in zip(SEEDS, values, strict=True):
+                spent = {"training": 10.0 + seed, "searching": 2.0 * (row == "searched")}
+                add(
+                    output,
+                    row,
+                    2e-4,
+                    seed,
+                    (50.0, value - 10 * place),
+                    seconds={**spent, "evaluating": 100.0},
+                    overrides=[f"task.name={task}"],
+                )
+    return output
+
+
+def test_each_row_meets_all_of_its_baselines_on_each_task(tmp_path: Path) -> None:
+    """Holm's correction is over all comparisons of the table: the family is named."""
+    report = made(study(tmp_path, "mrpc", "rte"), FIXED)
+    shown = section(report, "Comparisons")
+    assert [tuple(row) for row in shown[["row", "task", "against"]].to_numpy()] == [
+        (row, task, against)
+        for task in ("mrpc", "rte")
+        for row, against in (
+            ("random", "baseline"),
+            ("searched", "baseline"),
+            ("searched", "random"),
+        )
+    ]
+    numbers = report.numbers.query("row == 'searched' and task == 'rte'").iloc[0]
+    gaps = [a - b for a, b in zip(VALUES["searched"], VALUES["random"], strict=True)]
+    assert numbers["random_difference"] == pytest.approx(sum(gaps) / 6)
+    low, high = stats.t.interval(0.95, 5, sum(gaps) / 6, stats.sem(gaps))
+    assert (numbers["random_low"], numbers["random_high"]) == pytest.approx((low, high))
+    p = report.numbers[["baseline_p", "random_p"]].stack().dropna()
+    holm = report.numbers[["baseline_p_holm", "random_p_holm"]].stack().dropna()
+    assert len(p) == 6
+    assert holm.min() == pytest.approx(min(1, 6 * p.min()))
+    explanation = next(s.explanation for s in report.sections if s.title.startswith("Comparisons"))
+    assert "corrected over all 6 comparisons here" in explanation
+
+
+def test_a_gain_has_its_cost_beside_it_and_what_is_ruled_out(tmp_path: Path) -> None:
+    report = made(study(tmp_path, "mrpc"), FIXED)
+    shown = section(report, "Gains").set_index(["row", "against"])
+    gaps = [a - b for a, b in zip(VALUES["searched"], VALUES["plain"], strict=True)]
+    bound = stats.t.interval(0.95, 5, sum(gaps) / 6, stats.sem(gaps))[1]
+    row = shown.loc[("searched", "baseline")]
+    assert list(row) == ["+0.20", f"above {bound:.2f}", "14.5", "12.5"]
+    numbers = report.numbers.query("row == 'searched'").iloc[0]
+    assert numbers["baseline_gain_ruled_out"] == pytest.approx(bound)
+    assert (numbers["baseline_seconds_own"], numbers["random_seconds_other"]) == (14.5, 12.5)
+
+
+@pytest.mark.parametrize(
+    ("upwards", "words", "gain"), [(True, "any gain", "-1.00"), (False, "above 1.50", "+1.00")]
+)
+def test_where_less_is_better_a_gain_goes_down(
+    tmp_path: Path, upwards: bool, words: str, gain: str
+) -> None:
+    """Differences of -1.2, -0.8, -1.2, -0.8: an interval from -1.37 to -0.63."""
+    for seed, gap in enumerate((1.2, 0.8, 1.2, 0.8)):
+        shared = {"higher_is_better": upwards}
+        add(tmp_path, "plain", 2e-4, seed, (50.0, 80.0), **shared)
+        add(tmp_path, "random", 2e-4, seed, (50.0, 80.0 - gap), **shared)
+    report = made(tmp_path, FIXED)
+    row = section(report, "Gains").iloc[0]
+    bound = 1 + stats.t.ppf(0.975, 3) * stats.sem([1.2, 0.8, 1.2, 0.8])
+    assert row["gain"] == gain
+    assert row["ruled out"] == (words if upwards else f"above {bound:.2f}")
+
+
+def test_one_seed_rules_nothing_out(tmp_path: Path) -> None:
+    for row in ("plain", "random"):
+        add(tmp_path, row, 2e-4, 0, (50.0, 80.0))
+    report = made(tmp_path, FIXED)
+    assert section(report, "Gains")["ruled out"].tolist() == ["-"]
+    cells = cells_of(FIXED, frame(load(tmp_path)[0]))
+    assert [one.ruled_out for one in compare(cells)] == [None]
