@@ -34,6 +34,7 @@ _SAMPLED = {"source": "probe", "observe_every": 16}
 
 ADDED_LATER: Mapping[str, Any] = {
     "method": {"name": "heterolora", "kind": "heterolora"},
+    "search_space": {"exclude": []},
     "training": {"group_by_length": False, "tf32": False},
     "proxy": _SAMPLED,
     "importance": {EVERY: _SAMPLED},
