@@ -48,6 +48,7 @@ def build_space(config: Config) -> Space:
         scaling=space.scaling,
         budget_ranks=budget_ranks,
         renormalize=space.renormalize,
+        exclude=space.exclude,
     )
 
 

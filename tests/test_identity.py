@@ -103,6 +103,7 @@ SHAPING = [
     "search_space.scaling=rslora",
     "search_space.pool=separated",
     "search_space.renormalize=enabled",
+    "search_space.exclude=[layers.1.q]",
     "proxy.weights=probe",
     "proxy.num_batches=31",
     "proxy.batch_size=7",

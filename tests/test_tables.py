@@ -763,7 +763,7 @@ def test_every_table_has_every_format(template: Run, name: str) -> None:
     every = [
         variant(template, {**entry.where, "seed": seed, "task.name": task}, 80 + seed / 10)
         for entry in TABLES[name].entries.values()
-        for seed in SEEDS
+        for seed in (*SEEDS, *TABLES[name].tuning_seeds)
         for task in ("mrpc", "rte")
     ]
     every = [with_report_half(run, 80.0) for run in every]

@@ -1,6 +1,6 @@
 """Which sites a model has, how large they can be, and how they join its streams."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ class Space:
             capacity where there is none.
         renormalize: whether a post-norm block normalises once more behind every cross-layer
             shortcut (`always`), or only behind those that are on (`enabled`).
+        exclude: the names of sites that have no adapter, though others of their role have.
     """
 
     lora: Mapping[str, int] = field(default_factory=dict)
@@ -33,6 +34,11 @@ class Space:
     scaling: str = "alpha_over_budget_rank"
     budget_ranks: Mapping[str, int] = field(default_factory=dict)
     renormalize: Renormalize = "always"
+    exclude: Sequence[str] = ()
+
+    def has(self, site: Site) -> bool:
+        """Whether there is an adapter at this place."""
+        return site.role in {**self.lora, **self.shortcuts} and str(site) not in self.exclude
 
     def capacity(self, role: str) -> int:
         """The most ranks that a site of this role can have on."""

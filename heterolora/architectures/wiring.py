@@ -48,6 +48,7 @@ def wire(
         Site(index, role): _beside(layer, family, Site(index, role), space, seed)
         for index, layer in enumerate(layers)
         for role in space.lora
+        if space.has(Site(index, role))
     }
     if space.shortcuts:
         check_shortcuts(model.config)
@@ -131,9 +132,9 @@ def _stack(
     for index, layer in enumerate(layers):
         here: dict[str, LowRank] = {}
         for role in space.shortcuts:
-            if role == "cut" and index == 0:
-                continue  # there is no attention below the first
             site = Site(index, role)
+            if not space.has(site) or site == Site(0, "cut"):
+                continue  # there is no attention below the first
             here[role] = _adapter(site, (width, width), space, seed, next(layer.parameters()))
             adapters[site] = here[role]
         blocks.append(block(family.parts(layer), here, space.renormalize))

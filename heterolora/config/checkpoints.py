@@ -112,6 +112,16 @@ def sites(model: ModelConfig, space: SearchSpaceConfig) -> dict[Site, Shape]:
     Raises:
         ModelError: if the model cannot be had, or has not all of the roles.
     """
+    found = places(model, space)
+    return {site: shape for site, shape in found.items() if str(site) not in space.exclude}
+
+
+def places(model: ModelConfig, space: SearchSpaceConfig) -> dict[Site, Shape]:
+    """Every place of the roles of the search space, those that it leaves out among them.
+
+    Raises:
+        ModelError: as `sites`.
+    """
     known = family(model)
     config = settings(model)
     layers = _skeleton(str(source(model)), model.revision, model.where)

@@ -46,6 +46,7 @@ ADDED_LATER: Mapping[str, Any] = {
         "group_by_length": False,
         "tf32": False,
     },
+    "search_space": {"exclude": []},
     "proxy": _SAMPLED,
     "importance": {EVERY: _SAMPLED},
     "selection": {"normalize": "none"},

@@ -24,7 +24,7 @@ from heterolora.config.schema import (
     TaskConfig,
     TrainingConfig,
 )
-from heterolora.config.validation import Rule
+from heterolora.config.validation import Rule, suggestion
 from heterolora.errors import ModelError
 from heterolora.proxies.control import Control
 from heterolora.proxies.spectral import Spectral
@@ -69,6 +69,23 @@ def projections_exist(model: ModelConfig, space: SearchSpaceConfig) -> Iterable[
                 f"search_space.projections={list(space.projections)}: {family.model_type} "
                 f"models have no projection '{role}'; choose from {', '.join(family.projections)}"
             )
+
+
+def exclusions_are_sites(model: ModelConfig, space: SearchSpaceConfig) -> Iterable[str]:
+    """What is left out is a site of the model's, and does not leave nothing."""
+    if not space.exclude or list(model_is_usable(model)) or list(projections_exist(model, space)):
+        return
+    known = [str(site) for site in checkpoints.places(model, space)]
+    if unknown := [name for name in space.exclude if name not in known]:
+        yield (
+            f"search_space.exclude={list(space.exclude)}: the search space has no site "
+            f"'{unknown[0]}'; {suggestion(unknown[0], known)}"
+        )
+    elif len(known) == len(space.exclude):
+        yield (
+            f"search_space.exclude={list(space.exclude)}: leaves no site of {len(known)}; name "
+            "fewer"
+        )
 
 
 def shortcuts_fit(model: ModelConfig, space: SearchSpaceConfig) -> Iterable[str]:
@@ -360,6 +377,7 @@ RULES: tuple[Rule, ...] = (
     gains_for_selection,
     model_is_usable,
     projections_exist,
+    exclusions_are_sites,
     shortcuts_fit,
     rank_within_width,
     floor_within_budget,

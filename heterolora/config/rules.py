@@ -163,6 +163,15 @@ def shortcuts_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Iter
         )
 
 
+def exclusions_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Iterable[str]:
+    """Only this project's adapters are left out site by site."""
+    if space.exclude and method.kind != "heterolora":
+        yield (
+            f"search_space.exclude={list(space.exclude)}: method={method.name} goes by roles, not "
+            "by sites; set search_space.exclude=[], or method=heterolora"
+        )
+
+
 def trackers_are_installed(tracking: dict[str, TrackerConfig]) -> Iterable[str]:
     """What a run is followed with is there before it begins."""
     for name, section in tracking.items():
@@ -176,6 +185,7 @@ def trackers_are_installed(tracking: dict[str, TrackerConfig]) -> Iterable[str]:
 
 RULES: tuple[Rule, ...] = (
     shortcuts_for_method,
+    exclusions_for_method,
     task_fits_itself,
     data_is_there,
     distinct_splits,

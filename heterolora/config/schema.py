@@ -86,6 +86,7 @@ class SearchSpaceConfig(Section):
     )
     pool: Literal["combined", "separated"] = Field(examples=["combined"])
     renormalize: Literal["always", "enabled"] = Field(examples=["always"])
+    exclude: tuple[str, ...] = Field(default=(), examples=["[layers.3.q]"])
 
     @field_validator("projections", "shortcuts")
     @classmethod
@@ -93,6 +94,13 @@ class SearchSpaceConfig(Section):
         if len(set(roles)) != len(roles):
             raise ValueError(f"must name each {str(info.field_name).removesuffix('s')} once")
         return roles
+
+    @field_validator("exclude")
+    @classmethod
+    def _in_one_order(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) != len(names):
+            raise ValueError("must name each site once")
+        return tuple(sorted(names))
 
     def roles(self) -> dict[Kind, tuple[str, ...]]:
         """The roles of each kind of site."""
