@@ -15,7 +15,7 @@ from heterolora.architectures.family import family_of, head_of
 from heterolora.build import build_budget
 from heterolora.config import identity, prepare
 from heterolora.config.identity import shaping_settings
-from heterolora.records.read import load
+from heterolora.records.load import load
 from heterolora.sites import Site
 
 
