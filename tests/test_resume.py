@@ -76,13 +76,21 @@ def commands(checkpoints, pairs, tmp_path_factory) -> dict[str, Command]:
     return made
 
 
+def searches(command: Command) -> int:
+    """How many a whole run makes."""
+    made: list[object] = command.reference["searches"]
+    return len(made)
+
+
 def killed(command: Command, kind: str, rng: random.Random) -> int:
     """Run until a SIGKILL of that kind; the exit code."""
     minutes = f"checkpoint.every_minutes={rng.choice(['10', '0.002', '1e-9'])}"
     if kind == "in a step":
         return command.run(minutes, fate=functools.partial(children.in_step, rng.randint(1, 24)))
     if kind == "in a search":
-        return command.run(minutes, fate=functools.partial(children.in_search, rng.randint(1, 12)))
+        return command.run(
+            minutes, fate=functools.partial(children.in_search, rng.randint(1, searches(command)))
+        )
     if kind == "at a file":
         count = rng.randint(1, command.events)
         fate = functools.partial(children.at_file, count, "outputs")
