@@ -17,6 +17,7 @@ from heterolora.records import archive
 from heterolora.records.archive import read_archive, restore, write_archive
 from heterolora.records.load import load
 from heterolora.records.read import read
+from heterolora.reporting.arms import arms
 from heterolora.reporting.cells import runs_of
 from heterolora.reporting.frame import frame
 from heterolora.reporting.layout import read as read_table
@@ -61,6 +62,16 @@ def test_a_report_of_the_archive_is_that_of_the_directories(outputs: Path, tmp_p
         assert rendered(file.parent)[style] == text, style
 
 
+def test_labels_do_not_depend_on_what_runs_have_in_common(outputs: Path, tmp_path: Path) -> None:
+    """An archive has the settings that differ last."""
+    folder = shutil.copytree(outputs, tmp_path / "outputs")
+    more = ["name=table2", "strategy=static", "strategy.enable_rate=0.5", "training.batch_size=4"]
+    write_run(folder, *more, "search_space.scaling=rslora", "seed=0", accuracies=[0.5])
+    write_archive(tmp_path / "kept" / "a.jsonl", load(folder)[0])
+    kept = [arm.label for arm in arms(frame(load(tmp_path / "kept")[0]))]
+    assert kept == [arm.label for arm in arms(frame(load(folder)[0]))]
+
+
 def test_what_comes_back_is_what_was_kept(outputs: Path, tmp_path: Path) -> None:
     file = tmp_path / "all.jsonl"
     write_archive(file, load(outputs)[0])
@@ -91,13 +102,24 @@ def test_runs_are_added_once_in_an_order_of_their_own(outputs: Path, tmp_path: P
     assert parts.read_bytes() == whole.read_bytes()
 
 
+def test_a_run_that_is_in_two_places_counts_once(outputs: Path, tmp_path: Path) -> None:
+    both = shutil.copytree(outputs, tmp_path / "both")
+    runs = load(outputs)[0]
+    write_archive(both / "first.jsonl", runs[:4])
+    write_archive(both / "second.jsonl", runs)
+    assert len(load(both)[0]) == 6
+    shutil.rmtree(both / "table2")
+    assert len(load(both)[0]) == 6
+
+
 def test_nothing_of_the_machine_is_kept(outputs: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(outputs, tmp_path / "secret-folder")
     for file in folder.rglob("config.yaml"):
         file.write_text(file.read_text().replace("path: null", "path: /home/somebody/data"))
     for file in folder.rglob("provenance.json"):
         origin = json.loads(file.read_text())
-        origin |= {"model": {"path": "/home/somebody/model", "fingerprint": "f"}}
+        model = {"path": "/home/somebody/model", "fingerprint": "f"}
+        origin |= {"model": model, "resumed": [{"step": 3, "code": None, "model": model}]}
         file.write_text(json.dumps(origin))
     kept = tmp_path / "kept.jsonl"
     write_archive(kept, load(folder)[0])

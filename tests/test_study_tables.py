@@ -57,6 +57,21 @@ def made(output: Path, table: Table = STUDY) -> Report:
     return tables.report(table, frame(load(output)[0]))
 
 
+def test_runs_that_tune_take_no_part_in_what_is_looked_for(tmp_path: Path) -> None:
+    """An allocation that is replaced at each search, in a tuning run alone."""
+    scores = [{f"layers.{i}.q": float((i + turn) % 4) for i in range(4)} for turn in range(3)]
+    on = [[max(one, key=one.__getitem__)] for one in scores]
+    churning = {"scores": scores, "enabled": on, "overrides": ["strategy=dynamic"]}
+    table = Table.model_validate(
+        {**CONTENT, "name": "study", "rows": {"dynamic": {"where": {"strategy.name": "dynamic"}}}}
+    )
+    add(tmp_path, "searched", 1e-3, 100, (70, 70), **churning)
+    add(tmp_path, "searched", 1e-3, 0, (70, 70), overrides=["strategy=dynamic"])
+    assert not any("replaces" in note for note in made(tmp_path, table).notes)
+    add(tmp_path, "searched", 1e-3, 1, (70, 70), **churning)
+    assert any("replaces" in note for note in made(tmp_path, table).notes)
+
+
 def section(report: Report, title: str) -> Any:
     return next(part.frame for part in report.sections if part.title.startswith(title))
 

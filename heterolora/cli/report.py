@@ -22,7 +22,7 @@ from heterolora.errors import RecordError, UserError, one_line
 from heterolora.locations import CONF
 from heterolora.records.load import load
 from heterolora.reporting import page
-from heterolora.reporting.cells import runs_of
+from heterolora.reporting.cells import reported, runs_of
 from heterolora.reporting.frame import frame, matching
 from heterolora.reporting.layout import experiments, frequencies, read
 from heterolora.reporting.render import FORMATS, show
@@ -138,8 +138,9 @@ def main(arguments: Sequence[str]) -> None:
         # matplotlib takes longer to import than a table to make; wandb likewise.
         from heterolora.reporting.figures import draw
 
-        figures = draw(runs, asked.figures, frequencies(EXPERIMENTS))
-        figures.append(page.write(made, runs, asked.figures))
+        shown = reported(table, runs)
+        figures = draw(shown, asked.figures, frequencies(EXPERIMENTS))
+        figures.append(page.write(made, shown, asked.figures))
         for figure in figures:
             aside.print(figure)
     if asked.wandb:

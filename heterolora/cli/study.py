@@ -8,10 +8,15 @@ seeds that are reported run at the value that is best for each arm.
 """
 
 import argparse
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
+from types import FrameType
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -25,10 +30,16 @@ from heterolora.cli.sweeper import swept
 from heterolora.errors import RecordError
 from heterolora.locations import CONF
 from heterolora.records.load import load
+from heterolora.records.read import Run
 from heterolora.reporting.layout import Table, experiments, read
 
 EXPERIMENTS = CONF / "experiment"
 ARCHIVES = Path("docs/study")
+
+INTERRUPTED = 128
+"""Exit codes above it are of a command that a signal ended."""
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
@@ -58,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         code = run_missing(table, asked.output, asked.overrides)
     finally:  # an interrupted sweep has finished runs too
         keep(asked.output, asked.archives, table.name)
-    if kept(asked.archives, table.name):
+    if code < INTERRUPTED and kept(asked.archives, table.name):
         command("report", str(asked.archives), "--table", table.name)
     return code
 
@@ -68,40 +79,45 @@ def run_missing(table: Table, output: Path, overrides: Sequence[str]) -> int:
     common = [f"+experiment={table.name}", f"output={output}", *overrides]
     if not table.tuning_seeds:
         return command("run", "-m", *common)
-    if code := command("run", "-m", *common, _seeds(table.tuning_seeds)):
+    # A run that failed, as by diverging, says enough of its value.
+    if (code := command("run", "-m", *common, _seeds(table.tuning_seeds))) > INTERRUPTED:
         return code
     grids = ",".join(_grid(arm) for arm in best_arms(table, output, common))
-    return command("run", "-m", *common, f"hydra.sweeper.grids=[{grids}]", _seeds(table.seeds))
+    last = command("run", "-m", *common, f"hydra.sweeper.grids=[{grids}]", _seeds(table.seeds))
+    return max(code, last)
 
 
 def best_arms(table: Table, output: Path, common: Sequence[str]) -> Iterator[Mapping[str, str]]:
     """The overrides of each arm, with the value that its tuning seeds chose.
 
+    A value at which a run failed is not chosen.
+
     Raises:
-        RecordError: if runs of a value are missing.
+        RecordError: if runs of a value are missing, or one failed at each.
     """
     assert table.tuned is not None
     runs, _ = load(output)
-    found: dict[str, list[float]] = {}
-    better = max
+    found: dict[str, list[Run]] = {}
     for run in runs:
-        if run.finished and run.seed in table.tuning_seeds:
-            assert run.result.best is not None
-            primary = run.config["task"]["metrics"][0]
-            found.setdefault(str(run.result.identity), []).append(run.result.best.metrics[primary])
-            better = max if run.higher_is_better else min
+        if run.seed in table.tuning_seeds and run.result.status in ("finished", "failed"):
+            found.setdefault(str(run.result.identity), []).append(run)
     for arm, values in arms(table.tuned, common).items():
-        means = {}
+        named, means = " ".join(f"{k}={v}" for k, v in arm), {}
         for value, identity in values.items():
-            scores = found.get(identity, [])
-            if len(scores) != len(table.tuning_seeds):
+            tuning = found.get(identity, [])
+            if len(tuning) != len(table.tuning_seeds):
                 raise RecordError(
-                    f"{output}: {' '.join(f'{k}={v}' for k, v in arm)} at {table.tuned}={value} "
-                    f"has {len(scores)} of {len(table.tuning_seeds)} finished tuning runs; run the "
-                    "same command again"
+                    f"{output}: {named} at {table.tuned}={value} has {len(tuning)} of "
+                    f"{len(table.tuning_seeds)} tuning runs; run the same command again"
                 )
-            means[value] = sum(scores) / len(scores)
-        best = better(means, key=lambda value: means[value])
+            if all(run.finished for run in tuning):
+                means[value] = fmean(run.selection for run in tuning)
+        if not means:
+            raise RecordError(
+                f"{output}: {named}: a tuning run failed at each {table.tuned}; see their lines "
+                "above, put that right and run the same command again"
+            )
+        best = (max if tuning[0].higher_is_better else min)(means, key=lambda value: means[value])
         yield {**dict(arm), table.tuned: best}
 
 
@@ -134,8 +150,27 @@ def keep(output: Path, archives: Path, name: str) -> None:
 
 
 def command(*arguments: str) -> int:
-    """A command of this project in a process of its own, as a user would give it."""
-    return subprocess.run([sys.executable, "-m", "heterolora", *arguments], check=False).returncode
+    """A command of this project in a process of its own, which is given the signals that come.
+
+    Returns:
+        Its exit code, as a shell gives it.
+    """
+    # In a group of its own: Ctrl-C of a terminal reaches it, and its workers, from here alone.
+    with subprocess.Popen(
+        [sys.executable, "-m", "heterolora", *arguments], process_group=0
+    ) as process:
+
+        def forward(number: int, _: FrameType | None) -> None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+
+        before = {number: signal.signal(number, forward) for number in FORWARDED}
+        try:
+            code = process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return code if code >= 0 else INTERRUPTED - code
 
 
 def _grid(arm: Mapping[str, str]) -> str:

@@ -75,7 +75,7 @@ def write_archive(file: Path, runs: Iterable[Run]) -> int:
         RecordError: if the file is damaged, cannot be written, or would be too large to commit.
     """
     before = read_archive(file) if file.exists() else []
-    found = {_key(run): run for run in (*runs, *before)}
+    found = {key_of(run): run for run in (*runs, *before)}
     rows = [_packed(found[key]) for key in sorted(found)]
     common = _common(rows)
     head = {"archive": FORMAT, "common": common}
@@ -164,9 +164,9 @@ def _packed(run: Run) -> Row:
     provenance = run.provenance.row()
     for section in ("model", "task"):
         config[section] = {**config[section], "path": None}
-    for part in ("model", "data"):
-        if provenance.get(part):
-            provenance[part] = {**provenance[part], "path": None}
+    provenance = _without_paths(provenance)
+    if "resumed" in provenance:
+        provenance["resumed"] = [_without_paths(one) for one in provenance["resumed"]]
     return {
         "directory": run.directory.name,
         "config": config,
@@ -176,6 +176,12 @@ def _packed(run: Run) -> Row:
         "searches": _in_columns([row.row() for row in run.searches]),
         "importance": [row.row() for row in run.importance],
     }
+
+
+def _without_paths(origin: Row) -> Row:
+    """An origin that does not say where model and data were."""
+    found = {part: origin[part] for part in ("model", "data") if origin.get(part)}
+    return {**origin, **{part: {**value, "path": None} for part, value in found.items()}}
 
 
 def _run(file: Path, row: Row) -> Run:

@@ -4,12 +4,14 @@ from pathlib import Path
 
 from heterolora.errors import RecordError
 from heterolora.records import schema
-from heterolora.records.archive import is_archive, read_archive
+from heterolora.records.archive import is_archive, key_of, read_archive
 from heterolora.records.read import Run, read
 
 
 def load(folder: Path) -> tuple[list[Run], list[str]]:
     """Every run below `folder`, finished or not, in the order of their paths, then the archived.
+
+    One that is archived and also has a directory, or is in two archives, counts once.
 
     Returns:
         The runs, and a line for each record that is damaged or of another schema, which is left
@@ -27,9 +29,13 @@ def load(folder: Path) -> tuple[list[Run], list[str]]:
             runs.append(read(file.parent))
         except RecordError as error:
             problems.append(f"left out: {error}")
-    for file in sorted(folder.rglob("*.jsonl")):
+    seen = {key_of(run) for run in runs if run.finished}
+    for file in filter(is_archive, sorted(folder.rglob("*.jsonl"))):
         try:
-            runs += read_archive(file) if is_archive(file) else []
+            archived = [run for run in read_archive(file) if key_of(run) not in seen]
         except RecordError as error:
             problems.append(f"left out: {error}")
+        else:
+            seen.update(map(key_of, archived))
+            runs += archived
     return runs, problems

@@ -92,6 +92,12 @@ class Run:
         return self.scale * self.result.last.metrics[self.metric]
 
     @property
+    def selection(self) -> float:
+        """The metric that chose the best epoch of a finished run, at that epoch, in its unit."""
+        assert self.result.best is not None
+        return self.scale * self.result.best.metrics[self.config["task"]["metrics"][0]]
+
+    @property
     def unit(self) -> str:
         """In which `metric` is shown; percent in records written before this was configurable."""
         return "%" if self.result.unit is None else self.result.unit

@@ -112,7 +112,7 @@ def labels(among: Sequence[Settings]) -> list[str]:
         head = " ".join(own[key] for key in named if own.get(key) is not None)
         rest = [
             WORDS[key](own[key]) if key in WORDS else _in_words(key, own[key])
-            for key in dict.fromkeys([*FIRST[2:], *own])
+            for key in dict.fromkeys([*FIRST[2:], *sorted(own)])
             if key not in (*FIRST[:2], "method.name")
             and own.get(key) is not None
             and _tells_apart(key, own, among)

@@ -141,6 +141,11 @@ def runs_of(table: Table, runs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([own, others[matching(others, *unfilled)]])
 
 
+def reported(table: Table, runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs without those whose seeds only tune."""
+    return runs[~runs["seed"].isin(table.tuning_seeds)]
+
+
 def cells_of(table: Table, runs: pd.DataFrame) -> list[Cell]:
     """A cell for each entry of `table` that is shown, on every model and task that has runs.
 

@@ -38,7 +38,7 @@ def diagnostics(runs: pd.DataFrame) -> list[str]:
     found = arms(runs)
     of_one = (churning, never_on, jumping)
     sentences = [sentence for arm in found for look in of_one for sentence in look(arm)]
-    return [*sentences, *wasted_parameters(found)]
+    return [*sentences, *wasted_parameters(found), *without_steps(found)]
 
 
 def churning(arm: Arm) -> Iterable[str]:
@@ -96,6 +96,16 @@ def jumping(arm: Arm) -> Iterable[str]:
             f"{arm.label}: the training loss jumps after {after} of {after + calm_after} searches "
             f"that changed the allocation, and at {elsewhere} of {elsewhere + calm_elsewhere} "
             f"other logged steps (p = {test.pvalue:.1g})"
+        )
+
+
+def without_steps(arms: Sequence[Arm]) -> Iterable[str]:
+    """How many arms search, but have no losses of steps, as where their records were archived."""
+    blind = sum(any(len(run.searches) > 1 and not run.steps for run in arm.searched) for arm in arms)
+    if blind:
+        yield (
+            f"{blind} arm{'s' * (blind != 1)} that search repeatedly: the records have no losses of "
+            "single steps, so jumps of the training loss were not looked for"
         )
 
 

@@ -40,10 +40,8 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
         result = run.result
         row = flat(run.config) | {"run": run, "status": result.status, "identity": result.identity}
         if run.finished:
-            assert result.best is not None
             row |= flat(result.model_dump(include={"parameters", "seconds", "peak_memory_bytes"}))
-            selection = run.scale * result.best.metrics[run.config["task"]["metrics"][0]]
-            row |= {"best": run.best, "last": run.last, "selection": selection}
+            row |= {"best": run.best, "last": run.last, "selection": run.selection}
         rows.append(row)
     made = pd.DataFrame(rows, dtype=object, columns=None if rows else ALWAYS)
     return made.where(made.notna(), None)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from heterolora.errors import RecordError
 from heterolora.reporting import sections, studies
-from heterolora.reporting.cells import cells_of, compare
+from heterolora.reporting.cells import cells_of, compare, reported
 from heterolora.reporting.diagnostics import diagnostics
 from heterolora.reporting.layout import Table
 from heterolora.reporting.notes import notes_of
@@ -48,7 +48,7 @@ def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Re
         *left_out,
         *notes_of(table, cells, compared, runs),
         *(studies.uneven(found, table.tuned, table.tuning_seeds) if table.tuned else []),
-        *diagnostics(runs),
+        *diagnostics(reported(table, runs)),
     ]
     parts = [part for part in parts if len(part.frame)]
     return Report(table.title, table.caption, parts, notes, numbers)
