@@ -372,6 +372,7 @@ def _origin(config: Config, loaded: Loaded, splits: Mapping[str, Examples]) -> R
             "task": config.task.name,
             "source": config.task.source,
             "path": config.task.path,
+            **sources.right_sites(config.task),
             **{
                 name: {"rows": len(split), "fingerprint": split.fingerprint()}
                 for name, split in splits.items()

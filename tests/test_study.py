@@ -37,7 +37,7 @@ def test_each_arm_has_an_identity_at_each_value(overrides: list[str]) -> None:
 
 def test_tuning_runs_that_are_missing_are_named(overrides: list[str], tmp_path: Path) -> None:
     with pytest.raises(
-        RecordError, match=r"strategy=homogeneous at .*=0\.0001 has 0 of 2 finished"
+        RecordError, match=r"strategy=homogeneous at .*=0\.0001 has 0 of 2 tuning runs"
     ):
         list(study.best_arms(TABLE, tmp_path, [f"+experiment={NAME}", *overrides]))
 

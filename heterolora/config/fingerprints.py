@@ -86,13 +86,19 @@ def split_fingerprint(task: TaskConfig, split: str) -> str:
             raise DataError(f"task.path={task.path}: holds no file of the split {split}; add it")
         return _digest(files, named=False)
     if task.source in embedded.TASKS:
-        spec = importlib.util.find_spec(embedded.TASKS[task.source])
-        assert spec is not None
-        assert spec.submodule_search_locations
-        folder = Path(spec.submodule_search_locations[0])
-        return f"{_digest(folder.glob('*.py'))}/{split}"
+        code = _digest(file for name in embedded.TASKS[task.source] for file in _code(name))
+        planting = [] if task.planting is None else [str(task.planting)]
+        return "/".join([code, *planting, split])
     commit = _commit(task.source, task.subset, task.revision)
     return "/".join(filter(None, (commit, task.subset, split)))
+
+
+def _code(package: str) -> Iterable[Path]:
+    """The files of a package, which is not imported."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]).glob("*.py")
 
 
 @functools.cache

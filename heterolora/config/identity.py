@@ -63,7 +63,8 @@ ADDED_LATER_TO: Mapping[tuple[str, str], Mapping[str, Any]] = {
 BY_FINGERPRINT: Mapping[str, Any] = {
     "model": True,
     "task": dict.fromkeys(
-        ("source", "subset", "path", "revision", "train_split", "validation_split"), True
+        ("source", "subset", "path", "revision", "planting", "train_split", "validation_split"),
+        True,
     ),
 }
 """Settings that say where model and data are; what they are is in their fingerprints."""

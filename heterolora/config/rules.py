@@ -8,9 +8,10 @@ are asked before any weights are loaded.
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from heterolora.allocation import enabled_rank
-from heterolora.config.embedded import MODELS, TASKS
+from heterolora.config.embedded import MODELS, STARTER, TASKS
 from heterolora.config.schema import (
     MethodConfig,
     ModelConfig,
@@ -63,17 +64,32 @@ def distinct_splits(task: TaskConfig) -> Iterable[str]:
 
 
 def data_settings_are_read(task: TaskConfig) -> Iterable[str]:
-    """What only a dataset of the hub has is not given for another."""
+    """What only a dataset of the hub, or the planted task, has is not given for another."""
+    idle: dict[str, Any] = {} if task.planted else {"planting": task.planting}
     if task.path is not None:
-        where, idle = f"task.path={task.path}", {"revision": task.revision}
+        where = f"task.path={task.path}"
+        idle["revision"] = task.revision
     elif task.source in TASKS:
         where = f"the embedded task {task.source}"
-        idle = {"subset": task.subset, "revision": task.revision}
+        idle |= {"subset": task.subset, "revision": task.revision}
     else:
-        return
+        where = f"task.source={task.source}"
     for key, value in idle.items():
         if value is not None:
             yield f"task.{key}={value}: has no effect with {where}; set task.{key}=null"
+
+
+def planted_in_the_model(task: TaskConfig, model: ModelConfig) -> Iterable[str]:
+    """The planted task has a seed, and is about sites of the embedded model."""
+    if not task.planted:
+        return
+    if task.planting is None:
+        yield f"task.planting=null: {task.source} needs a seed; for example task.planting=0"
+    if model.path is not None or model.name != STARTER:
+        yield (
+            f"{model.where}: the sites of the task {task.source} are those of the embedded model; "
+            "set model=opt_starter, or choose another task"
+        )
 
 
 def revision_is_read(model: ModelConfig) -> Iterable[str]:
@@ -190,6 +206,7 @@ RULES: tuple[Rule, ...] = (
     data_is_there,
     distinct_splits,
     data_settings_are_read,
+    planted_in_the_model,
     revision_is_read,
     some_site,
     rank_for_sites,

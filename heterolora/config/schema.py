@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from heterolora.config.embedded import PLANTED
 from heterolora.settings import Settings, settable
 from heterolora.sites import Kind, LoraRole, ShortcutRole
 
@@ -226,8 +227,14 @@ class TaskConfig(PluginConfig):
     revision: str | None = Field(examples=["main"])
     train_split: str = Field(examples=["train"])
     validation_split: str = Field(examples=["validation"])
+    planting: Annotated[int, Field(strict=True, ge=0)] | None = Field(default=None, examples=[0])
     kind: str
     metrics: tuple[str, ...]
+
+    @property
+    def planted(self) -> bool:
+        """Whether its right sites are known, by `planting`."""
+        return self.path is None and self.source == PLANTED
 
     def build(self) -> "Task":
         """The task."""

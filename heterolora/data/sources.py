@@ -1,19 +1,19 @@
 """Where examples come from: the embedded task, a directory of parquet files, or the hub."""
 
+import functools
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from heterolora.config import TaskConfig
+from heterolora.config.embedded import PARAPHRASE, TASKS
+from heterolora.data import planted
 from heterolora.errors import DataError, one_line
 from heterolora.files import split_files
 from heterolora.network import PREFETCH
 from heterolora.tasks import Examples
 from heterolora.tasks.base import Columns
-
-STARTER = "heterolora/starter-paraphrase"
-"""The `task.source` of the paraphrase task that comes with the package."""
 
 PAIRS = Path(__file__).parent / "starter" / "pairs.json"
 """Its columns, by split, as `paraphrase_pairs` draws them, which would take seconds of each run."""
@@ -27,8 +27,11 @@ def load(task: TaskConfig, split: str) -> Examples:
     """
     if task.path is not None:
         where, columns = _read_parquet(task.path, split)
-    elif task.source == STARTER:
-        where, columns = _read_starter(split)
+    elif task.planted:
+        assert task.planting is not None  # a rule of the configuration
+        where, columns = task.source, _answered(split, task.planting)
+    elif task.source == PARAPHRASE:
+        where, columns = task.source, _read_starter(split)
     else:
         where, columns = _fetch(task, split)
     return task.build().check(columns, f"{where} ({split})")
@@ -54,6 +57,13 @@ def load_splits(task: TaskConfig) -> dict[str, Examples]:
     return splits
 
 
+def right_sites(task: TaskConfig) -> dict[str, list[str]]:
+    """What is known of the sites that a task needs, for the record: `planted`, or nothing."""
+    if not task.planted or task.planting is None:
+        return {}
+    return {"planted": [str(site) for site in planted.planted_sites(task.planting)]}
+
+
 def fetch(task: TaskConfig) -> Path | None:
     """Have both splits in the cache, checked as a run checks them.
 
@@ -63,7 +73,7 @@ def fetch(task: TaskConfig) -> Path | None:
     Raises:
         DataError: as `load` does.
     """
-    if task.path is not None or task.source == STARTER:
+    if task.path is not None or task.source in TASKS:
         return None
     load_splits(task)
     return Path(_open(task, task.train_split).cache_files[0]["filename"]).parent
@@ -83,13 +93,25 @@ def _read_parquet(path: str, split: str) -> tuple[str, Columns]:
     return path, table.to_pydict()
 
 
-def _read_starter(split: str) -> tuple[str, Columns]:
+def _read_starter(split: str) -> Columns:
     splits = json.loads(PAIRS.read_text())
     if split not in splits:
         raise DataError(
-            f"task.source={STARTER}: split must be one of {', '.join(splits)}, not {split!r}"
+            f"task.source={PARAPHRASE}: split must be one of {', '.join(splits)}, not {split!r}"
         )
-    return STARTER, splits[split]
+    columns: Columns = splits[split]
+    return columns
+
+
+@functools.cache
+def _answered(split: str, planting: int) -> Columns:
+    """The pairs as texts, half of them, with the answers of the teacher of a planting."""
+    pairs = _read_starter(split)
+    texts = [
+        f"{one} . in other words , {other} ."
+        for one, other in zip(pairs["sentence1"], pairs["sentence2"], strict=True)
+    ]
+    return planted.answers(texts[: len(texts) // 2], planting)
 
 
 def _fetch(task: TaskConfig, split: str) -> tuple[str, Columns]:

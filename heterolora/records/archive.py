@@ -154,7 +154,8 @@ def restore(run: Run, output: Path) -> bool:
     return True
 
 
-def _key(run: Run) -> tuple[str, str, str, int]:
+def key_of(run: Run) -> tuple[str, str, str, int]:
+    """What was run, wherever that was: experiment, task, identity and seed."""
     return str(run.config["name"]), run.config["task"]["name"], str(run.result.identity), run.seed
 
 

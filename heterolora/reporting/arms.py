@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from heterolora.config import Config
 from heterolora.records.read import Run, flat
 from heterolora.reporting.frame import ORIGINS, Settings, finished, shaping, shown
 from heterolora.reporting.statistics import Spread, spread
@@ -22,6 +23,9 @@ FIRST = (
 
 CONTENTS = ("model", "training data", "validation data")
 """Whose fingerprints tell arms apart where the names are the same."""
+
+SECTIONS = tuple(Config.model_fields)
+"""Of a configuration, in order."""
 
 WORDS: Mapping[str, Callable[[Any], str]] = {
     "proxy.weights": lambda weights: f"{weights} weights",
@@ -112,13 +116,19 @@ def labels(among: Sequence[Settings]) -> list[str]:
         head = " ".join(own[key] for key in named if own.get(key) is not None)
         rest = [
             WORDS[key](own[key]) if key in WORDS else _in_words(key, own[key])
-            for key in dict.fromkeys([*FIRST[2:], *sorted(own)])
+            for key in dict.fromkeys([*FIRST[2:], *sorted(own, key=_place)])
             if key not in (*FIRST[:2], "method.name")
             and own.get(key) is not None
             and _tells_apart(key, own, among)
         ]
         found.append(", ".join([*filter(None, [head]), *rest]))
     return found
+
+
+def _place(key: str) -> tuple[int, str]:
+    """Sections in the order of the schema: in an archive, what runs have in common comes first."""
+    section = key.partition(".")[0]
+    return (SECTIONS.index(section) if section in SECTIONS else len(SECTIONS)), key
 
 
 def _tells_apart(key: str, own: Settings, among: Sequence[Settings]) -> bool:

@@ -101,11 +101,13 @@ def jumping(arm: Arm) -> Iterable[str]:
 
 def without_steps(arms: Sequence[Arm]) -> Iterable[str]:
     """How many arms search, but have no losses of steps, as where their records were archived."""
-    blind = sum(any(len(run.searches) > 1 and not run.steps for run in arm.searched) for arm in arms)
+    blind = sum(
+        any(len(run.searches) > 1 and not run.steps for run in arm.searched) for arm in arms
+    )
     if blind:
         yield (
-            f"{blind} arm{'s' * (blind != 1)} that search repeatedly: the records have no losses of "
-            "single steps, so jumps of the training loss were not looked for"
+            f"{blind} arm{'s' * (blind != 1)} that search repeatedly: the records have no losses "
+            "of single steps, so jumps of the training loss were not looked for"
         )
 
 

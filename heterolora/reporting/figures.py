@@ -23,6 +23,7 @@ from heterolora.reporting.arms import CONTROL, Arm, arms, labels
 from heterolora.reporting.curves import GREY, Curve, by_subject, panels, proxy_colours
 from heterolora.reporting.frame import matching
 from heterolora.reporting.layout import Frequency
+from heterolora.reporting.standing import mean_standings
 from heterolora.reporting.style import MIDDLE, ROLE_COLOURS, STYLE
 from heterolora.sites import LORA_ROLES, ROLES, Site
 
@@ -71,6 +72,8 @@ def _figures(found: Sequence[Arm], paper: Sequence[Frequency]) -> Iterator[tuple
         if runs:
             colour = colours.get(arm.setting("proxy.name"), GREY)
             yield f"roles {name}", role_bars(runs, name, paper_frequency(arm, paper), colour)
+        if measured := [run for run in arm.runs if run.importance]:
+            yield f"importance {name}", standing_maps(measured, name)
         if len(runs) > 1:
             yield f"frequency {name}", frequency_map(runs, f"{name}, mean of {len(runs)} seeds")
             yield f"agreement of seeds {name}", seed_matrix(arm, name)
@@ -198,6 +201,29 @@ def paper_frequency(arm: Arm, paper: Sequence[Frequency]) -> Mapping[str, float]
     """The paper's frequencies by role where the arm's search is one that its Figure 4 shows."""
     same = (panel.roles for panel in paper if matching(arm.frame, panel.where).all())
     return next(same, None)
+
+
+# ---- what each site is worth, and what the proxies said
+
+
+def standing_maps(runs: Sequence[Run], title: str) -> Figure:
+    """Where each site stands by importance, and by the scores of each proxy; see `standing`."""
+    means = mean_standings(runs)
+    across = min(FEW, len(means.columns))
+    down = math.ceil(len(means.columns) / across)
+    layers = len(Grid.of(means.iloc[:, 0].to_dict()).layers)
+    over = f"mean over {len(runs)} seeds" if len(runs) > 1 else "one seed"
+    figure, axes_of = style.panels(
+        f"{title}\n{over}", 0.6 + (0.45 + 0.115 * max(layers, 8)) * down, (down, across)
+    )
+    for axes, (name, values) in zip(axes_of, means.items(), strict=False):
+        image = draw_grid(axes, Grid.of(values.to_dict()), cmap="viridis", vmin=0, vmax=1)
+        axes.set_title(str(name), fontsize=7)
+        axes.label_outer()
+    for axes in axes_of[len(means.columns) :]:
+        axes.remove()
+    figure.colorbar(image, ax=axes_of[: len(means.columns)], label="0 lowest, 1 highest", pad=0.02)
+    return figure
 
 
 # ---- agreement between seeds, and between proxies

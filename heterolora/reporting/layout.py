@@ -122,7 +122,7 @@ class Table(Spec):
 
     Attributes:
         name: of the experiment whose runs it shows.
-        report: `rows`, or the special report that takes their place.
+        report: `rows`, or the special report that takes their place, which has none.
         title: its heading.
         caption: what its rows have in common.
         tasks: those of the paper's table, in its order.
@@ -139,7 +139,7 @@ class Table(Spec):
     """
 
     name: str
-    report: Literal["rows", "importance"] = "rows"
+    report: Literal["rows", "importance", "recall"] = "rows"
     title: str
     caption: str
     tasks: tuple[str, ...] = ()

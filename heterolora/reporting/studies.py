@@ -14,6 +14,7 @@ from heterolora.reporting.frame import finished
 from heterolora.reporting.layout import Table
 from heterolora.reporting.notes import unfinished
 from heterolora.reporting.report import NOTHING, Report, Section, mean_std, section, text
+from heterolora.reporting.standing import by_places
 
 
 def stability(cells: Sequence[Cell]) -> Section:
@@ -152,7 +153,7 @@ def importance(table: Table, runs: pd.DataFrame) -> Report:
         if len(equal := found["seed"][found["spearman"].isna()])
     ]
     notes += unfinished(runs[runs["name"] == table.name])
-    parts = [Section("Rank correlations", explanation, shown)]
+    parts = [Section("Rank correlations", explanation, shown), *by_places(finished(runs))]
     return Report(table.title, table.caption, parts, notes, numbers)
 
 

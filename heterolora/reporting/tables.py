@@ -1,17 +1,23 @@
 """The report of a table, made from the frame of runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import pandas as pd
 
 from heterolora.errors import RecordError
-from heterolora.reporting import sections, studies
+from heterolora.reporting import recall, sections, studies
 from heterolora.reporting.cells import cells_of, compare, reported
 from heterolora.reporting.diagnostics import diagnostics
 from heterolora.reporting.layout import Table
 from heterolora.reporting.notes import notes_of
 from heterolora.reporting.report import Report
+
+SPECIAL: Mapping[str, Callable[[Table, pd.DataFrame], Report]] = {
+    "importance": studies.importance,
+    "recall": recall.by_rule,
+}
+"""What makes a report that has no rows."""
 
 
 def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Report:
@@ -25,8 +31,8 @@ def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Re
     Raises:
         RecordError: if none of the runs belongs to it.
     """
-    if table.report == "importance":
-        made = studies.importance(table, runs)
+    if table.report in SPECIAL:
+        made = SPECIAL[table.report](table, runs)
         return replace(made, notes=[*left_out, *made.notes])
     cells = found = cells_of(table, runs)
     if not found:

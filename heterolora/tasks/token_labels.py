@@ -1,0 +1,123 @@
+"""Labels of tokens: what a language model is to say at each position of a text."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from heterolora.errors import DataError
+from heterolora.losses import Batch, token_cross_entropy
+from heterolora.settings import setting
+from heterolora.tasks.base import Columns, Examples, Metric, Task
+from heterolora.tasks.encoded import LABELS, Encoded
+from heterolora.tasks.tokens import check_columns, check_texts, tokenize
+
+NONE = -100
+"""The label of a token at which nothing is asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLabels(Task):
+    """For each token of a text a token of the vocabulary, by the model's own head."""
+
+    metrics: tuple[Literal["accuracy"], ...] = setting(
+        ("accuracy",), help="the first one selects the best epoch"
+    )
+    text: str = setting(help="the column of the texts", example="text")
+    label: str = setting(
+        help="the column of the labels: for each token of the text a token's number, or -100",
+        example="label",
+    )
+    max_length: int = setting(help="maximum number of tokens per example", gt=1, example=128)
+
+    @property
+    def model_class(self) -> Any:
+        """Any decoder with its language-modelling head."""
+        return AutoModelForCausalLM
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The text, then the labels."""
+        return (self.text, self.label)
+
+    def problems(self) -> Iterable[str]:
+        """There is a metric."""
+        if not self.metrics:
+            yield "metrics=[]: must name one; set task.metrics=[accuracy]"
+
+    def check(self, columns: Columns, where: str) -> Examples:
+        """Every text is a string, every label a whole number."""
+        check_columns(columns, {self.text: "task.text", self.label: "task.label"}, where)
+        check_texts(columns, self.text, where)
+        for row, labels in enumerate(columns[self.label]):
+            if not isinstance(labels, Sequence) or not all(type(one) is int for one in labels):
+                raise DataError(
+                    f"{where}: row {row} of column '{self.label}' must be a list of whole numbers, "
+                    f"not {labels!r}; repair or drop that row"
+                )
+        return Examples(
+            {
+                self.text: list(columns[self.text]),
+                self.label: [tuple(labels) for labels in columns[self.label]],
+            }
+        )
+
+    def encode(
+        self,
+        examples: Examples,
+        tokenizer: PreTrainedTokenizerBase,
+        positions: int,
+        device: torch.device,
+    ) -> Encoded:
+        """Tokenize texts; labels are cut where their text is.
+
+        Raises:
+            DataError: if a text has more tokens than labels, or a label is no token.
+        """
+        texts, labels = examples.columns.values()
+        encoded = tokenize([texts], tokenizer, min(self.max_length, positions), device)
+        fitted = []
+        for row, (ids, said) in enumerate(zip(encoded.features["input_ids"], labels, strict=True)):
+            if len(said) < len(ids) or max(said) >= len(tokenizer):
+                raise DataError(
+                    f"task.label={self.label}: row {row} has {len(said)} labels up to {max(said)}, "
+                    f"but its text has {len(ids)} tokens, of {len(tokenizer)} that there are; "
+                    "label the texts by the tokens of model.name"
+                )
+            fitted.append(torch.tensor(said[: len(ids)]))
+        return encoded.with_labels(fitted, padding=NONE)
+
+    def loss(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of the labels, summed over all tokens that have one."""
+        return token_cross_entropy(output, batch)
+
+    def metric(self) -> Metric:
+        """Of all labels together."""
+        return Agreement(self)
+
+
+@dataclass
+class Agreement(Metric):
+    """The share of the labels that are the likeliest token."""
+
+    task: TokenLabels
+    total: float = 0.0
+    right: int = 0
+    count: int = 0
+
+    def update(self, output: Any, batch: Batch) -> None:
+        """Add the batch's losses, and count its labels."""
+        total, count = self.task.loss(output, batch)
+        self.total += total.item()
+        self.count += int(count)
+        self.right += int((output.logits.argmax(-1) == batch[LABELS]).sum())
+
+    def compute(self) -> dict[str, float]:
+        """The mean loss of a label, and the share."""
+        return {
+            "loss": self.total / self.count,
+            **dict.fromkeys(self.task.metrics, self.right / self.count),
+        }

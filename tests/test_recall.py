@@ -1,0 +1,146 @@
+"""Recall of planted sites, and where sites stand by role and depth."""
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from conftest import composed
+from records import PROVENANCE, write_run
+
+from heterolora.errors import RecordError
+from heterolora.locations import CONF
+from heterolora.records.load import load
+from heterolora.reporting.figures import draw
+from heterolora.reporting.frame import frame
+from heterolora.reporting.layout import read
+from heterolora.reporting.recall import recall
+from heterolora.reporting.standing import mean_standings, standings
+from heterolora.reporting.tables import report
+
+SITES = [f"layers.{layer}.{role}" for layer in range(3) for role in "qv"]
+TABLE = read(CONF / "experiment" / "planted.yaml")
+
+
+def by_hand(values: Mapping[str, float], right: set[str]) -> float:
+    """The mean over all orders of the sites, of which a stable sort takes the first."""
+    found = []
+    for order in itertools.permutations(values):
+        chosen = sorted(order, key=lambda site: -values[site])[: len(right)]
+        found.append(len(right & set(chosen)) / len(right))
+    return sum(found) / len(found)
+
+
+@pytest.mark.parametrize(
+    "numbers", [(6, 5, 4, 3, 2, 1), (1, 1, 1, 1, 1, 1), (2, 2, 2, 1, 1, 1), (3, 1, 2, 2, 2, 0)]
+)
+def test_recall_takes_ties_as_chance_would(numbers: tuple[int, ...]) -> None:
+    values = dict(zip(SITES, map(float, numbers), strict=True))
+    for right in itertools.combinations(SITES, 2):
+        assert recall(values, right) == pytest.approx(by_hand(values, set(right)))
+
+
+def test_a_right_site_that_a_run_lacks_is_not_found() -> None:
+    assert recall({"layers.0.q": 1.0, "layers.0.v": 2.0}, ["layers.0.v", "layers.1.v"]) == 0.5
+    assert recall({"layers.0.q": 1.0}, ["layers.0.v", "layers.1.v"]) == 0.0
+
+
+def rows(scores: Mapping[str, float], costs: Mapping[str, float]) -> list[dict[str, object]]:
+    return [
+        {
+            "site": site,
+            "loss_difference": costs[site],
+            "metric_difference": 0.0,
+            "scores": {"constant": 1.0, "snip": scores[site]},
+        }
+        for site in SITES
+    ]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two plantings: SNIP finds one of two sites, then both; the search none, then one."""
+    output = tmp_path_factory.mktemp("outputs")
+    for planting, right in ((0, ["layers.0.q", "layers.2.v"]), (1, SITES[:2])):
+        scores = dict(zip(SITES, (6.0, 5.0, 4.0, 3.0, 2.0, 1.0), strict=True))
+        costs = {site: float(site in right) for site in SITES}
+        origin = {**PROVENANCE, "data": {"planted": right}}
+        task = ("task=starter_planted", f"task.planting={planting}", "name=planted", "device=cpu")
+        write_run(
+            output,
+            *task,
+            "strategy=homogeneous",
+            accuracies=[0.5],
+            importance=rows(scores, costs),
+            provenance=origin,
+        )
+        on = [SITES[2], SITES[3]] if planting == 0 else [SITES[1], SITES[3]]
+        write_run(
+            output,
+            *task,
+            "strategy=static",
+            accuracies=[0.5],
+            scores=[scores],
+            enabled=[on],
+            provenance=origin,
+        )
+    return output
+
+
+def test_the_table_has_every_rule(runs: Path) -> None:
+    records, problems = load(runs)
+    assert not problems
+    made = report(TABLE, frame(records))
+    found = made.sections[0].frame.set_index("rule")
+    shown = {rule: list(row) for rule, row in found.drop(columns="task").iterrows()}
+    chance = "0.33 (2 of 6)"
+    assert shown == {
+        "importance, after training": ["2", "1.00", "1.00", "1.00", chance],
+        "snip, before training": ["2", "0.75", "0.50", "1.00", chance],
+        "constant, before training": ["2", "0.33", "0.33", "0.33", chance],
+        "static gradnorm": ["2", "0.25", "0.00", "0.50", chance],
+    }
+
+
+def test_without_a_planted_task_there_is_no_recall(tmp_path: Path) -> None:
+    write_run(tmp_path, "strategy=homogeneous", "device=cpu", accuracies=[0.5])
+    records, _ = load(tmp_path)
+    with pytest.raises(RecordError, match="no run here is of a planted task; run make planted"):
+        report(TABLE, frame(records))
+
+
+def test_sites_stand_between_0_and_1(runs: Path) -> None:
+    first, *_ = (run for run in load(runs)[0] if run.importance)
+    found = standings(first)
+    assert list(found.loc[SITES, "snip"]) == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0])
+    assert list(found["constant"]) == [0.5] * 6
+    # Two sites that cost 1 share the ranks 5 and 6 of 6, the others 1 to 4.
+    assert sorted(found["importance"]) == pytest.approx([0.3] * 4 + [0.9] * 2)
+
+
+def test_the_importance_report_shows_roles_and_depth(runs: Path) -> None:
+    records, _ = load(runs)
+    made = report(read(CONF / "experiment" / "importance.yaml"), frame(records))
+    (place,) = (part for part in made.sections if part.title.startswith("Where sites stand"))
+    assert place.title == "Where sites stand: starter_planted, heterolora/opt-starter"
+    found = place.frame.set_index("sites")
+    assert list(found.columns) == ["importance", "constant", "snip"]
+    assert list(found.index) == ["q", "v", "early", "middle", "late"]
+    assert list(found["snip"]) == ["0.60", "0.40", "0.90", "0.50", "0.10"]
+    assert set(found["constant"]) == {"0.50"}
+
+
+def test_the_maps_have_a_panel_for_importance_and_each_proxy(runs: Path, tmp_path: Path) -> None:
+    records, _ = load(runs)
+    measured = frame([run for run in records if run.importance])
+    files = draw(measured, tmp_path)
+    assert {file.suffix for file in files if file.name.startswith("importance")} == {".png", ".svg"}
+    means = mean_standings([run for run in records if run.importance])
+    assert list(means.columns) == ["importance", "constant", "snip"]
+
+
+def test_the_experiment_asks_every_proxy() -> None:
+    """One that is added is to be asked here too; what needs training steps is asked by a search."""
+    asked = composed("+experiment=planted").importance
+    assert asked.keys() == {file.stem for file in (CONF / "proxy").glob("*.yaml")} - {"sensitivity"}
+    assert "sensitivity" in (CONF / "experiment" / "planted.yaml").read_text()
