@@ -34,8 +34,8 @@ def change(weight: Tensor, generator: torch.Generator) -> Tensor:
     No direction of it is larger than another, so that a lower rank does not come near it.
     """
     u, v = (torch.linalg.qr(torch.randn(n, RANK, generator=generator))[0] for n in weight.shape)
-    made: Tensor = u @ v.T
-    return SIZE * weight.norm() / RANK**0.5 * made
+    made: Tensor = SIZE * weight.norm() / RANK**0.5 * u @ v.T
+    return made
 
 
 @torch.no_grad()
