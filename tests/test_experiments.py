@@ -25,14 +25,15 @@ def arms(name: str) -> int:
     """The runs of one task and one seed that its grids ask for, counted from the file's text."""
     count = 0
     for grid in yaml.safe_load(EXPERIMENTS[name].read_text())["hydra"]["sweeper"]["grids"]:
-        swept = [str(values) for key, values in grid.items() if key not in ("task", "seed")]
+        one = ("task", "task.planting", "seed")
+        swept = [str(values) for key, values in grid.items() if key not in one]
         # A comma inside brackets belongs to a value.
         count += math.prod(len(re.sub(r"\[[^]]*\]", "", v).split(",")) for v in swept)
     return count
 
 
-EMBEDDED = {"planted"}
-"""Experiments that are about sites of the embedded model."""
+EMBEDDED = {"planted": ["task.planting=0"], "screening_scarce": [], "study_importance": []}
+"""Experiments about sites of the embedded model, and what makes them of one task."""
 
 
 @pytest.fixture
@@ -75,6 +76,7 @@ def test_it_runs_and_its_table_shows_every_run(
     assert command == f"# python train.py -m +experiment={name}"
     if name in EMBEDDED:
         short = [one for one in short if not one.startswith(("model", "task"))]
+        short += ["training.limit_examples=64", *EMBEDDED[name]]
     done = command_line(*command.split()[3:], *short)
     assert done.code == 0, done.err
     records, problems = load(tmp_path)

@@ -1,25 +1,27 @@
 """Recall of planted sites, and where sites stand by role and depth."""
 
 import itertools
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import composed
+import yaml
 from records import PROVENANCE, write_run
 
 from heterolora.errors import RecordError
 from heterolora.locations import CONF
 from heterolora.records.load import load
 from heterolora.reporting.figures import draw
-from heterolora.reporting.frame import frame
+from heterolora.reporting.frame import finished, frame
 from heterolora.reporting.layout import read
 from heterolora.reporting.recall import recall
-from heterolora.reporting.standing import mean_standings, standings
+from heterolora.reporting.standing import mean_standings, places, standings
 from heterolora.reporting.tables import report
 
 SITES = [f"layers.{layer}.{role}" for layer in range(3) for role in "qv"]
-TABLE = read(CONF / "experiment" / "planted.yaml")
+PLANTED = CONF / "experiment" / "planted.yaml"
+TABLE = read(PLANTED)
 
 
 def by_hand(values: Mapping[str, float], right: set[str]) -> float:
@@ -130,6 +132,32 @@ def test_the_importance_report_shows_roles_and_depth(runs: Path) -> None:
     assert set(found["constant"]) == {"0.50"}
 
 
+def test_what_training_without_a_site_costs(runs: Path, tmp_path: Path) -> None:
+    """Over seeds that both have; the run without two sites says nothing of either."""
+    shutil.copytree(runs, tmp_path / "runs")
+    common = ("task=starter_planted", "task.planting=0", "name=planted", "device=cpu")
+    costs = {site: float(5 - place) for place, site in enumerate(SITES)}
+    for seed, best in ((7, 0.9), (8, 0.8)):
+        arms = {(): best, (SITES[0], SITES[1]): 0.1}
+        arms |= {(site,): best - (cost + seed - 7.5) / 100 for site, cost in costs.items()}
+        for left_out, accuracy in arms.items():
+            exclude = f"search_space.exclude=[{','.join(left_out)}]"
+            own = (*common, "strategy=homogeneous", f"seed={seed}", exclude)
+            write_run(tmp_path / "runs", *own, accuracies=[accuracy])
+    alone = (*common, "strategy=homogeneous", "seed=9", f"search_space.exclude=[{SITES[0]}]")
+    write_run(tmp_path / "runs", *alone, accuracies=[0.0])
+    records, _ = load(tmp_path / "runs")
+    ((place, measured, found),) = places(finished(frame(records)))
+    assert place == "starter_planted, heterolora/opt-starter"
+    assert len(measured) == 2
+    assert found == pytest.approx(costs)
+    made = report(read(CONF / "experiment" / "importance.yaml"), frame(records))
+    stands, foretold = made.sections[1:]
+    assert list(stands.frame.columns)[:3] == ["sites", "importance", "trained without"]
+    assert foretold.frame.set_index("rule").loc["snip", "Spearman"] == "+1.00"
+    assert "costs +0.0 to +5.0 points (6 sites" in foretold.explanation
+
+
 def test_the_maps_have_a_panel_for_importance_and_each_proxy(runs: Path, tmp_path: Path) -> None:
     records, _ = load(runs)
     measured = frame([run for run in records if run.importance])
@@ -141,6 +169,8 @@ def test_the_maps_have_a_panel_for_importance_and_each_proxy(runs: Path, tmp_pat
 
 def test_the_experiment_asks_every_proxy() -> None:
     """One that is added is to be asked here too; what needs training steps is asked by a search."""
-    asked = composed("+experiment=planted").importance
-    assert asked.keys() == {file.stem for file in (CONF / "proxy").glob("*.yaml")} - {"sensitivity"}
-    assert "sensitivity" in (CONF / "experiment" / "planted.yaml").read_text()
+    first, *others = yaml.safe_load(PLANTED.read_text())["hydra"]["sweeper"]["grids"]
+    asked = {value for key, value in first.items() if key.startswith("+proxy@importance.")}
+    searching = ",".join(grid["proxy"] for grid in others).split(",")
+    assert asked == {file.stem for file in (CONF / "proxy").glob("*.yaml")} - {"sensitivity"}
+    assert "sensitivity" in searching

@@ -21,9 +21,9 @@ from heterolora.records.read import Run
 from heterolora.reporting import agreement, style
 from heterolora.reporting.arms import CONTROL, Arm, arms, labels
 from heterolora.reporting.curves import GREY, Curve, by_subject, panels, proxy_colours
-from heterolora.reporting.frame import matching
+from heterolora.reporting.frame import finished, matching
 from heterolora.reporting.layout import Frequency
-from heterolora.reporting.standing import mean_standings
+from heterolora.reporting.standing import mean_standings, places
 from heterolora.reporting.style import MIDDLE, ROLE_COLOURS, STYLE
 from heterolora.sites import LORA_ROLES, ROLES, Site
 
@@ -49,7 +49,7 @@ def draw(runs: pd.DataFrame, folder: Path, paper: Sequence[Frequency] = ()) -> l
     with rc_context(STYLE):
         return [
             path
-            for name, figure in _figures(arms(runs), paper)
+            for name, figure in (*_figures(arms(runs), paper), *_standings(finished(runs)))
             for path in style.save(figure, folder / style.slug(name))
         ]
 
@@ -72,8 +72,6 @@ def _figures(found: Sequence[Arm], paper: Sequence[Frequency]) -> Iterator[tuple
         if runs:
             colour = colours.get(arm.setting("proxy.name"), GREY)
             yield f"roles {name}", role_bars(runs, name, paper_frequency(arm, paper), colour)
-        if measured := [run for run in arm.runs if run.importance]:
-            yield f"importance {name}", standing_maps(measured, name)
         if len(runs) > 1:
             yield f"frequency {name}", frequency_map(runs, f"{name}, mean of {len(runs)} seeds")
             yield f"agreement of seeds {name}", seed_matrix(arm, name)
@@ -206,9 +204,14 @@ def paper_frequency(arm: Arm, paper: Sequence[Frequency]) -> Mapping[str, float]
 # ---- what each site is worth, and what the proxies said
 
 
-def standing_maps(runs: Sequence[Run], title: str) -> Figure:
+def _standings(runs: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    for place, measured, costs in places(runs):
+        yield f"importance {place}", standing_maps(measured, costs, f"Where sites stand: {place}")
+
+
+def standing_maps(runs: Sequence[Run], costs: Mapping[str, float], title: str) -> Figure:
     """Where each site stands by importance, and by the scores of each proxy; see `standing`."""
-    means = mean_standings(runs)
+    means = mean_standings(runs, costs)
     across = min(FEW, len(means.columns))
     down = math.ceil(len(means.columns) / across)
     layers = len(Grid.of(means.iloc[:, 0].to_dict()).layers)

@@ -1,14 +1,18 @@
-"""Where each site stands among those of its run, by importance and by each proxy."""
+"""Where each site stands among those of its model, by importance and by each proxy."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
 from heterolora.records.read import Run
-from heterolora.reporting.report import Section, text
+from heterolora.reporting.agreement import spearman
+from heterolora.reporting.frame import matching
+from heterolora.reporting.report import Section, section, text
 from heterolora.sites import ROLES, Site
 
 IMPORTANCE = "importance"
+WITHOUT = "trained without"
+"""What training without a site from the start costs in the metric, beside the proxies."""
 THIRDS = ("early", "middle", "late")
 """Of the layers, in order."""
 
@@ -22,25 +26,64 @@ def standings(run: Run) -> pd.DataFrame:
     values = pd.DataFrame(
         {row.site: {IMPORTANCE: row.loss_difference, **row.scores} for row in run.importance}
     ).T
-    return (values.rank() - 1) / max(1, len(values) - 1)
+    return _ranked(values)
 
 
-def mean_standings(runs: Sequence[Run]) -> pd.DataFrame:
-    """The mean over runs of each site's standings."""
-    found = pd.concat(map(standings, runs))
-    return found.groupby(level=0, sort=False).mean()
+def mean_standings(runs: Sequence[Run], costs: Mapping[str, float] | None = None) -> pd.DataFrame:
+    """The mean over runs of each site's standings; with `costs`, also by these."""
+    found = pd.concat(map(standings, runs)).groupby(level=0, sort=False).mean()
+    if costs:
+        among = _ranked(pd.DataFrame({WITHOUT: costs}).reindex(found.index))
+        found.insert(1, WITHOUT, among[WITHOUT])
+    return found
+
+
+def excluded(run: Run) -> tuple[str, ...]:
+    """The sites that a run had no adapter at; no earlier record has the setting."""
+    return tuple(run.setting("search_space.exclude") or ())
+
+
+def costs_of_training_without(runs: Sequence[Run]) -> dict[str, float]:
+    """What it costs to train without a site from the start, for each site with such runs.
+
+        mean over seeds of best(all sites) - best(all sites but one)
+
+    with the opposite sign for a metric of which less is better.
+
+    Args:
+        runs: finished ones of one model and task, which differ in the seed and in what they
+            exclude.
+    """
+    whole = {run.seed: run.best for run in runs if not excluded(run)}
+    costs: dict[str, list[float]] = {}
+    for run in runs:
+        if len(excluded(run)) == 1 and run.seed in whole:
+            sign = 1 if run.higher_is_better else -1
+            costs.setdefault(excluded(run)[0], []).append(sign * (whole[run.seed] - run.best))
+    return {site: sum(values) / len(values) for site, values in costs.items()}
+
+
+def places(runs: pd.DataFrame) -> Iterator[tuple[str, list[Run], dict[str, float]]]:
+    """Each model and task whose runs measured importance: its name, these runs, and the costs."""
+    homogeneous = runs[matching(runs, {"strategy.name": "homogeneous"})]
+    for place, found in homogeneous.groupby(["model.name", "task.name"], sort=False)["run"]:
+        measured = [run for run in found if run.importance and not excluded(run)]
+        if measured:
+            yield ", ".join(reversed(place)), measured, costs_of_training_without(found.tolist())
 
 
 def by_places(runs: pd.DataFrame) -> list[Section]:
-    """`by_place` of each model and task whose runs measured importance."""
-    measured = runs[[bool(run.importance) for run in runs["run"]]]
-    groups = measured.groupby(["model.name", "task.name"], sort=False)["run"]
-    return [by_place(", ".join(reversed(place)), found.tolist()) for place, found in groups]
+    """How the sites of each model and task stand, and what foretells the cost of each."""
+    found = list(places(runs))
+    return [
+        *(by_place(*one) for one in found),
+        *(foretold(*one) for one in found if one[2]),
+    ]
 
 
-def by_place(place: str, runs: Sequence[Run]) -> Section:
+def by_place(place: str, runs: Sequence[Run], costs: Mapping[str, float]) -> Section:
     """The mean standing of the sites of each role and of each third of the layers."""
-    found = mean_standings(runs)
+    found = mean_standings(runs, costs)
     sites = [Site.parse(name) for name in found.index]
     depth = max(site.layer for site in sites) + 1
     third = pd.Index([THIRDS[3 * site.layer // depth] for site in sites])
@@ -53,8 +96,30 @@ def by_place(place: str, runs: Sequence[Run]) -> Section:
     )
     shown = means.map(lambda value: text(value, ".2f")).rename_axis("sites").reset_index()
     explanation = (
-        "Sites are ranked by importance (what leaving them out costs in loss) and by each proxy's "
-        f"scores: 0 for the lowest, 1 for the highest. The mean over the sites of a role, and of "
-        f"each third of the layers, of {len(runs)} runs; 0.50 is the mean of all."
+        "Sites are ranked by importance (what leaving them out after training costs in loss), by "
+        "what training without them costs where that was run, and by each proxy's scores: 0 for "
+        "the lowest, 1 for the highest. The mean over the sites of a role, and of each third of "
+        f"the layers, of {len(runs)} runs; 0.50 is the mean of all."
     )
     return Section(f"Where sites stand: {place}", explanation, shown)
+
+
+def foretold(place: str, runs: Sequence[Run], costs: Mapping[str, float]) -> Section:
+    """How importance and each proxy agree with what training without a site costs."""
+    found = mean_standings(runs, costs)
+    rows = [
+        {"rule": rule, "Spearman": text(spearman(found[rule].to_dict(), costs), "+.2f")}
+        for rule in found.columns
+        if rule != WITHOUT
+    ]
+    low, high = min(costs.values()), max(costs.values())
+    explanation = (
+        f"Training without a site from the start costs {low:+.1f} to {high:+.1f} points "
+        f"({len(costs)} sites, each the mean over the seeds of both). Spearman's rank correlation "
+        "of these costs with importance after training, and with each proxy's scores before it."
+    )
+    return section(f"What training without a site costs: {place}", explanation, rows)
+
+
+def _ranked(values: pd.DataFrame) -> pd.DataFrame:
+    return (values.rank() - 1) / max(1, len(values) - 1)

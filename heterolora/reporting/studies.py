@@ -14,7 +14,7 @@ from heterolora.reporting.frame import finished
 from heterolora.reporting.layout import Table
 from heterolora.reporting.notes import unfinished
 from heterolora.reporting.report import NOTHING, Report, Section, mean_std, section, text
-from heterolora.reporting.standing import by_places
+from heterolora.reporting.standing import by_places, excluded
 
 
 def stability(cells: Sequence[Cell]) -> Section:
@@ -123,7 +123,7 @@ def importance(table: Table, runs: pd.DataFrame) -> Report:
             "spearman": rank_correlation(run, proxy),
         }
         for run in finished(runs)["run"]
-        if run.importance
+        if run.importance and not excluded(run)
         for proxy in run.importance[0].scores
     ]
     if not rows:
