@@ -51,7 +51,11 @@ def matching(runs: pd.DataFrame, *wanted: Settings) -> pd.Series:
     """Which rows have all the values that one of `wanted` asks for; a list's in any order."""
     asked = [{key: _in_any_order(value) for key, value in where.items()} for where in wanted]
     keys = dict.fromkeys(key for where in asked for key in where)
-    rows = runs.reindex(columns=[*keys]).map(_in_any_order).to_dict("records")
+    known = {key: runs[key].tolist() for key in keys if key in runs}
+    rows = [
+        {key: _in_any_order(known[key][row]) if key in known else None for key in keys}
+        for row in range(len(runs))
+    ]
     found = [any(where.items() <= row.items() for where in asked) for row in rows]
     return pd.Series(found, index=runs.index, dtype=bool)
 
