@@ -38,8 +38,11 @@ def load_splits(task: TaskConfig) -> dict[str, Examples]:
     """The splits `train` and `validation`.
 
     Raises:
-        DataError: as `load` does, and if both have the same rows, in whichever order.
+        DataError: as `load` does, if both have the same rows, in whichever order, and if as many
+            are to be held out as there are.
     """
+    if task.validation_split is None:
+        return _parted(task)
     splits = {
         "train": load(task, task.train_split),
         "validation": load(task, task.validation_split),
@@ -52,6 +55,19 @@ def load_splits(task: TaskConfig) -> dict[str, Examples]:
             "was trained on; name a split with other rows"
         )
     return splits
+
+
+def _parted(task: TaskConfig) -> dict[str, Examples]:
+    """The training split without what is held out of it, and that."""
+    assert task.held_out is not None  # a rule of the configuration
+    whole = load(task, task.train_split)
+    if task.held_out >= len(whole):
+        raise DataError(
+            f"task.held_out={task.held_out}: must be less than {len(whole)}, the number of "
+            f"examples in the split {task.train_split}; lower it"
+        )
+    train, validation = whole.parted(task.held_out)
+    return {"train": train, "validation": validation}
 
 
 def fetch(task: TaskConfig) -> Path | None:
