@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -13,8 +14,10 @@ from heterolora.architectures import Loaded
 from heterolora.config import Config, checkpoints
 from heterolora.config.schema import SchedulerConfig
 from heterolora.methods.base import Given, Trained
+from heterolora.proxies.base import Examples
 from heterolora.strategies import Search
-from heterolora.tasks import Examples, Task
+from heterolora.tasks import Task
+from heterolora.tasks.base import Examples as Rows
 from heterolora.tasks.encoded import Encoded
 from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.compiling import LENGTHS, compiled
@@ -56,7 +59,7 @@ def build_space(config: Config) -> Space:
 
 
 def build_splits(
-    config: Config, task: Task, splits: Mapping[str, Examples], loaded: Loaded
+    config: Config, task: Task, splits: Mapping[str, Rows], loaded: Loaded
 ) -> dict[str, Encoded]:
     """The splits `train` and `validation`, tokenized; a warning says what is lost of them."""
     given = (loaded.tokenizer, loaded.positions, torch.device(config.device))
@@ -89,7 +92,14 @@ def build_splits(
     return encoded
 
 
-def build_adapters(config: Config, loaded: Loaded, train: Encoded) -> Adapters:
+class TrainingSplit(Examples, Protocol):
+    """The training split, as methods see it."""
+
+    def batches(self, size: int) -> int:
+        """How many batches of `size` examples there are."""
+
+
+def build_adapters(config: Config, loaded: Loaded, train: TrainingSplit) -> Adapters:
     """What the method trains of the loaded model, which moves to its device."""
     loaded.model.to(torch.device(config.device))
     given = Given(
