@@ -69,7 +69,10 @@ TARGETS: Mapping[str, tuple[Callable[[Loaded, Path, Path], None], str, str]] = {
 }
 """How each is written, the code that loads it, and the library for that."""
 
-TASKS = {"classification": "text-classification", "causal_lm": "text-generation"}
+TASKS = {
+    "classification": "text-classification",
+    **dict.fromkeys(("causal_lm", "text_stream", "instruction"), "text-generation"),
+}
 """The hub's names of kinds of tasks."""
 
 ANY = ("adapter_*", "adapters.safetensors", "model*.safetensors*", "config.json")
