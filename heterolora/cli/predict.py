@@ -29,7 +29,7 @@ from heterolora.cli.trained import TrainedRun, add_arguments, add_device, opened
 from heterolora.config import TaskConfig, plugins, suggestion
 from heterolora.data import sources
 from heterolora.data.submissions import submission
-from heterolora.errors import ConfigError, RecordError
+from heterolora.errors import ConfigError, DataError, RecordError
 from heterolora.files import write_atomically, writing
 from heterolora.locations import CONF
 from heterolora.records import schema
@@ -135,6 +135,8 @@ def read(task: TaskConfig, data: Path | None, split: str | None) -> Data:
     if data is not None:
         task = task.model_copy(update={"path": str(data)})
     split = split or task.validation_split
+    if split is None:
+        raise DataError(f"--split: task {task.name} has no validation split; name another")
     where, columns = sources.read(task, split)
     return Data(where, split, columns)
 
