@@ -9,7 +9,7 @@ import torch
 from conftest import MODELS, WORDS, composed, problems, tiny_tokenizer, write_parquet
 from hypothesis import given
 from hypothesis import strategies as st
-from support import randomise, space, switch_on
+from support import configured, randomise, space, switch_on
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -332,3 +332,20 @@ def test_what_is_held_out_is_not_trained_on_and_the_same_for_all(tmp_path: Path)
     assert line.startswith("task.validation_split=null: leaves nothing to evaluate")
     (line,) = rules.something_is_evaluated(kind(**section | {"validation_split": "validation"}))
     assert line.startswith("task.held_out=5: has no effect with task.validation_split=validation")
+
+
+@pytest.mark.parametrize("name", ["gradnorm", "snip", "gora", "gradsvd", "eva"])
+def test_a_proxy_that_sees_all_examples_scores_the_same_of_packed_ones(name: str) -> None:
+    model = language_model("opt-pre-norm")
+    adapters = architectures.wire(model, family_of(model), space(), head_of(model), seed=0)
+    randomise(adapters)
+    architectures.separate(model, family_of(model))
+    task = CausalLM(text="text", max_length=14, packing=True)
+    rows = task.encode(short_texts(), tiny_tokenizer(), 40, CPU)
+    single = task.encode_evaluation(short_texts(), tiny_tokenizer(), 40, CPU)
+    proxy = configured(name)
+    assert len(rows) < len(single) <= 12 == proxy.num_batches * proxy.batch_size
+    scores = proxy.scores(adapters, proxy.sample(rows), task.loss)
+    expected = proxy.scores(adapters, proxy.sample(single), task.loss)
+    assert scores == {site: pytest.approx(score, rel=1e-3) for site, score in expected.items()}
+    assert min(expected.values()) > 0
