@@ -93,13 +93,22 @@ def test_what_is_exported_has_the_perplexity_of_the_run_by_the_documented_recipe
     assert "type: text-generation" in (tmp_path / "peft" / "README.md").read_text()
 
 
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+PARTS = ["training.micro_batch_size=3"]
+PACKED = [*PARTS, "task.packing=true", "task.max_length=30"]
+
+
+@pytest.mark.parametrize(
+    ("task", "more"), [("wiki", PARTS), pytest.param("alpaca", PACKED, marks=pytest.mark.slow)]
+)
+def test_a_run_that_was_stopped_ends_to_the_bit_as_one_that_was_not(
+    task: str,
+    more: list[str],
+    request: pytest.FixtureRequest,
     command_line: CommandLine,
-    alpaca: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = [*alpaca, "task.packing=true", "training.micro_batch_size=3", "task.max_length=30"]
+    asked = [*request.getfixturevalue(task), *more]
     assert command_line(*asked).code == 0
     whole = Command(composed(), tmp_path / "outputs")
     before = result(whole.directory)
