@@ -1,8 +1,10 @@
 """A configuration becomes objects."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -12,8 +14,10 @@ from heterolora.architectures import Loaded
 from heterolora.config import Config, checkpoints
 from heterolora.config.schema import SchedulerConfig
 from heterolora.methods.base import Given, Trained
+from heterolora.proxies.base import Examples
 from heterolora.strategies import Search
 from heterolora.tasks import Task
+from heterolora.tasks.base import Examples as Rows
 from heterolora.tasks.encoded import Encoded
 from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.compiling import LENGTHS, compiled
@@ -24,6 +28,8 @@ from heterolora.training.schedule import make_schedule
 from heterolora.training.signals import Signals
 from heterolora.training.trainer import Trainer
 from heterolora.training.weights import WeightFiles
+
+logger = logging.getLogger(__name__)
 
 WINDOW = 50
 """How many batches share examples of like length, where that is asked for."""
@@ -52,7 +58,48 @@ def build_space(config: Config) -> Space:
     )
 
 
-def build_adapters(config: Config, loaded: Loaded, train: Encoded) -> Adapters:
+def build_splits(
+    config: Config, task: Task, splits: Mapping[str, Rows], loaded: Loaded
+) -> dict[str, Encoded]:
+    """The splits `train` and `validation`, tokenized; a warning says what is lost of them."""
+    given = (loaded.tokenizer, loaded.positions, torch.device(config.device))
+    encoded = {
+        "train": task.encode(splits["train"], *given),
+        "validation": task.encode_evaluation(splits["validation"], *given),
+    }
+    limit = encoded["train"].limit
+    remedy = (
+        "the model has no more positions"
+        if limit == loaded.positions
+        else "to keep more of them, raise task.max_length"
+    )
+    if truncated := sum(split.truncated for split in encoded.values()):
+        logger.warning(
+            "%d of %d examples are longer than %s tokens and were truncated; %s",
+            truncated,
+            sum(map(len, splits.values())),
+            limit,
+            remedy,
+        )
+    if dropped := sum(split.dropped for split in encoded.values()):
+        logger.warning(
+            "%d of %d examples have no answer within %s tokens and were left out; %s",
+            dropped,
+            sum(map(len, splits.values())),
+            limit,
+            remedy,
+        )
+    return encoded
+
+
+class TrainingSplit(Examples, Protocol):
+    """The training split, as methods see it."""
+
+    def batches(self, size: int) -> int:
+        """How many batches of `size` examples there are."""
+
+
+def build_adapters(config: Config, loaded: Loaded, train: TrainingSplit) -> Adapters:
     """What the method trains of the loaded model, which moves to its device."""
     loaded.model.to(torch.device(config.device))
     given = Given(

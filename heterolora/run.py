@@ -10,9 +10,16 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
+from heterolora import architectures
 from heterolora.adapters import Adapters
 from heterolora.architectures import Loaded
-from heterolora.build import build_adapters, build_budget, build_search, build_trainer
+from heterolora.build import (
+    build_adapters,
+    build_budget,
+    build_search,
+    build_splits,
+    build_trainer,
+)
 from heterolora.config import Config, checkpoints, identity, prepare
 from heterolora.config.fingerprints import model_fingerprint
 from heterolora.data import sources
@@ -28,7 +35,7 @@ from heterolora.records.record import Record, check_writable, finished, run_dire
 from heterolora.records.schema import RunRecord
 from heterolora.seeding import use_deterministic_kernels
 from heterolora.sites import Site
-from heterolora.tasks import Encoded, Examples, Task
+from heterolora.tasks import Examples
 from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.importance import leave_one_out
 from heterolora.training.memory import forget_peak, memory_advice, peak_memory
@@ -210,8 +217,10 @@ def _load(
     manager.facts |= _facts(config, origin)
     manager.stateful["record"] = record
     with memory_advice(torch.device(config.device)):
-        encoded = _encode(config, task, splits, loaded)
+        encoded = build_splits(config, task, splits, loaded)
         adapters = build_adapters(config, loaded, encoded["train"])
+        if task.packs:
+            architectures.separate(adapters.model, loaded.family)
         _warn_of_width(adapters)
         return build_trainer(
             config,
@@ -277,32 +286,6 @@ def _resume(record: Record, trainer: Trainer) -> int:
     assert step is not None  # `resume` says that there are states
     record.log_resumption(step)
     return step
-
-
-def _encode(
-    config: Config, task: Task, splits: Mapping[str, Examples], loaded: Loaded
-) -> dict[str, Encoded]:
-    device = torch.device(config.device)
-    encoded = {
-        name: task.encode(split, loaded.tokenizer, loaded.positions, device)
-        for name, split in splits.items()
-    }
-    truncated = sum(split.truncated for split in encoded.values())
-    if truncated:
-        limit, rows = encoded["train"].limit, sum(map(len, encoded.values()))
-        remedy = (
-            "the model has no more positions"
-            if limit == loaded.positions
-            else "to keep more of them, raise task.max_length"
-        )
-        logger.warning(
-            "%d of %d examples are longer than %s tokens and were truncated; %s",
-            truncated,
-            rows,
-            limit,
-            remedy,
-        )
-    return encoded
 
 
 def _scores(config: Config, trainer: Trainer) -> dict[str, dict[Site, float]]:

@@ -13,6 +13,7 @@ from heterolora.architectures.family import (
     register,
 )
 from heterolora.architectures.loading import Headed, Loaded, folder_of, load_pretrained
+from heterolora.architectures.packed_rows import separate
 from heterolora.architectures.wiring import wire
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "projection_name",
     "register",
     "save",
+    "separate",
     "wire",
 ]

@@ -43,6 +43,10 @@ class Parts(nn.Module, ABC):
         """LN2(x), the norm of the FFN."""
 
 
+def as_it_is(model: nn.Module) -> None:
+    """Change nothing."""
+
+
 @dataclass(frozen=True)
 class Family:
     """The wiring of one model family, as paths of modules.
@@ -56,6 +60,9 @@ class Family:
         positions: how many tokens a model of this configuration can read.
         optional: modules of the model without a head that a checkpoint need not hold, such as a
             pooler; where it does not, they are drawn and trained like a head.
+        decoder: whether its models read from left to right, and so can predict the next token.
+        separate: has a model whose attention does not do so by itself keep apart the examples of a
+            packed row, by their `position_ids`.
     """
 
     model_type: str
@@ -65,6 +72,8 @@ class Family:
     post_norm: Callable[[PretrainedConfig], bool]
     positions: Callable[[PretrainedConfig], int]
     optional: tuple[str, ...] = ()
+    decoder: bool = True
+    separate: Callable[[nn.Module], None] = as_it_is
 
 
 _registered: dict[str, Family] = {}

@@ -46,6 +46,7 @@ ADDED_LATER: Mapping[str, Any] = {
         "group_by_length": False,
         "tf32": False,
     },
+    "task": {"held_out": None, "packing": False},
     "search_space": {"exclude": []},
     "proxy": _SAMPLED,
     "importance": {EVERY: _SAMPLED},

@@ -37,21 +37,39 @@ def data_is_there(task: TaskConfig) -> Iterable[str]:
         if not Path(task.path).is_dir():
             yield f"task.path={task.path}: is not a directory; give the one with the parquet files"
             return
-        for key in ("train_split", "validation_split"):
-            split = getattr(task, key)
+        for key, split in _splits(task).items():
             if not split_files(task.path, split):
                 yield (
                     f"task.path={task.path}: holds neither {split}.parquet nor {split}-*.parquet; "
                     f"add it, or name the split that is there with task.{key}=SPLIT"
                 )
     elif task.source in TASKS:
-        for key in ("train_split", "validation_split"):
-            split = getattr(task, key)
+        for key, split in _splits(task).items():
             if split not in ("train", "validation"):
                 yield (
                     f"task.{key}={split}: the embedded task {task.source} has the splits train and "
                     f"validation; set task.{key}={key.removesuffix('_split')}"
                 )
+
+
+def _splits(task: TaskConfig) -> dict[str, str]:
+    """The splits that are read, by the key that names each."""
+    named = {"train_split": task.train_split, "validation_split": task.validation_split}
+    return {key: split for key, split in named.items() if split is not None}
+
+
+def something_is_evaluated(task: TaskConfig) -> Iterable[str]:
+    """A model is evaluated on a split of its own, or on what is held out of the training split."""
+    if task.validation_split is None and task.held_out is None:
+        yield (
+            "task.validation_split=null: leaves nothing to evaluate; name a split, or hold "
+            "examples out of the training split, for example with task.held_out=2000"
+        )
+    if task.validation_split is not None and task.held_out is not None:
+        yield (
+            f"task.held_out={task.held_out}: has no effect with task.validation_split="
+            f"{task.validation_split}; set one of them to null"
+        )
 
 
 def distinct_splits(task: TaskConfig) -> Iterable[str]:
@@ -204,6 +222,7 @@ RULES: tuple[Rule, ...] = (
     exclusions_for_method,
     task_fits_itself,
     data_is_there,
+    something_is_evaluated,
     distinct_splits,
     data_settings_are_read,
     planted_in_the_model,

@@ -218,7 +218,10 @@ class StrategyConfig(PluginConfig):
 
 
 class TaskConfig(PluginConfig):
-    """A task, by the name of its kind's file in `heterolora/tasks`, and where its data is."""
+    """A task, by the name of its kind's file in `heterolora/tasks`, and where its data is.
+
+    Without a validation split, `held_out` examples of the training split are evaluated instead.
+    """
 
     name: str = Field(pattern=rf"^{PathPart}$", examples=["mrpc"])
     source: str = Field(min_length=1, examples=["nyu-mll/glue"])
@@ -226,7 +229,8 @@ class TaskConfig(PluginConfig):
     path: str | None = Field(examples=["path/to/parquet"])
     revision: str | None = Field(examples=["main"])
     train_split: str = Field(examples=["train"])
-    validation_split: str = Field(examples=["validation"])
+    validation_split: str | None = Field(examples=["validation"])
+    held_out: PositiveInt | None = Field(default=None, examples=[2000])
     planting: Annotated[int, Field(strict=True, ge=0)] | None = Field(default=None, examples=[0])
     kind: str
     metrics: tuple[str, ...]

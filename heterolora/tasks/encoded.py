@@ -23,6 +23,7 @@ class Encoded:
         padding: what tokens are padded with, on the right.
         device: where batches go.
         truncated: how many examples are longer than `limit`.
+        dropped: how many were left out, since `limit` left nothing of them to learn.
         limit: the most tokens that an example was allowed to keep.
         multiple: of what the length of a shuffled batch is, but for `limit`.
         window: how many shuffled batches share examples of like length; None for pure chance.
@@ -32,6 +33,7 @@ class Encoded:
     padding: Mapping[str, int]
     device: torch.device
     truncated: int = 0
+    dropped: int = 0
     limit: int | None = None
     multiple: int = 1
     window: int | None = None

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from heterolora.adapters import LowRank
 from heterolora.dropout import Dropout, has_dropout, recomputes
 from heterolora.losses import Batch, inputs
+from heterolora.tasks.packing import NOWHERE
 from heterolora.training.engines.local import LocalEngine
 from heterolora.unpadding import without_padding
 
@@ -275,7 +276,7 @@ def _corner(tensor: Tensor, like: Tensor) -> Tensor:
 
 def _joined(batches: Sequence[Batch], padding: int | None) -> dict[str, Tensor]:
     """The batches as one, padded to the longest."""
-    values = {"input_ids": padding or 0, "labels": -100}
+    values = {"input_ids": padding or 0, "labels": -100, "position_ids": NOWHERE}
     joined = {}
     for name, one in batches[0].items():
         rows = [batch[name] for batch in batches]
