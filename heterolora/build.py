@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -12,6 +13,7 @@ from heterolora.architectures import Loaded
 from heterolora.config import Config, checkpoints
 from heterolora.config.schema import SchedulerConfig
 from heterolora.methods.base import Given, Trained
+from heterolora.proxies.base import Examples
 from heterolora.strategies import Search
 from heterolora.tasks import Task
 from heterolora.tasks.encoded import Encoded
@@ -52,7 +54,14 @@ def build_space(config: Config) -> Space:
     )
 
 
-def build_adapters(config: Config, loaded: Loaded, train: Encoded) -> Adapters:
+class TrainingSplit(Examples, Protocol):
+    """The training split, as methods see it."""
+
+    def batches(self, size: int) -> int:
+        """How many batches of `size` examples there are."""
+
+
+def build_adapters(config: Config, loaded: Loaded, train: TrainingSplit) -> Adapters:
     """What the method trains of the loaded model, which moves to its device."""
     loaded.model.to(torch.device(config.device))
     given = Given(

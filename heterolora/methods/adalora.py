@@ -114,9 +114,11 @@ class Pruned(Trained):
         return {**super().state_dict(), "allocator": kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Go on from what `state_dict` gave, or be as weights alone say."""
         super().load_state_dict(state)
-        kept = state["allocator"]
+        kept = state.get("allocator")
+        if kept is None:  # of weights alone, after which no step is made
+            return
         self._steps, self._config.rank_pattern = kept["steps"], kept["ranks"]
         allocator = self._tuner.rankallocator
         for name in AVERAGES:
