@@ -62,6 +62,12 @@ def test_every_option_composes_and_validates(
         with pytest.raises(ConfigError, match=r"bitsandbytes.*: must be an optimizer that is inst"):
             prepare(composed(*overrides))
         return
+    if (group, option) == ("task", "ax"):  # to be answered by a run of another
+        assert [line.split(":")[0] for line in problems(composed(*overrides))] == [
+            "task.label=null",
+            "proxy=gradnorm",
+        ]
+        return
     config = prepare(composed(*overrides))
     if group in ("task", "strategy"):
         assert getattr(config, group).name == option

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,11 +15,14 @@ from heterolora.adapters.files import read_adapters
 from heterolora.architectures import Loaded
 from heterolora.build import build_adapters
 from heterolora.config import Config, checkpoints, validate
+from heterolora.config.model_rules import device_exists
+from heterolora.config.schema import Device
 from heterolora.data import sources
 from heterolora.errors import RecordError, one_line
 from heterolora.records import schema
 from heterolora.records.read import Run, read
 from heterolora.tasks import Encoded
+from heterolora.training.precision import resolve_device
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,18 @@ class TrainedRun:
     def weights(self) -> Path:
         """The file of the weights."""
         return weights_of(self.directory, self.which)
+
+    def on_device(self, name: str | None) -> "TrainedRun":
+        """The same, computed on a device; on that of the run, if it is here, for None.
+
+        Raises:
+            ConfigError: if this machine has no such device.
+        """
+        here = not list(device_exists(Device(self.config.device)))
+        name = name or (self.config.device if here else "auto")
+        config = validate({**self.config.resolved(), "device": name}, (device_exists,))
+        device = str(resolve_device(name))
+        return replace(self, config=config.model_copy(update={"device": device}))
 
     def load(self) -> Loaded:
         """The pretrained model with a head for the run's task.
@@ -135,6 +150,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="DIR", help="the pretrained model, if it has moved since the run"
     )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """`device`, of a command that computes."""
+    parser.add_argument("--device", help="such as cpu (default: the run's, if it is here)")
 
 
 def opened(asked: argparse.Namespace) -> TrainedRun:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,23 @@ def load(task: TaskConfig, split: str) -> Examples:
     Raises:
         DataError: if it cannot be read or reached, or is not as the task has it.
     """
+    where, columns = read(task, split)
+    return task.build().check(columns, where)
+
+
+def read(task: TaskConfig, split: str) -> tuple[str, Columns]:
+    """One split, unchecked: what to call it in an error, and all of its columns.
+
+    Raises:
+        DataError: if it cannot be read or reached.
+    """
     if task.path is not None:
-        where, columns = _read_parquet(task.path, split)
+        where, columns = task.path, _read_split(task.path, split)
     elif task.source == STARTER:
         where, columns = _read_starter(split)
     else:
         where, columns = _fetch(task, split)
-    return task.build().check(columns, f"{where} ({split})")
+    return f"{where} ({split})", columns
 
 
 def load_splits(task: TaskConfig) -> dict[str, Examples]:
@@ -69,18 +80,36 @@ def fetch(task: TaskConfig) -> Path | None:
     return Path(_open(task, task.train_split).cache_files[0]["filename"]).parent
 
 
-def _read_parquet(path: str, split: str) -> tuple[str, Columns]:
+def read_files(files: Sequence[Path], name: str) -> Columns:
+    """All columns of parquet files, one after the other.
+
+    Args:
+        files: at least one.
+        name: what to call them in an error.
+
+    Raises:
+        DataError: if they cannot be read.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
-    files = split_files(path, split)
     try:
         table = pa.concat_tables([parquet.read_table(file) for file in files])
     except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{name}: cannot be read as parquet: {one_line(error)}") from error
+    columns: Columns = table.to_pydict()
+    return columns
+
+
+def _read_split(path: str, split: str) -> Columns:
+    files = split_files(path, split)
+    if not files:
+        there = sorted(file.stem for file in Path(path).glob("*.parquet"))
         raise DataError(
-            f"task.path={path}: cannot be read as parquet: {one_line(error)}"
-        ) from error
-    return path, table.to_pydict()
+            f"task.path={path}: holds no file of the split {split}; name one that is there"
+            + (f" ({', '.join(there)})" if there else "")
+        )
+    return read_files(files, f"task.path={path}")
 
 
 def _read_starter(split: str) -> tuple[str, Columns]:

@@ -242,6 +242,7 @@ class Record:
             (self.directory / stale).unlink(missing_ok=True)
         for weights in self.directory.glob(f"{schema.CHECKPOINT}/*.safetensors"):
             weights.unlink()
+        shutil.rmtree(self.directory / schema.PREDICTIONS, ignore_errors=True)
         self._write_config()
         self._write_provenance()
         if diff := source.diff():

@@ -31,6 +31,8 @@ RESTORED = "restored"
 """An empty file in a directory whose record comes from an archive and has no weights."""
 CHECKPOINT = "checkpoint"
 """The folder of `WEIGHTS` and, while a run is unfinished, of what it resumes from."""
+PREDICTIONS = "predictions"
+"""The folder of what the weights were later asked to predict."""
 WEIGHTS = ("best.safetensors", "last.safetensors")
 
 SiteName = Annotated[str, Field(pattern=rf"^layers\.\d+\.({'|'.join(ROLES)})$")]

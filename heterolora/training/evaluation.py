@@ -1,9 +1,11 @@
 """Validation."""
 
+from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from heterolora.losses import Autocast, inputs
 from heterolora.tasks import Task
@@ -12,6 +14,20 @@ from heterolora.unpadding import without_padding
 
 
 @torch.no_grad()
+def outputs(
+    model: nn.Module, split: Encoded, batch_size: int, autocast: Autocast = nullcontext
+) -> Iterator[tuple[Any, dict[str, Tensor]]]:
+    """What the model gives for each batch of a split in its order, and the batch; dropout off.
+
+    The model is left in evaluation mode.
+    """
+    model.eval()
+    for batch in split.in_order(batch_size):
+        with autocast(), without_padding():
+            output = model(**inputs(batch))
+        yield output, batch
+
+
 def evaluate(
     model: nn.Module,
     task: Task,
@@ -23,10 +39,7 @@ def evaluate(
 
     The model is left in evaluation mode.
     """
-    model.eval()
     metric = task.metric()
-    for batch in split.in_order(batch_size):
-        with autocast(), without_padding():
-            output = model(**inputs(batch))
+    for output, batch in outputs(model, split, batch_size, autocast):
         metric.update(output, batch)
     return metric.compute()
