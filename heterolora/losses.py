@@ -15,6 +15,12 @@ from torch.nn import functional as F
 Batch = Mapping[str, Tensor]
 """The model's inputs, each (n, ...), such as `input_ids` and `attention_mask`; and `labels`."""
 
+GROUPS = "groups"
+"""Of a batch: numbers (n,) that examples of one group have in common."""
+
+FOR_MEASURING = ("labels", GROUPS)
+"""What of a batch losses and metrics read, and no model."""
+
 Loss = Callable[[Any, Batch], tuple[Tensor, Tensor | int]]
 """`(the model's output, batch) -> (the sum of the losses, how many were summed)`."""
 
@@ -23,8 +29,8 @@ Autocast = Callable[[], AbstractContextManager[object]]
 
 
 def inputs(batch: Batch) -> dict[str, Tensor]:
-    """What of a batch the model is called with: all but the labels."""
-    return {name: tensor for name, tensor in batch.items() if name != "labels"}
+    """What of a batch the model is called with: all but what measures its output."""
+    return {name: tensor for name, tensor in batch.items() if name not in FOR_MEASURING}
 
 
 def summed(loss: Loss, output: Any, batch: Batch) -> tuple[Tensor, Tensor | int]:

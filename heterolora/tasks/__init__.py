@@ -4,5 +4,16 @@ from heterolora.tasks.base import Examples, Metric, Task
 from heterolora.tasks.causal_lm import CausalLM
 from heterolora.tasks.classification import Classification
 from heterolora.tasks.encoded import Encoded
+from heterolora.tasks.grouped import Grouped
+from heterolora.tasks.prompted import Prompted
 
-__all__ = ["CausalLM", "Classification", "Encoded", "Examples", "Metric", "Task"]
+__all__ = [
+    "CausalLM",
+    "Classification",
+    "Encoded",
+    "Examples",
+    "Grouped",
+    "Metric",
+    "Prompted",
+    "Task",
+]
