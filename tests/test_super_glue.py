@@ -1,21 +1,29 @@
 """SuperGLUE: every task on rows of its schema, its metrics, and the files that it wants."""
 
 import json
+import math
 import random
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from conftest import WORDS, CommandLine, composed, tiny_tokenizer, write_parquet
+from conftest import WIRINGS, WORDS, CommandLine, composed, tiny_tokenizer, write_parquet
 from omegaconf import OmegaConf
 from pyarrow import parquet
 from sklearn import metrics as sklearn_metrics
+from support import checkpoint, configured, randomise, space
 
+from heterolora import architectures
 from heterolora.cli import predict
 from heterolora.config import TaskConfig, plugins
+from heterolora.config import checkpoints as located
 from heterolora.errors import DataError
-from heterolora.tasks import Encoded, Grouped, Prompted
+from heterolora.losses import inputs
+from heterolora.tasks import Encoded, Grouped, MultipleChoice, Prompted
+from heterolora.tasks.choices import Choices
 
 CPU = torch.device("cpu")
 Rows = dict[str, list[Any]]
@@ -69,7 +77,29 @@ def multirc(rng: random.Random, index: int) -> dict[str, Any]:
     }
 
 
-TASKS = {make.__name__: make for make in (boolq, cb, wic, wsc, multirc)}
+def copa(rng: random.Random, index: int) -> dict[str, Any]:
+    return {
+        "premise": text(rng),
+        "choice1": text(rng),
+        "choice2": text(rng, 2),
+        "question": rng.choice(["cause", "effect"]),
+        "label": rng.randrange(2),
+    }
+
+
+def record(rng: random.Random, index: int) -> dict[str, Any]:
+    """Entities in order, each once, and some of them the answers."""
+    entities = sorted({text(rng, rng.randrange(1, 3)) for _ in range(rng.randrange(2, 6))})
+    return {
+        "passage": f"{text(rng, 4)}\n@highlight\n{text(rng, 3)}",
+        "query": f"{text(rng, 2)} @placeholder {text(rng, 2)}",
+        "entities": entities,
+        "answers": sorted(rng.sample(entities, rng.randrange(1, 3))),
+        "idx": {"passage": index // 2, "query": index},
+    }
+
+
+TASKS = {make.__name__: make for make in (boolq, cb, wic, wsc, multirc, copa, record)}
 
 
 def rows_of(task: str, count: int, seed: int, hidden: bool = False) -> Rows:
@@ -77,7 +107,9 @@ def rows_of(task: str, count: int, seed: int, hidden: bool = False) -> Rows:
     rng = random.Random(seed)
     rows = [{"idx": index, **TASKS[task](rng, index)} for index in range(count)]
     if hidden:
-        rows = [{**row, "label": -1} for row in rows]
+        rows = [
+            {**row, "answers": []} if task == "record" else {**row, "label": -1} for row in rows
+        ]
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
@@ -100,9 +132,24 @@ def section(name: str, **changes: Any) -> TaskConfig:
     return made
 
 
+def squad(answer: str) -> list[str]:
+    """The words that count."""
+    kept = re.sub(r"[^\w\s]|_", "", answer.lower()).split()
+    return [word for word in kept if word not in ("a", "an", "the")]
+
+
+def squad_f1(said: str, answer: str) -> float:
+    left, right = squad(said), squad(answer)
+    common = sum(min(left.count(word), right.count(word)) for word in set(left))
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(left), common / len(right)
+    return 2 * precision * recall / (precision + recall)
+
+
 def measured(task: str, rows: Rows, columns: Rows) -> dict[str, float]:
     """The benchmark's metrics of predictions, by its own definitions."""
-    truth, guess = columns["label"], rows["prediction"]
+    truth, guess = columns["answers" if task == "record" else "label"], rows["prediction"]
     pairs = list(zip(truth, guess, strict=True))
     if task == "multirc":
         questions: dict[Any, list[bool]] = {}
@@ -111,6 +158,10 @@ def measured(task: str, rows: Rows, columns: Rows) -> dict[str, float]:
             questions.setdefault(key, []).append(label == said)
         f1 = sklearn_metrics.f1_score(truth, guess, zero_division=0.0)
         return {"f1": f1, "exact_match": sum(map(all, questions.values())) / len(questions)}
+    if task == "record":
+        f1 = sum(max(squad_f1(said, answer) for answer in answers) for answers, said in pairs)
+        exact = sum(any(squad(said) == squad(a) for a in answers) for answers, said in pairs)
+        return {"token_f1": f1 / len(pairs), "exact_match": exact / len(pairs)}
     found = {"accuracy": sum(label == said for label, said in pairs) / len(pairs)}
     if task == "cb":
         found["macro_f1"] = sklearn_metrics.f1_score(truth, guess, average="macro")
@@ -118,16 +169,21 @@ def measured(task: str, rows: Rows, columns: Rows) -> dict[str, float]:
 
 
 FILES = {"boolq": "BoolQ", "cb": "CB", "wic": "WiC", "wsc": "WSC", "multirc": "MultiRC"}
+FILES |= {"copa": "COPA", "record": "ReCoRD"}
 LABELS: dict[str, list[Any]] = {
     "boolq": ["false", "true"],
     "cb": ["entailment", "contradiction", "neutral"],
     "wic": ["false", "true"],
     "wsc": ["False", "True"],
+    "copa": [0, 1],
 }
 
 
 def submitted(task: str, rows: Rows, columns: Rows) -> list[Any]:
     """What the benchmark wants, an object for each line."""
+    if task == "record":
+        pairs = zip(columns["idx"], rows["prediction"], strict=True)
+        return [{"idx": index["query"], "label": said} for index, said in pairs]
     if task != "multirc":
         pairs = zip(columns["idx"], rows["prediction"], strict=True)
         return [{"idx": index, "label": LABELS[task][said]} for index, said in pairs]
@@ -154,7 +210,7 @@ def submitted(task: str, rows: Rows, columns: Rows) -> list[Any]:
 def finished(command_line: CommandLine, *overrides: str) -> Path:
     done = command_line(*overrides)
     assert done.code == 0, done.err
-    return Path(done.out.split("record")[-1].split("\n")[0].strip())
+    return Path(done.out.split("\nrecord")[-1].split("\n")[0].strip())
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -221,6 +277,122 @@ def test_answers_of_a_question_are_in_one_half(tmp_path: Path) -> None:
     bare = {name: rows for name, rows in encoded.features.items() if name != "groups"}
     for one, other in zip(plain.halves(), Encoded(bare, plain.padding, CPU).halves(), strict=True):
         assert torch.equal(one.labels, other.labels)
+
+
+def encoded_choices(rows: Rows) -> tuple[MultipleChoice, Choices]:
+    made = section("record", max_length=32).build()
+    assert isinstance(made, MultipleChoice)
+    return made, made.encode(made.check(rows, "here"), tiny_tokenizer(), 32, CPU)
+
+
+def test_choices_are_texts_in_the_place_of_the_blank() -> None:
+    rows = rows_of("record", 9, seed=6)
+    _, encoded = encoded_choices(rows)
+    tokenizer = tiny_tokenizer()
+    for row in range(9):
+        for number, entity in enumerate(rows["entities"][row]):
+            query = rows["query"][row].replace("@placeholder", entity)
+            one = tokenizer(rows["passage"][row], query)["input_ids"]
+            assert encoded.features["input_ids"][row][number, : len(one)].tolist() == one
+            assert encoded.features["attention_mask"][row][number].sum() == len(one)
+
+
+def test_the_loss_is_of_the_choices_that_there_are() -> None:
+    rows = rows_of("record", 9, seed=6)
+    of, encoded = encoded_choices(rows)
+    (batch,) = encoded.in_order(9)
+    sizes = [len(entities) for entities in rows["entities"]]
+    assert batch["choices"].sum(1).tolist() == sizes
+    assert batch["input_ids"].shape[:2] == (9, max(sizes))
+    given = inputs(batch)
+    assert set(given) == {"input_ids", "attention_mask", "token_type_ids"} & set(batch)
+    assert given["input_ids"].shape[0] == 9 * max(sizes)
+    assert given["attention_mask"].sum(1).min() == 1
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(9 * max(sizes), 1, generator=generator, dtype=torch.float64)
+    total, count = of.loss(SimpleNamespace(logits=logits), batch)
+    expected = 0.0
+    for row, (entities, answers) in enumerate(zip(rows["entities"], rows["answers"], strict=True)):
+        scores = logits.view(9, -1)[row, : sizes[row]].exp().tolist()
+        right = sum(s for s, entity in zip(scores, entities, strict=True) if entity in answers)
+        expected -= math.log(right / sum(scores))
+    assert count == 9
+    assert total.item() == pytest.approx(expected)
+    parts = [
+        of.loss(SimpleNamespace(logits=logits.view(9, -1, 1)[i]), rows_at(batch, i))
+        for i in range(9)
+    ]
+    assert sum(part.item() for part, _ in parts) == pytest.approx(expected)
+
+
+def rows_at(batch: dict[str, torch.Tensor], row: int) -> dict[str, torch.Tensor]:
+    return {name: tensor[row : row + 1] for name, tensor in batch.items()}
+
+
+@pytest.mark.parametrize("family", WIRINGS)
+@pytest.mark.parametrize("name", ["gradnorm", "eva", "fisher"])
+def test_scores_of_choices_do_not_depend_on_the_cut(
+    name: str, family: str, checkpoints: dict[str, Path]
+) -> None:
+    """A query alone has no choice that is missing; a batch has."""
+    of, encoded = encoded_choices(rows_of("record", 12, seed=7))
+    loaded = located.load(checkpoint(checkpoints[family]), of, 0)
+    adapters = architectures.wire(loaded.model, loaded.family, space(), loaded.head, 0)
+    randomise(adapters)
+    found = []
+    for size in (1, 5):
+        found.append(configured(name).scores(adapters, encoded.in_order(size), of.loss))
+        assert all(math.isfinite(score) and score > 0 for score in found[-1].values())
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("task", ["copa", "record"])
+def test_choices_of_many_runs_in_one_pass_are_as_alone(
+    task: str, command_line: CommandLine, tiny: list[str], tmp_path: Path
+) -> None:
+    data = data_of(task, tmp_path / "data")
+    sweep = ["-m", *tiny, f"task={task}", f"task.path={data}", "seed=0,13", "strategy=static"]
+    sweep += ["training.epochs=1", "training.limit_examples=20", "evaluation.split=halves"]
+    results = []
+    for launcher in ("basic", "packed"):
+        out = tmp_path / launcher
+        done = command_line(*sweep, f"output={out}", f"hydra/launcher={launcher}")
+        assert done.code == 0, done.err
+        runs = sorted(out.rglob("run.json"))
+        assert len(runs) == 2
+        results.append([json.loads(file.read_text())["best"] for file in runs])
+    for alone, packed in zip(*results, strict=True):
+        losses = [name for name in alone if name.endswith("loss")]
+        assert len(losses) == 3
+        assert [packed[name] for name in losses] == pytest.approx(
+            [alone[name] for name in losses], rel=1e-5
+        )
+
+
+def test_a_label_that_is_no_choice_is_one_line() -> None:
+    for task, changes, said in (
+        ("copa", {"label": [2]}, "row 0 has label 2, which is none of its 2 choices"),
+        ("copa", {"label": [True]}, "row 0 has label True"),
+        ("copa", {"choice1": [None]}, "row 0 of column 'choice1' must be a string"),
+        ("record", {"answers": [["nobody"]]}, "row 0 has answers \\('nobody',\\), which is none"),
+        ("record", {"answers": ["cat"]}, "row 0 of column 'answers' must be a list of strings"),
+        ("record", {"entities": [[]]}, "row 0 of column 'entities' must be a list of strings"),
+    ):
+        with pytest.raises(DataError, match=said):
+            section(task).build().check({**rows_of(task, 1, seed=0), **changes}, "here")
+
+
+def test_synflow_has_no_loss_of_choices(
+    checkpoints: dict[str, Path], command_line: CommandLine, tiny: list[str], tmp_path: Path
+) -> None:
+    data = data_of("copa", tmp_path / "data")
+    of = [*tiny, "task=copa", f"task.path={data}", "proxy=synflow", "training.epochs=1"]
+    of.remove("proxy.num_batches=2")
+    done = command_line(*of, "proxy.objective=loss")
+    assert done.code == 2
+    assert done.err.startswith("error: proxy.objective=loss: has no gradient")
+    assert done.err.count("\n") == 1
+    assert command_line(*of, "proxy.objective=output").code == 0
 
 
 BAD = {

@@ -65,6 +65,12 @@ def _answers(columns: Columns, predicted: Sequence[int]) -> Iterator[str]:
         yield json.dumps({"idx": paragraph, "passage": {"questions": listed}})
 
 
+def _texts(columns: Columns, predicted: Sequence[str]) -> Iterator[str]:
+    """An object for each query, with the text that answers it."""
+    for index, text in zip(columns["idx"], predicted, strict=True):
+        yield json.dumps({"idx": index["query"], "label": text})
+
+
 NUMERALS = ("0", "1")
 ENTAILS = ("entailment", "not_entailment")
 INFERENCE = ("entailment", "neutral", "contradiction")
@@ -90,6 +96,8 @@ SUPER_GLUE: Mapping[str, tuple[str, Writer]] = {
     "wic": ("WiC", partial(_super_glue, ("false", "true"))),
     "wsc": ("WSC", partial(_super_glue, ("False", "True"))),
     "wsc.fixed": ("WSC", partial(_super_glue, ("False", "True"))),
+    "copa": ("COPA", partial(_super_glue, (0, 1))),
+    "record": ("ReCoRD", _texts),
     "multirc": ("MultiRC", _answers),
 }
 """The same by subset, of the split `test`."""

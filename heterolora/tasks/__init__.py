@@ -5,6 +5,7 @@ from heterolora.tasks.causal_lm import CausalLM
 from heterolora.tasks.classification import Classification
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.grouped import Grouped
+from heterolora.tasks.multiple_choice import MultipleChoice
 from heterolora.tasks.prompted import Prompted
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Examples",
     "Grouped",
     "Metric",
+    "MultipleChoice",
     "Prompted",
     "Task",
 ]

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from heterolora.errors import DataError
-from heterolora.losses import Batch, cross_entropy, squared_error
+from heterolora.losses import LABELS, Batch, cross_entropy, squared_error
 from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples, Metric
-from heterolora.tasks.encoded import LABELS, Encoded
+from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.metrics import compute_metric
 from heterolora.tasks.predicting import Predicting, highest
 from heterolora.tasks.tokens import check_columns, check_texts, tokenize

@@ -8,10 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from heterolora.losses import GROUPS
+from heterolora.losses import GROUPS, LABELS
 from heterolora.seeding import torch_generator
-
-LABELS = "labels"
 
 
 @dataclass(frozen=True)
