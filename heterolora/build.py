@@ -150,7 +150,7 @@ def build_trainer(
         config: of the run.
         adapters: of the model.
         task: of the run.
-        splits: `train` and `validation`.
+        splits: `train` and `validation`, and `test` if there is one.
         search: what the strategy calls for.
         logger: told of everything.
         weights: a folder for the best and the last weights.
@@ -163,6 +163,7 @@ def build_trainer(
         engine=engine,
         train=_batched(config, splits["train"]),
         validation=_evaluated(config, splits["validation"]),
+        test=splits.get("test"),
         epochs=config.training.epochs,
         batch_size=config.training.batch_size,
         seed=config.seed,

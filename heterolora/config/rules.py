@@ -12,6 +12,7 @@ from pathlib import Path
 from heterolora.allocation import enabled_rank
 from heterolora.config.embedded import MODELS, TASKS
 from heterolora.config.schema import (
+    EvaluationConfig,
     MethodConfig,
     ModelConfig,
     ProxyConfig,
@@ -60,6 +61,28 @@ def distinct_splits(task: TaskConfig) -> Iterable[str]:
         yield (
             f"task.validation_split={task.validation_split}: must differ from "
             "task.train_split; for example task.validation_split=validation"
+        )
+
+
+def test_is_another_split(task: TaskConfig, evaluation: EvaluationConfig) -> Iterable[str]:
+    """What is tested on is there, and nothing was trained or selected on it."""
+    if evaluation.test is None:
+        return
+    key = f"evaluation.test={evaluation.test}"
+    if evaluation.test in (task.train_split, task.validation_split):
+        yield (
+            f"{key}: must differ from task.train_split and task.validation_split; name a third "
+            "split, or set evaluation.test=null"
+        )
+    elif task.path is None and task.source in TASKS:
+        yield (
+            f"{key}: the embedded task {task.source} has the splits train and validation alone; "
+            "set evaluation.test=null"
+        )
+    elif task.path is not None and not split_files(task.path, evaluation.test):
+        yield (
+            f"{key}: task.path={task.path} holds neither {evaluation.test}.parquet nor "
+            f"{evaluation.test}-*.parquet; add it, or set evaluation.test=null"
         )
 
 
@@ -210,6 +233,7 @@ RULES: tuple[Rule, ...] = (
     task_fits_itself,
     data_is_there,
     distinct_splits,
+    test_is_another_split,
     data_settings_are_read,
     revision_is_read,
     some_site,

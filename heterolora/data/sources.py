@@ -12,6 +12,7 @@ from heterolora.files import split_files
 from heterolora.network import PREFETCH
 from heterolora.tasks import Examples
 from heterolora.tasks.base import Columns
+from heterolora.tasks.predicting import Predicting
 
 STARTER = "heterolora/starter-paraphrase"
 """The `task.source` of the paraphrase task that comes with the package."""
@@ -63,6 +64,22 @@ def load_splits(task: TaskConfig) -> dict[str, Examples]:
             "was trained on; name a split with other rows"
         )
     return splits
+
+
+def load_test(task: TaskConfig, split: str) -> Examples:
+    """Read a split of which nothing is used but its labels, at the end.
+
+    Raises:
+        DataError: as `load` does, and if the labels are hidden.
+    """
+    where, columns = read(task, split)
+    built = task.build()
+    if isinstance(built, Predicting) and built.hides_labels(columns):
+        raise DataError(
+            f"evaluation.test={split}: has no labels in {where}; name a split that has, or set "
+            "evaluation.test=null and predict them with scripts/predict.py"
+        )
+    return built.check(columns, where)
 
 
 def fetch(task: TaskConfig) -> Path | None:

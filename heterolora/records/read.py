@@ -92,6 +92,16 @@ class Run:
         return self.scale * self.result.last.metrics[self.metric]
 
     @property
+    def test(self) -> float | None:
+        """The first metric of a finished run on its test split, in its unit; None without one."""
+        row = self.result.test
+        return (
+            None
+            if row is None
+            else self.scale * row.metrics[str(self.config["task"]["metrics"][0])]
+        )
+
+    @property
     def unit(self) -> str:
         """In which `metric` is shown; percent in records written before this was configurable."""
         return "%" if self.result.unit is None else self.result.unit
