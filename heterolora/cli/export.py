@@ -69,7 +69,11 @@ TARGETS: Mapping[str, tuple[Callable[[Loaded, Path, Path], None], str, str]] = {
 }
 """How each is written, the code that loads it, and the library for that."""
 
-TASKS = {"classification": "text-classification", "causal_lm": "text-generation"}
+TASKS = {
+    **dict.fromkeys(("classification", "prompted", "grouped"), "text-classification"),
+    "multiple_choice": "multiple-choice",
+    "causal_lm": "text-generation",
+}
 """The hub's names of kinds of tasks."""
 
 ANY = ("adapter_*", "adapters.safetensors", "model*.safetensors*", "config.json")
