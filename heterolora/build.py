@@ -61,11 +61,11 @@ def build_space(config: Config) -> Space:
 def build_splits(
     config: Config, task: Task, splits: Mapping[str, Rows], loaded: Loaded
 ) -> dict[str, Encoded]:
-    """The splits `train` and `validation`, tokenized; a warning says what is lost of them."""
+    """The splits, all but `train` to be evaluated, tokenized; a warning says what is lost."""
     given = (loaded.tokenizer, loaded.positions, torch.device(config.device))
     encoded = {
-        "train": task.encode(splits["train"], *given),
-        "validation": task.encode_evaluation(splits["validation"], *given),
+        name: (task.encode if name == "train" else task.encode_evaluation)(split, *given)
+        for name, split in splits.items()
     }
     limit = encoded["train"].limit
     remedy = (
@@ -188,7 +188,7 @@ def build_trainer(
         config: of the run.
         adapters: of the model.
         task: of the run.
-        splits: `train` and `validation`.
+        splits: `train` and `validation`, and `test` if there is one.
         search: what the strategy calls for.
         logger: told of everything.
         weights: a folder for the best and the last weights.
@@ -201,6 +201,7 @@ def build_trainer(
         engine=engine,
         train=_batched(config, splits["train"]),
         validation=_evaluated(config, splits["validation"]),
+        test=splits.get("test"),
         epochs=config.training.epochs,
         batch_size=config.training.batch_size,
         seed=config.seed,

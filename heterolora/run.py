@@ -209,6 +209,8 @@ def _load(
 ) -> Trainer:
     """Load data and model, and build all that a training needs."""
     task, splits = config.task.build(), sources.load_splits(config.task)
+    if config.evaluation.test is not None:
+        splits["test"] = sources.load_test(config.task, config.evaluation.test)
     if config.training.limit_examples is not None:
         splits["train"] = splits["train"].limited(config.training.limit_examples)
     loaded = checkpoints.load(config.model, task, config.seed)
@@ -317,6 +319,7 @@ def _numbers(config: Config, trainer: Trainer) -> Row:
         "unit": config.task.build().unit(trainer.metric),
         "best": progress.best,
         "last": progress.last,
+        **({"test": {"split": config.evaluation.test, **progress.test}} if progress.test else {}),
         "searches_per_epoch": trainer.strategy.periodic(trainer.steps_per_epoch),
         "parameters": {
             "budget": build_budget(config),
@@ -339,6 +342,7 @@ def _facts(config: Config, origin: Row) -> Row:
         "model": origin["model"]["revision"],
         "training data": origin["data"]["train"]["fingerprint"],
         "validation data": origin["data"]["validation"]["fingerprint"],
+        **({"test data": origin["data"]["test"]["fingerprint"]} if config.evaluation.test else {}),
     }
 
 

@@ -96,6 +96,7 @@ SHAPING = [
     "task.metrics=[accuracy,matthews]",
     "task.max_length=64",
     "evaluation.split=halves",
+    "evaluation.test=other",
     "search_space.projections=[q,k]",
     "search_space.lora_alpha=8",
     "search_space.shortcuts=[in]",

@@ -70,7 +70,8 @@ TARGETS: Mapping[str, tuple[Callable[[Loaded, Path, Path], None], str, str]] = {
 """How each is written, the code that loads it, and the library for that."""
 
 TASKS = {
-    "classification": "text-classification",
+    **dict.fromkeys(("classification", "prompted", "grouped"), "text-classification"),
+    "multiple_choice": "multiple-choice",
     **dict.fromkeys(("causal_lm", "text_stream", "instruction"), "text-generation"),
 }
 """The hub's names of kinds of tasks."""

@@ -48,6 +48,7 @@ ADDED_LATER: Mapping[str, Any] = {
     },
     "task": {"held_out": None, "packing": False},
     "search_space": {"exclude": []},
+    "evaluation": {"test": None},
     "proxy": _SAMPLED,
     "importance": {EVERY: _SAMPLED},
     "selection": {"normalize": "none"},
@@ -115,8 +116,10 @@ def identity(config: Config) -> str:
         UserError: if the model or the data cannot be found.
     """
     # Fingerprints need libraries that who reads records does without.
-    from heterolora.config.fingerprints import fingerprints
+    from heterolora.config.fingerprints import fingerprints, split_fingerprint
 
     shaping = shaping_settings(config.resolved())
     shaping["fingerprints"] = dataclasses.asdict(fingerprints(config.model, config.task))
+    if config.evaluation.test is not None:
+        shaping["fingerprints"]["test"] = split_fingerprint(config.task, config.evaluation.test)
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:8]

@@ -13,8 +13,10 @@ from typing import Any
 from heterolora.allocation import enabled_rank
 from heterolora.config.embedded import MODELS, STARTER, TASKS
 from heterolora.config.schema import (
+    EvaluationConfig,
     MethodConfig,
     ModelConfig,
+    ProxyConfig,
     RankBudgetConfig,
     SearchSpaceConfig,
     SelectionConfig,
@@ -78,6 +80,28 @@ def distinct_splits(task: TaskConfig) -> Iterable[str]:
         yield (
             f"task.validation_split={task.validation_split}: must differ from "
             "task.train_split; for example task.validation_split=validation"
+        )
+
+
+def test_is_another_split(task: TaskConfig, evaluation: EvaluationConfig) -> Iterable[str]:
+    """What is tested on is there, and nothing was trained or selected on it."""
+    if evaluation.test is None:
+        return
+    key = f"evaluation.test={evaluation.test}"
+    if evaluation.test in (task.train_split, task.validation_split):
+        yield (
+            f"{key}: must differ from task.train_split and task.validation_split; name a third "
+            "split, or set evaluation.test=null"
+        )
+    elif task.path is None and task.source in TASKS:
+        yield (
+            f"{key}: the embedded task {task.source} has the splits train and validation alone; "
+            "set evaluation.test=null"
+        )
+    elif task.path is not None and not split_files(task.path, evaluation.test):
+        yield (
+            f"{key}: task.path={task.path} holds neither {evaluation.test}.parquet nor "
+            f"{evaluation.test}-*.parquet; add it, or set evaluation.test=null"
         )
 
 
@@ -206,6 +230,26 @@ def exclusions_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Ite
         )
 
 
+def synflow_of_choices(
+    task: TaskConfig,
+    strategy: StrategyConfig,
+    proxy: ProxyConfig | None,
+    importance: dict[str, ProxyConfig],
+) -> Iterable[str]:
+    """SYNFLOW's one input would be every choice of a query, of which a softmax has no gradient."""
+    if task.kind != "multiple_choice":
+        return
+    asked = {f"importance.{name}": other for name, other in importance.items()}
+    if proxy is not None and strategy.build().searches:
+        asked["proxy"] = proxy
+    for key, one in asked.items():
+        if one.name == "synflow" and getattr(one, "objective", None) == "loss":
+            yield (
+                f"{key}.objective=loss: has no gradient in task.kind={task.kind}, where SYNFLOW "
+                f"gives all choices one score; set {key}.objective=output"
+            )
+
+
 def trackers_are_installed(tracking: dict[str, TrackerConfig]) -> Iterable[str]:
     """What a run is followed with is there before it begins."""
     for name, section in tracking.items():
@@ -224,6 +268,7 @@ RULES: tuple[Rule, ...] = (
     data_is_there,
     something_is_evaluated,
     distinct_splits,
+    test_is_another_split,
     data_settings_are_read,
     planted_in_the_model,
     revision_is_read,
@@ -232,5 +277,6 @@ RULES: tuple[Rule, ...] = (
     whole_rank,
     whole_start,
     selection_for_search,
+    synflow_of_choices,
     trackers_are_installed,
 )

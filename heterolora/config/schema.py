@@ -137,10 +137,14 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """The validation pass: all of the split, or a half that selects and one that is reported."""
+    """The validation pass: all of the split, or a half that selects and one that is reported.
+
+    `test` names a split on which the best epoch's weights are evaluated once, after training.
+    """
 
     batch_size: PositiveInt = Field(examples=[64])
     split: Literal["full", "halves"] = Field(examples=["halves"])
+    test: str | None = Field(default=None, examples=["test"])
 
 
 class CheckpointConfig(Section):

@@ -15,6 +15,7 @@ from heterolora.files import split_files
 from heterolora.network import PREFETCH
 from heterolora.tasks import Examples
 from heterolora.tasks.base import Columns
+from heterolora.tasks.predicting import Predicting
 
 PAIRS = Path(__file__).parent / "starter" / "pairs.json"
 """Its columns, by split, as `paraphrase_pairs` draws them, which would take seconds of each run."""
@@ -89,6 +90,22 @@ def _parted(task: TaskConfig) -> dict[str, Examples]:
         )
     train, validation = whole.parted(task.held_out)
     return {"train": train, "validation": validation}
+
+
+def load_test(task: TaskConfig, split: str) -> Examples:
+    """Read a split of which nothing is used but its labels, at the end.
+
+    Raises:
+        DataError: as `load` does, and if the labels are hidden.
+    """
+    where, columns = read(task, split)
+    built = task.build()
+    if isinstance(built, Predicting) and built.hides_labels(columns):
+        raise DataError(
+            f"evaluation.test={split}: has no labels in {where}; name a split that has, or set "
+            "evaluation.test=null and predict them with scripts/predict.py"
+        )
+    return built.check(columns, where)
 
 
 def fetch(task: TaskConfig) -> Path | None:

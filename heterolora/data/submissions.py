@@ -53,6 +53,24 @@ def _indices(columns: Columns, predicted: Sequence[Any]) -> Sequence[int]:
     return columns.get("idx", range(len(predicted)))
 
 
+def _answers(columns: Columns, predicted: Sequence[int]) -> Iterator[str]:
+    """An object for each paragraph, with its questions, and these with their answers."""
+    paragraphs: dict[int, dict[int, list[dict[str, int]]]] = {}
+    for index, label in zip(columns["idx"], predicted, strict=True):
+        questions = paragraphs.setdefault(index["paragraph"], {})
+        answers = questions.setdefault(index["question"], [])
+        answers.append({"idx": index["answer"], "label": label})
+    for paragraph, questions in paragraphs.items():
+        listed = [{"idx": question, "answers": found} for question, found in questions.items()]
+        yield json.dumps({"idx": paragraph, "passage": {"questions": listed}})
+
+
+def _texts(columns: Columns, predicted: Sequence[str]) -> Iterator[str]:
+    """An object for each query, with the text that answers it."""
+    for index, text in zip(columns["idx"], predicted, strict=True):
+        yield json.dumps({"idx": index["query"], "label": text})
+
+
 NUMERALS = ("0", "1")
 ENTAILS = ("entailment", "not_entailment")
 INFERENCE = ("entailment", "neutral", "contradiction")
@@ -72,9 +90,26 @@ GLUE: Mapping[tuple[str, str], tuple[str, Writer]] = {
 }
 """By subset and split of the hub's dataset: the file's name, and how it is written."""
 
+SUPER_GLUE: Mapping[str, tuple[str, Writer]] = {
+    "boolq": ("BoolQ", partial(_super_glue, ("false", "true"))),
+    "cb": ("CB", partial(_super_glue, ("entailment", "contradiction", "neutral"))),
+    "wic": ("WiC", partial(_super_glue, ("false", "true"))),
+    "wsc": ("WSC", partial(_super_glue, ("False", "True"))),
+    "wsc.fixed": ("WSC", partial(_super_glue, ("False", "True"))),
+    "copa": ("COPA", partial(_super_glue, (0, 1))),
+    "record": ("ReCoRD", _texts),
+    "multirc": ("MultiRC", _answers),
+}
+"""The same by subset, of the split `test`."""
+
 
 def submission(task: TaskConfig, split: str) -> Submission | None:
     """The file that a benchmark wants of a split; None of one that no benchmark asks for."""
-    if task.source == "nyu-mll/glue" and (found := GLUE.get((task.subset or "", split))):
-        return Submission(f"{found[0]}.tsv", found[1])
+    subset = task.subset or ""
+    if task.source == "nyu-mll/glue" and (subset, split) in GLUE:
+        name, writer = GLUE[subset, split]
+        return Submission(f"{name}.tsv", writer)
+    if task.source == "aps/super_glue" and split == "test" and subset in SUPER_GLUE:
+        name, writer = SUPER_GLUE[subset]
+        return Submission(f"{name}.jsonl", writer)
     return None

@@ -77,6 +77,21 @@ class EpochRow(RecordModel):
         return self.__pydantic_extra__
 
 
+class TestRow(RecordModel):
+    """The weights of the best epoch on a split that selected nothing; further keys are metrics."""
+
+    __pydantic_extra__: dict[str, float]
+
+    split: str
+    epoch: int
+    loss: float
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Each metric, by its name."""
+        return self.__pydantic_extra__
+
+
 class SearchRow(RecordModel):
     """A search: what the proxy said of every site, and the ranks that followed.
 
@@ -146,7 +161,7 @@ class Seconds(RecordModel):
     evaluating: float
 
 
-OPTIONAL = ("error", "higher_is_better", "unit", "searches_per_epoch")
+OPTIONAL = ("error", "test", "higher_is_better", "unit", "searches_per_epoch")
 """Fields that a finished run may lack."""
 
 
@@ -162,6 +177,7 @@ class RunRecord(RecordModel):
         unit: in which it is shown: `%` is a hundred times its value; None as for the direction.
         best: the row of the best epoch.
         last: the row of the last epoch.
+        test: how the best epoch does on a test split; None where there is none.
         searches_per_epoch: as really made; None for a strategy without a schedule.
     """
 
@@ -176,6 +192,7 @@ class RunRecord(RecordModel):
     unit: str | None = None
     best: EpochRow | None = None
     last: EpochRow | None = None
+    test: TestRow | None = None
     parameters: ParameterCounts | None = None
     seconds: Seconds | None = None
     peak_memory_bytes: int | None = None

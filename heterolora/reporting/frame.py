@@ -32,8 +32,8 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
 
     The columns are its settings by dotted key, None where it has no such key; `run`, the record;
     `status`, `identity`; `best` and `last`, its metric in its unit at the best and at the last
-    epoch; `selection`, the metric that chose the best epoch; and the numbers of `run.json`, such as
-    `seconds.training`.
+    epoch; `test`, the best epoch's on a test split, where a run has one; `selection`, the metric
+    that chose the best epoch; and the numbers of `run.json`, such as `seconds.training`.
     """
     rows = []
     for run in runs:
@@ -42,6 +42,8 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
         if run.finished:
             row |= flat(result.model_dump(include={"parameters", "seconds", "peak_memory_bytes"}))
             row |= {"best": run.best, "last": run.last, "selection": run.selection}
+            if run.test is not None:
+                row["test"] = run.test
         rows.append(row)
     made = pd.DataFrame(rows, dtype=object, columns=None if rows else ALWAYS)
     return made.where(made.notna(), None)

@@ -11,15 +11,15 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from heterolora.errors import DataError
-from heterolora.losses import Batch, cross_entropy, squared_error
+from heterolora.losses import LABELS, Batch, cross_entropy, squared_error
 from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples, Metric
-from heterolora.tasks.encoded import LABELS, Encoded
+from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.metrics import compute_metric
 from heterolora.tasks.predicting import Predicting, highest
 from heterolora.tasks.tokens import check_columns, check_texts, tokenize
 
-MetricName = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
+MetricName = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman", "exact_match"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +74,19 @@ class Classification(Predicting):
                 f"sentences={list(self.sentences)}: the columns {columns} must differ; name each "
                 "sentence's own with task.sentences=[...], the label's with task.label=..."
             )
-        fitting = ["pearson", "spearman"] if self.is_regression else ["accuracy", "matthews"]
-        if self.num_labels == 2:
-            fitting.append("f1")
+        fitting = self.fitting()
         for name in self.metrics:
             if name not in fitting:
                 yield (
                     f"metrics={list(self.metrics)}: {name} does not fit a task with num_labels="
                     f"{self.num_labels}; choose from {', '.join(fitting)}"
                 )
+
+    def fitting(self) -> list[str]:
+        """The metrics that go with its labels."""
+        if self.is_regression:
+            return ["pearson", "spearman"]
+        return ["accuracy", "matthews", "macro_f1", *(["f1"] if self.num_labels == 2 else [])]
 
     def check(self, columns: Columns, where: str) -> Examples:
         """Every text is a string, every label one of the task's."""
@@ -185,5 +189,9 @@ class Predictions(Metric):
         numbers: Sequence[float] = predicted.double().tolist()
         return {
             "loss": total.item() / count,
-            **{name: compute_metric(name, labels.tolist(), numbers) for name in self.task.metrics},
+            **{name: self.measure(name, labels.tolist(), numbers) for name in self.task.metrics},
         }
+
+    def measure(self, name: str, labels: Sequence[float], predicted: Sequence[float]) -> float:
+        """A metric of all predictions."""
+        return compute_metric(name, labels, predicted)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from heterolora.losses import LABELS
 from heterolora.settings import setting
 from heterolora.tasks.base import Examples
-from heterolora.tasks.encoded import LABELS, Encoded
+from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.next_token import NextToken
 
 NOWHERE = -1

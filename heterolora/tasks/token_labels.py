@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from heterolora.errors import DataError
-from heterolora.losses import Batch, token_cross_entropy
+from heterolora.losses import LABELS, Batch, token_cross_entropy
 from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples, Metric, Task
-from heterolora.tasks.encoded import LABELS, Encoded
+from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.tokens import check_columns, check_texts, tokenize
 
 NONE = -100

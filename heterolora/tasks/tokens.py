@@ -7,8 +7,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from heterolora.errors import DataError
+from heterolora.losses import LABELS
 from heterolora.tasks.base import Columns
-from heterolora.tasks.encoded import LABELS, Encoded
+from heterolora.tasks.encoded import Encoded
 
 
 def check_columns(columns: Columns, keys: Mapping[str, str], where: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from heterolora.adapters import Adapters
-from heterolora.adapters.files import write_adapters
+from heterolora.adapters.files import read_adapters, write_adapters
 from heterolora.files import write_atomically, writing
 
 NAMES = ("best", "last")
@@ -37,6 +37,15 @@ class WeightFiles:
         with writing(file):
             self._folder.mkdir(parents=True, exist_ok=True)
             write_adapters(file, self._adapters, epoch=str(epoch))
+
+    def load(self, name: str) -> None:
+        """Have the adapters be as they were saved.
+
+        Raises:
+            OSError: if there is no such file.
+        """
+        _, state, _ = read_adapters(self._file(name))
+        self._adapters.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
         """The bytes of the files that there are."""

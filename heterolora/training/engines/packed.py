@@ -281,8 +281,14 @@ def _joined(batches: Sequence[Batch], padding: int | None) -> dict[str, Tensor]:
     for name, one in batches[0].items():
         rows = [batch[name] for batch in batches]
         if one.dim() > 1:
-            longest = max(row.shape[1] for row in rows)
+            longest = [max(sizes) for sizes in zip(*(row.shape[1:] for row in rows), strict=True)]
             value = values.get(name, 0)
-            rows = [F.pad(row, (0, longest - row.shape[1]), value=value) for row in rows]
+            rows = [F.pad(row, _missing(row, longest), value=value) for row in rows]
         joined[name] = torch.cat(rows)
     return joined
+
+
+def _missing(row: Tensor, longest: Sequence[int]) -> list[int]:
+    """What each dimension after the first lacks, as `F.pad` has it."""
+    lacking = [most - size for size, most in zip(row.shape[1:], longest, strict=True)]
+    return [end for most in reversed(lacking) for end in (0, most)]
