@@ -30,7 +30,10 @@ def main() -> int:
 
     def command() -> None:
         check_command_line(sys.argv[1:])
-        on_hydra(task)()
+        if {"--help", "-h"} & {*sys.argv[1:]}:
+            help_on([argument for argument in sys.argv[1:] if not argument.startswith("-")])
+        else:
+            on_hydra(task)()
 
     return report_errors(command)
 
@@ -48,6 +51,13 @@ def task(cfg: DictConfig) -> float:
     except UserError as error:  # Hydra would print a traceback of it
         print_errors(error)
         raise SystemExit(error.exit_code) from None
+
+
+def help_on(overrides: list[str]) -> None:
+    """Print every group and key."""
+    from heterolora.cli import help  # and torch, which the proxies are made of
+
+    help.show(overrides, Console())
 
 
 def quiet_libraries() -> None:

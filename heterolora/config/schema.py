@@ -59,15 +59,19 @@ Precision = Literal["auto", "fp32", "bf16"]
 class Section(BaseModel):
     """A frozen part of the configuration; a key it does not have is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # The text under a field is its description, in `--help` too.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ModelConfig(Section):
     """Which checkpoint: a hub name, or a local directory in Hugging Face format."""
 
     name: str = Field(min_length=1, examples=["facebook/opt-350m"])
+    """Name on the Hugging Face Hub, or what to call the model of path."""
     path: str | None = Field(examples=["path/to/model"])
+    """Directory of a checkpoint in Hugging Face format, instead of the hub."""
     revision: str | None = Field(examples=["main"])
+    """Branch, tag or commit on the hub."""
 
     @property
     def where(self) -> str:
@@ -79,15 +83,23 @@ class SearchSpaceConfig(Section):
     """Where adapters may go: beside linear projections (LoRA sites), and on shortcuts."""
 
     projections: tuple[LoraRole, ...] = Field(examples=["[q,v]"])
+    """Linear layers that get a LoRA site."""
     shortcuts: tuple[ShortcutRole, ...] = Field(examples=["[res1,res2,in,cut]"])
+    """Shortcut connections that get a site."""
     lora_alpha: Number = Field(gt=0, examples=[16])
+    """Alpha of LoRA sites."""
     shortcut_alpha: Number = Field(gt=0, examples=[4])
+    """Alpha of shortcut sites."""
     scaling: Literal["alpha_over_rank", "alpha_over_budget_rank", "rslora"] = Field(
         examples=["alpha_over_rank"]
     )
+    """What alpha is divided by."""
     pool: Literal["combined", "separated"] = Field(examples=["combined"])
+    """Whether all kinds of sites share one budget or each has its own."""
     renormalize: Literal["always", "enabled"] = Field(examples=["always"])
+    """When a post-norm block repeats its norm after a cross-layer shortcut."""
     exclude: tuple[str, ...] = Field(default=(), examples=["[layers.3.q]"])
+    """Sites that get no adapter."""
 
     @field_validator("projections", "shortcuts")
     @classmethod
@@ -112,7 +124,9 @@ class RankBudgetConfig(Section):
     """The budget: the parameters of the homogeneous model, every site at the rank of its kind."""
 
     lora_rank: Rank = Field(examples=[2])
+    """Budget: this rank at every LoRA site; whole, or a part of one such as 0.25."""
     shortcut_rank: Rank = Field(examples=[2])
+    """Budget: this rank at every shortcut site."""
 
     def ranks(self) -> dict[Kind, float]:
         """The rank of each kind of site; below 1 where not every site can be on."""
@@ -123,17 +137,29 @@ class TrainingConfig(Section):
     """Length, batching and kernels of the fine-tuning, and how often a step is logged."""
 
     epochs: PositiveInt = Field(examples=[20])
+    """Passes over the training split."""
     batch_size: PositiveInt = Field(examples=[8])
+    """Examples per optimizer step."""
     log_every: PositiveInt = Field(examples=[10])
+    """Optimizer steps per logged loss."""
     limit_examples: PositiveInt | None = Field(default=None, examples=[4000])
+    """Train on a fixed random part of this size."""
     micro_batch_size: PositiveInt | None = Field(default=None, examples=[4])
+    """Examples per forward pass; gradients are accumulated."""
     max_steps: PositiveInt | None = Field(default=None, examples=[1000])
+    """Stop after this many optimizer steps."""
     patience: PositiveInt | None = Field(default=None, examples=[3])
+    """Stop after this many epochs without a better one."""
     max_grad_norm: PositiveNumber | None = Field(default=None, examples=[1.0])
+    """Clip gradients to this L2 norm."""
     gradient_checkpointing: bool = Field(default=False, strict=True, examples=["true"])
+    """Recompute activations in the backward pass to save memory."""
     group_by_length: bool = Field(default=False, strict=True, examples=["true"])
+    """Batch examples of similar length."""
     compile: bool = Field(default=False, strict=True, examples=["true"])
+    """Use torch.compile."""
     tf32: bool = Field(default=False, strict=True, examples=["true"])
+    """Allow TF32 matrix products on NVIDIA GPUs."""
 
 
 class EvaluationConfig(Section):
@@ -143,14 +169,18 @@ class EvaluationConfig(Section):
     """
 
     batch_size: PositiveInt = Field(examples=[64])
+    """Examples per forward pass."""
     split: Literal["full", "halves"] = Field(examples=["halves"])
+    """The whole validation split, or one half to select the best epoch and the other to report."""
     test: str | None = Field(default=None, examples=["test"])
+    """Labelled split to evaluate once, with the best epoch's weights."""
 
 
 class CheckpointConfig(Section):
     """How often a run is saved beside every epoch's end and the signals that stop it."""
 
     every_minutes: Number = Field(gt=0, examples=[10])
+    """Minutes between checkpoints within an epoch."""
 
 
 class PluginConfig(Section):
@@ -179,7 +209,9 @@ class MethodConfig(PluginConfig):
     """A method, by the name of its file in `heterolora/methods`; its name is what it is called."""
 
     name: str = Field(pattern=rf"^{PathPart}$", examples=["heterolora"])
+    """What the method is called in records."""
     kind: str
+    """File in heterolora/methods."""
 
     def build(self) -> "Method":
         """The method."""
@@ -191,6 +223,7 @@ class ProxyConfig(PluginConfig):
     """A proxy, by the name of its file in `heterolora/proxies`, and its settings."""
 
     name: str
+    """File in heterolora/proxies."""
 
     def build(self) -> "Proxy":
         """The proxy."""
@@ -202,6 +235,7 @@ class SelectionConfig(PluginConfig):
     """A selection, by the name of its file in `heterolora/allocation/selection`."""
 
     name: str
+    """File in heterolora/allocation/selection."""
 
     def build(self) -> "Selection":
         """The selection."""
@@ -213,7 +247,9 @@ class StrategyConfig(PluginConfig):
     """A strategy, by the name of its file in `heterolora/strategies`; the share that is on."""
 
     name: str
+    """File in heterolora/strategies."""
     enable_rate: Number = Field(gt=0, le=1, examples=[0.25])
+    """Share of the sites that is on at once; their rank is the budget's divided by it."""
 
     def build(self) -> "Strategy":
         """The strategy."""
@@ -228,16 +264,27 @@ class TaskConfig(PluginConfig):
     """
 
     name: str = Field(pattern=rf"^{PathPart}$", examples=["mrpc"])
+    """What the task is called in records."""
     source: str = Field(min_length=1, examples=["nyu-mll/glue"])
+    """Dataset on the Hugging Face Hub."""
     subset: str | None = Field(examples=["mrpc"])
+    """Its configuration on the hub."""
     path: str | None = Field(examples=["path/to/parquet"])
+    """Directory with a parquet file per split, instead of the hub."""
     revision: str | None = Field(examples=["main"])
+    """Branch, tag or commit on the hub."""
     train_split: str = Field(examples=["train"])
+    """Split to train on."""
     validation_split: str | None = Field(examples=["validation"])
+    """Split to evaluate after each epoch."""
     held_out: PositiveInt | None = Field(default=None, examples=[2000])
+    """Examples to hold out of the training split when there is no validation split."""
     planting: Annotated[int, Field(strict=True, ge=0)] | None = Field(default=None, examples=[0])
+    """Seed of the planted task."""
     kind: str
+    """File in heterolora/tasks."""
     metrics: tuple[str, ...]
+    """The first one selects the best epoch."""
 
     @property
     def planted(self) -> bool:
@@ -258,8 +305,11 @@ class OptimizerConfig(PluginConfig):
     """An optimizer, by the name of its kind's file in `heterolora/training/optimizers`."""
 
     name: str = Field(pattern=rf"^{PathPart}$", examples=["adamw"])
+    """What the optimizer is called in records."""
     kind: str
+    """File in heterolora/training/optimizers."""
     learning_rate: Number = Field(gt=0, examples=[2e-4])
+    """Peak learning rate."""
 
     def build(self) -> "Optimizer":
         """The settings of the optimizer, which make one."""
@@ -271,7 +321,9 @@ class SchedulerConfig(Section):
     """How the learning rate goes up and down."""
 
     name: Literal["constant", "linear", "cosine"] = Field(default="constant", examples=["linear"])
+    """How the learning rate falls after the warm-up."""
     warmup: Number = Field(default=0.0, ge=0, lt=1, examples=[0.1])
+    """Share of all steps over which the learning rate rises."""
 
 
 class Config(Section):
@@ -282,12 +334,19 @@ class Config(Section):
     """
 
     name: str = Field(pattern=rf"^{PathPart}(/{PathPart})*$", examples=["main"])
+    """Experiment: the folder of the run below output."""
     seed: int = Field(strict=True, ge=0, examples=[0])
+    """Seed of every random stream: initialization, data order, dropout, selection."""
     device: Device = Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", examples=["auto"])
+    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`; auto uses a GPU where there is one."""
     precision: Precision = Field(examples=["auto"])
+    """Number format of forward passes; auto is bf16 on GPUs that have it."""
     output: str = Field(min_length=1, examples=["outputs"])
+    """Folder of all runs."""
     rerun: bool = Field(strict=True, examples=["true"])
+    """Run again even if finished."""
     offline: bool = Field(strict=True, examples=["true"])
+    """Never contact the hub."""
     model: ModelConfig
     task: SerializeAsAny[TaskConfig]
     method: SerializeAsAny[MethodConfig]
@@ -304,6 +363,7 @@ class Config(Section):
     tracking: dict[str, SerializeAsAny[TrackerConfig]]
     importance: dict[str, SerializeAsAny[ProxyConfig]]
     runs_per_job: PositiveInt = Field(examples=[3])
+    """Runs per job of a sweep."""
     table: Any = Field(default=None, exclude=True)
 
     def resolved(self) -> dict[str, Any]:
