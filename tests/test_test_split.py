@@ -36,7 +36,7 @@ def test_the_best_epoch_is_tested_and_nothing_else_changes(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     of = [*tiny, f"task.path={data}", "training.epochs=3", "optimizer.learning_rate=0.03"]
-    of += ["seed=1", "evaluation.split=halves"]
+    of += ["seed=1", "evaluation.split=halves", "+proxy@importance.constant=constant"]
     results: dict[str, Any] = {}
     for name in ("null", "test"):
         done = command_line(*of, f"evaluation.test={name}", f"output={tmp_path / name}")
@@ -50,7 +50,8 @@ def test_the_best_epoch_is_tested_and_nothing_else_changes(
     assert {key: value for key, value in result.items() if key not in apart} == {
         key: value for key, value in bare.items() if key not in apart
     }
-    for lines in ("metrics.jsonl", "allocations.jsonl"):
+    # Importance is of the last weights, which are measured after the test.
+    for lines in ("metrics.jsonl", "allocations.jsonl", "importance.jsonl"):
         rows = [
             [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(one / lines)]
             for one in (plain, run)
