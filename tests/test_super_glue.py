@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,7 +92,7 @@ def record(rng: random.Random, index: int) -> dict[str, Any]:
     """Entities in order, each once, and some of them the answers."""
     entities = sorted({text(rng, rng.randrange(1, 3)) for _ in range(rng.randrange(2, 6))})
     return {
-        "passage": f"{text(rng, 4)}\n@highlight\n{text(rng, 3)}",
+        "passage": f"{text(rng, rng.randrange(1, 7))}\n@highlight\n{text(rng, 3)}",
         "query": f"{text(rng, 2)} @placeholder {text(rng, 2)}",
         "entities": entities,
         "answers": sorted(rng.sample(entities, rng.randrange(1, 3))),
@@ -213,7 +214,12 @@ def finished(command_line: CommandLine, *overrides: str) -> Path:
     return Path(done.out.split("\nrecord")[-1].split("\n")[0].strip())
 
 
-@pytest.mark.parametrize("task", TASKS)
+def fast(names: Iterable[str], *chosen: str) -> list[Any]:
+    """The others are left to the slow suite, which has the time."""
+    return [n if n in chosen else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize("task", fast(TASKS, "cb", "wic", "multirc", "record"))
 def test_a_run_its_metrics_and_its_submission(
     task: str, command_line: CommandLine, tiny: list[str], tmp_path: Path
 ) -> None:
@@ -329,7 +335,7 @@ def rows_at(batch: dict[str, torch.Tensor], row: int) -> dict[str, torch.Tensor]
     return {name: tensor[row : row + 1] for name, tensor in batch.items()}
 
 
-@pytest.mark.parametrize("family", WIRINGS)
+@pytest.mark.parametrize("family", fast(WIRINGS, "opt-post-norm", "llama"))
 @pytest.mark.parametrize("name", ["gradnorm", "eva", "fisher"])
 def test_scores_of_choices_do_not_depend_on_the_cut(
     name: str, family: str, checkpoints: dict[str, Path]
@@ -346,13 +352,18 @@ def test_scores_of_choices_do_not_depend_on_the_cut(
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("task", ["copa", "record"])
+@pytest.mark.parametrize("task", fast(["copa", "record"], "record"))
 def test_choices_of_many_runs_in_one_pass_are_as_alone(
     task: str, command_line: CommandLine, tiny: list[str], tmp_path: Path
 ) -> None:
     data = data_of(task, tmp_path / "data")
     sweep = ["-m", *tiny, f"task={task}", f"task.path={data}", "seed=0,13", "strategy=static"]
-    sweep += ["training.epochs=1", "training.limit_examples=20", "evaluation.split=halves"]
+    sweep += [
+        "training.epochs=1",
+        "training.batch_size=4",
+        "training.limit_examples=20",
+        "evaluation.split=halves",
+    ]
     results = []
     for launcher in ("basic", "packed"):
         out = tmp_path / launcher

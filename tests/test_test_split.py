@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from heterolora.cli import predict, report
 from heterolora.records.record import read_rows
+from heterolora.tasks import Encoded
+from heterolora.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def test_the_best_epoch_is_tested_and_nothing_else_changes(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     of = [*tiny, f"task.path={data}", "training.epochs=3", "optimizer.learning_rate=0.03"]
-    of += ["seed=1", "evaluation.split=halves"]
+    of += ["seed=1", "evaluation.split=halves", "+proxy@importance.constant=constant"]
     results: dict[str, Any] = {}
     for name in ("null", "test"):
         done = command_line(*of, f"evaluation.test={name}", f"output={tmp_path / name}")
@@ -50,7 +52,8 @@ def test_the_best_epoch_is_tested_and_nothing_else_changes(
     assert {key: value for key, value in result.items() if key not in apart} == {
         key: value for key, value in bare.items() if key not in apart
     }
-    for lines in ("metrics.jsonl", "allocations.jsonl"):
+    # Importance is of the last weights, which are measured after the test.
+    for lines in ("metrics.jsonl", "allocations.jsonl", "importance.jsonl"):
         rows = [
             [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(one / lines)]
             for one in (plain, run)
@@ -78,6 +81,33 @@ def test_the_best_epoch_is_tested_and_nothing_else_changes(
     assert found["test_mean"].tolist() == pytest.approx([100 * test["accuracy"]])
     report.main([str(tmp_path / "test"), "--table", "methods", "--format", "markdown"])
     assert "Test: the best epoch on the split that selected nothing" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["heterolora", pytest.param("adalora", marks=pytest.mark.slow)])
+def test_a_run_that_was_stopped_before_its_test_makes_it_when_it_resumes(
+    method: str,
+    command_line: CommandLine,
+    tiny: list[str],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of = [*tiny, f"task.path={data}", f"method={method}", "evaluation.test=test"]
+
+    def stopped(self: Trainer, split: Encoded) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_tested", stopped)
+        assert command_line(*of, f"output={tmp_path / 'parts'}").code == 130
+    for name in ("parts", "whole"):
+        assert command_line(*of, f"output={tmp_path / name}").code == 0
+    parts, whole = (
+        json.loads(next((tmp_path / name).rglob("run.json")).read_text())
+        for name in ("parts", "whole")
+    )
+    for key in ("test", "best", "last", "parameters"):
+        assert parts[key] == whole[key]
 
 
 @pytest.mark.parametrize(
