@@ -249,7 +249,7 @@ class StrategyConfig(PluginConfig):
     name: str
     """File in heterolora/strategies."""
     enable_rate: Number = Field(gt=0, le=1, examples=[0.25])
-    """Share of the sites that is on at once; their rank is the budget's divided by it."""
+    """Share of the sites that is on at their maximum rank, which is the budget's / enable_rate."""
 
     def build(self) -> "Strategy":
         """The strategy."""

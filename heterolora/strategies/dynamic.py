@@ -15,7 +15,7 @@ class Dynamic(Strategy):
     """
 
     enable_rate: float = setting(
-        0.25, help="share of the sites that is on; each has rank budget / enable_rate", gt=0, le=1
+        0.25, help="maximum rank of a site is the budget's / enable_rate", gt=0, le=1
     )
     searches_per_epoch: int = setting(5, help="searches in an epoch, evenly spaced", gt=0)
 
