@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MODELS, ROOT
+from conftest import ENCODERS, MODELS, ROOT
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
@@ -27,7 +27,7 @@ from heterolora.architectures import Family, Parts, family_of, load_pretrained, 
 from heterolora.errors import ModelError
 
 Weights = dict[str, Tensor]
-DECODERS = ("opt-post-norm", "opt-pre-norm", "llama", "mistral", "qwen2", "qwen3", "gemma")
+DECODERS = [name for name in MODELS if name not in ENCODERS]
 
 
 @dataclass(frozen=True)

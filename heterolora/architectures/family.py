@@ -51,20 +51,25 @@ class Family:
         model_type: the `model_type` of its `config.json`.
         layers: the list of layers, from the model without a head (`model.base_model`).
         projections: for each role, the linear layer, from a layer.
-        parts: the parts of a layer.
+        parts: the parts of a layer; None where it cannot have shortcuts.
         post_norm: whether a model of this configuration normalises the stream itself.
         positions: how many tokens a model of this configuration can read.
         optional: modules of the model without a head that a checkpoint need not hold, such as a
             pooler; where it does not, they are drawn and trained like a head.
+        no_shortcuts: why a layer cannot have shortcuts; None where it can.
+        beside_tokens: whether projections map something beside the tokens of a batch, which has no
+            part for each of the batches that lie one behind the other in it.
     """
 
     model_type: str
     layers: str
     projections: Mapping[str, str]
-    parts: type[Parts]
+    parts: type[Parts] | None
     post_norm: Callable[[PretrainedConfig], bool]
     positions: Callable[[PretrainedConfig], int]
     optional: tuple[str, ...] = ()
+    no_shortcuts: str | None = None
+    beside_tokens: bool = False
 
 
 _registered: dict[str, Family] = {}

@@ -140,7 +140,7 @@ def places(model: ModelConfig, space: SearchSpaceConfig) -> dict[Site, Shape]:
 def shortcuts_problem(model: ModelConfig) -> str | None:
     """Why the model cannot have shortcuts; None where it can."""
     try:
-        check_shortcuts(settings(model))
+        check_shortcuts(settings(model), family(model))
     except ModelError as error:
         return str(error)
     return None
