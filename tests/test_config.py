@@ -20,6 +20,13 @@ FAMILY = {
     "opt_125m": "opt-pre-norm",
     "minilm": "bert",
     "roberta_base": "roberta",
+    "deberta_v3_base": "deberta",
+    "gemma_3_1b": "gemma3",
+    "llama_3_2_1b": "llama",
+    "opt_1_3b": "opt-pre-norm",
+    "opt_6_7b": "opt-pre-norm",
+    "qwen3_0_6b": "qwen3",
+    "qwen3_8b": "qwen3",
 }
 """For each model of the hub under conf/model, the tiny checkpoint that stands in for it."""
 
