@@ -204,7 +204,7 @@ def _load(
     task, splits = config.task.build(), sources.load_splits(config.task)
     if config.training.limit_examples is not None:
         splits["train"] = splits["train"].limited(config.training.limit_examples)
-    loaded = checkpoints.load(config.model, task, config.seed)
+    loaded = checkpoints.load(config.model, task, config.seed, config.device)
     origin = _origin(config, loaded, splits)
     record.add_provenance(**origin)
     manager.facts |= _facts(config, origin)

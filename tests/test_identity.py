@@ -131,6 +131,7 @@ SHAPING = [
     "scheduler.warmup=0.1",
     "training.group_by_length=true",
     "training.tf32=true",
+    "model.attn_implementation=eager",
 ]
 """For each key of a run but those of `tracking`, a value other than that of `house`."""
 
@@ -201,6 +202,7 @@ def test_every_key_is_in_a_list_above(house: DictConfig) -> None:
     names |= {"optimizer.kind"}  # of another optimizer in test_optimizers.py
     # A folder has neither; without one, what they name is found by the hub.
     names |= {"model.revision", "task.revision"}
+    names |= {"model.dtype", "model.quantization"}  # in test_storage.py
     names |= {"task.planting"}  # of the planted task in test_planted.py
     listed = {change.partition("=")[0] for change in [*IGNORED, *SHAPING]}
     assert {key for key in keys if not key.startswith("tracking.")} == listed | names

@@ -13,6 +13,7 @@ from heterolora.architectures.family import (
     register,
 )
 from heterolora.architectures.loading import Headed, Loaded, folder_of, load_pretrained
+from heterolora.architectures.storage import Storage
 from heterolora.architectures.wiring import wire
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Headed",
     "Loaded",
     "Parts",
+    "Storage",
     "adapt",
     "check_without_shortcuts",
     "family_named",

@@ -125,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
         moved = config.model.model_copy(update={"path": asked.model, "revision": None})
         config = config.model_copy(update={"model": moved})
     task = config.task.build()
-    loaded = checkpoints.load(config.model, task, config.seed)
+    loaded = checkpoints.load(config.model, task, config.seed, config.device)
     write, code, library = TARGETS[asked.to]
     options = dict(task.model_options)
     if config.model.revision is not None:

@@ -63,11 +63,16 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """Which checkpoint: a hub name, or a local directory in Hugging Face format."""
+    """Which checkpoint, a hub name or a local directory in Hugging Face format; how it is kept."""
 
     name: str = Field(min_length=1, examples=["facebook/opt-350m"])
     path: str | None = Field(examples=["path/to/model"])
     revision: str | None = Field(examples=["main"])
+    dtype: Literal["fp32", "bf16"] = Field(default="fp32", examples=["bf16"])
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = Field(
+        default=None, examples=["sdpa"]
+    )
+    quantization: Literal["8bit", "4bit"] | None = Field(default=None, examples=["4bit"])
 
     @property
     def where(self) -> str:
