@@ -213,7 +213,7 @@ def _load(
         splits["test"] = sources.load_test(config.task, config.evaluation.test)
     if config.training.limit_examples is not None:
         splits["train"] = splits["train"].limited(config.training.limit_examples)
-    loaded = checkpoints.load(config.model, task, config.seed)
+    loaded = checkpoints.load(config.model, task, config.seed, config.device)
     origin = _origin(config, loaded, splits)
     record.add_provenance(**origin)
     manager.facts |= _facts(config, origin)

@@ -20,6 +20,13 @@ FAMILY = {
     "opt_125m": "opt-pre-norm",
     "minilm": "bert",
     "roberta_base": "roberta",
+    "deberta_v3_base": "deberta",
+    "gemma_3_1b": "gemma3",
+    "llama_3_2_1b": "llama",
+    "opt_1_3b": "opt-pre-norm",
+    "opt_6_7b": "opt-pre-norm",
+    "qwen3_0_6b": "qwen3",
+    "qwen3_8b": "qwen3",
 }
 """For each model of the hub under conf/model, the tiny checkpoint that stands in for it."""
 
@@ -211,7 +218,7 @@ def test_a_family_that_cannot_be_wired(house: DictConfig, tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     (line,) = problems(edited(house, f"model.path={tmp_path}"))
     assert line.startswith(f"model.path={tmp_path}: is a 'gpt2' model")
-    assert "choose one of the families bert, gemma, llama, mistral, opt, " in line
+    assert "choose one of the families bert, deberta-v2, gemma, gemma2, " in line
 
 
 def test_a_device_that_the_machine_lacks(house: DictConfig) -> None:

@@ -132,6 +132,7 @@ SHAPING = [
     "scheduler.warmup=0.1",
     "training.group_by_length=true",
     "training.tf32=true",
+    "model.attn_implementation=eager",
 ]
 """For each key of a run but those of `tracking`, a value other than that of `house`."""
 
@@ -203,6 +204,7 @@ def test_every_key_is_in_a_list_above(house: DictConfig) -> None:
     names |= {"task.held_out"}  # of a task without a validation split in test_language_runs.py
     # A folder has neither; without one, what they name is found by the hub.
     names |= {"model.revision", "task.revision"}
+    names |= {"model.dtype", "model.quantization"}  # in test_storage.py
     names |= {"task.planting"}  # of the planted task in test_planted.py
     listed = {change.partition("=")[0] for change in [*IGNORED, *SHAPING]}
     assert {key for key in keys if not key.startswith("tracking.")} == listed | names

@@ -78,7 +78,7 @@ def test_peft_computes_the_same(
     assert sorted(config["target_modules"]) == sorted(found)
 
     merged = model.merge_and_unload()
-    assert (logits(merged) - logits(adapters.model)).abs().max() <= 1e-6
+    assert (logits(merged) - logits(adapters.model)).abs().max() <= 2e-6
 
 
 SCRIPT = """

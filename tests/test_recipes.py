@@ -16,10 +16,17 @@ from heterolora.errors import ConfigError
 Recipe = tuple[int, int, float, int]
 
 DEFAULTS: dict[str, Recipe] = {
+    "deberta_v3_base": (7, 32, 5e-4, 256),
+    "gemma_3_1b": (3, 4, 2e-4, 512),
+    "llama_3_2_1b": (3, 32, 3e-4, 512),
     "minilm": (5, 16, 1e-3, 128),
+    "opt_1_3b": (3, 16, 2e-4, 512),
     "opt_125m": (10, 8, 4e-4, 512),
     "opt_350m": (20, 8, 2e-4, 512),
+    "opt_6_7b": (3, 16, 2e-4, 512),
     "opt_starter": (5, 16, 1e-3, 128),
+    "qwen3_0_6b": (3, 16, 1e-4, 512),
+    "qwen3_8b": (3, 16, 3e-4, 512),
     "roberta_base": (10, 16, 5e-4, 512),
 }
 EXCEPTIONS: dict[tuple[str, str], Recipe] = {

@@ -14,6 +14,7 @@ from heterolora.architectures.family import (
 )
 from heterolora.architectures.loading import Headed, Loaded, folder_of, load_pretrained
 from heterolora.architectures.packed_rows import separate
+from heterolora.architectures.storage import Storage
 from heterolora.architectures.wiring import wire
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Headed",
     "Loaded",
     "Parts",
+    "Storage",
     "adapt",
     "check_without_shortcuts",
     "family_named",

@@ -119,9 +119,14 @@ def merge(model: PreTrainedModel, path: str | Path) -> None:
         path: as `load` takes it.
 
     Raises:
-        ModelError: if there is no such file, it does not fit the model, or it has what no weight
-            of the model can hold: shortcuts.
+        ModelError: if there is no such file, it does not fit the model, its weights are quantised,
+            or it has what no weight of the model can hold: shortcuts.
     """
+    if getattr(model, "is_quantized", False):
+        raise ModelError(
+            "the model's weights are quantised, and what is added to them would be rounded away; "
+            "merge into the model without quantisation (model.quantization=null)"
+        )
     saved, family = read_saved(model, path), family_of(model)
     check_without_shortcuts(saved.space, saved.ranks, model, family, "a merged model")
     with torch.no_grad():

@@ -55,7 +55,7 @@ class Family:
         model_type: the `model_type` of its `config.json`.
         layers: the list of layers, from the model without a head (`model.base_model`).
         projections: for each role, the linear layer, from a layer.
-        parts: the parts of a layer.
+        parts: the parts of a layer; None where it cannot have shortcuts.
         post_norm: whether a model of this configuration normalises the stream itself.
         positions: how many tokens a model of this configuration can read.
         optional: modules of the model without a head that a checkpoint need not hold, such as a
@@ -63,17 +63,22 @@ class Family:
         decoder: whether its models read from left to right, and so can predict the next token.
         separate: has a model whose attention does not do so by itself keep apart the examples of a
             packed row, by their `position_ids`.
+        no_shortcuts: why a layer cannot have shortcuts; None where it can.
+        beside_tokens: whether projections map something beside the tokens of a batch, which has no
+            part for each of the batches that lie one behind the other in it.
     """
 
     model_type: str
     layers: str
     projections: Mapping[str, str]
-    parts: type[Parts]
+    parts: type[Parts] | None
     post_norm: Callable[[PretrainedConfig], bool]
     positions: Callable[[PretrainedConfig], int]
     optional: tuple[str, ...] = ()
     decoder: bool = True
     separate: Callable[[nn.Module], None] = as_it_is
+    no_shortcuts: str | None = None
+    beside_tokens: bool = False
 
 
 _registered: dict[str, Family] = {}

@@ -51,7 +51,7 @@ def wire(
         if space.has(Site(index, role))
     }
     if space.shortcuts:
-        check_shortcuts(model.config)
+        check_shortcuts(model.config, family)
         adapters |= _stack(model, family, layers, space, seed)
     Unpadding(model, list(layers_of(model, family)))
     listed = sorted(adapters, key=lambda site: (site.layer, ROLES.index(site.role)))
@@ -79,12 +79,18 @@ def _check_roles(space: Space, family: Family) -> None:
                 raise ModelError(f"{name}: {role}={capacity}: the rank must be at least 1")
 
 
-def check_shortcuts(config: PretrainedConfig) -> None:
-    """Refuse a model whose own loop treats its layers unequally, which a stack cannot.
+def check_shortcuts(config: PretrainedConfig, family: Family) -> None:
+    """Refuse a model whose layers have no place for them, or whose own loop treats them unequally.
 
     Raises:
-        ModelError: with the setting of the model that stands in the way.
+        ModelError: with what stands in the way.
     """
+    if family.parts is None:
+        raise ModelError(
+            f"search_space.shortcuts: {config.model_type} models cannot have shortcuts, because "
+            f"{family.no_shortcuts}; leave them out with search_space.shortcuts=[], or choose "
+            "another model"
+        )
     settings = {
         name: getattr(config, name, None)
         for name in ("layer_types", "layerdrop", "add_cross_attention")
@@ -125,6 +131,7 @@ def _stack(
     model: PreTrainedModel, family: Family, layers: list[nn.Module], space: Space, seed: int
 ) -> dict[Site, LowRank]:
     """Put blocks in the place of the model's layers; returns their adapters."""
+    assert family.parts is not None  # check_shortcuts
     block = PostNormBlock if family.post_norm(model.config) else PreNormBlock
     width = model.config.hidden_size
     adapters: dict[Site, LowRank] = {}

@@ -67,7 +67,8 @@ class TrainedRun:
         Raises:
             ModelError: if it cannot be had.
         """
-        return checkpoints.load(self.config.model, self.config.task.build(), self.config.seed)
+        config = self.config
+        return checkpoints.load(config.model, config.task.build(), config.seed, config.device)
 
     def adapters(self, loaded: Loaded) -> Adapters:
         """Put what the run has trained, by whichever method, on its model, in place.

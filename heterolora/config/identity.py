@@ -33,6 +33,7 @@ of it than another machine would."""
 _SAMPLED = {"source": "probe", "observe_every": 16}
 
 ADDED_LATER: Mapping[str, Any] = {
+    "model": {"dtype": "fp32", "attn_implementation": None, "quantization": None},
     "method": {"name": "heterolora", "kind": "heterolora"},
     "optimizer": {"kind": "adamw"},
     "scheduler": {"name": "constant", "warmup": 0.0},
@@ -63,7 +64,7 @@ ADDED_LATER_TO: Mapping[tuple[str, str], Mapping[str, Any]] = {
 """The same, of the one member of a section."""
 
 BY_FINGERPRINT: Mapping[str, Any] = {
-    "model": True,
+    "model": dict.fromkeys(("name", "path", "revision"), True),
     "task": dict.fromkeys(
         ("source", "subset", "path", "revision", "planting", "train_split", "validation_split"),
         True,
@@ -73,12 +74,15 @@ BY_FINGERPRINT: Mapping[str, Any] = {
 
 
 def without(values: Mapping[str, Any], apart: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested plain values, but for those that `apart` marks with True."""
+    """Nested plain values, but for those that `apart` marks with True, and what that empties."""
     kept: dict[str, Any] = {}
     for key, value in values.items():
         here = apart.get(key, apart.get(EVERY, {}))
-        if here is not True:
-            kept[key] = without(value, here) if isinstance(value, Mapping) else value
+        if here is True:
+            continue
+        left = without(value, here) if isinstance(value, Mapping) else value
+        if left != {} or value == {}:
+            kept[key] = left
     return kept
 
 

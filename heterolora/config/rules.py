@@ -27,6 +27,9 @@ from heterolora.config.schema import (
 from heterolora.config.validation import Rule
 from heterolora.files import split_files
 
+TRAIN_WHAT_IS_KEPT = ("full", "bitfit")
+"""Methods that train parameters of the model itself."""
+
 
 def task_fits_itself(task: TaskConfig) -> Iterable[str]:
     """What a kind of task asks of its own settings."""
@@ -212,6 +215,22 @@ def selection_for_search(
         yield f"selection=null: strategy={strategy.name} needs one; choose it with selection=top"
 
 
+def frozen_is_frozen(model: ModelConfig, method: MethodConfig) -> Iterable[str]:
+    """What is trained is kept in fp32."""
+    if method.kind not in TRAIN_WHAT_IS_KEPT:
+        return
+    if model.quantization is not None:
+        yield (
+            f"model.quantization={model.quantization}: method={method.name} trains the model's own "
+            "parameters; set model.quantization=null, or choose method=heterolora"
+        )
+    if model.dtype != "fp32":
+        yield (
+            f"model.dtype={model.dtype}: method={method.name} trains the model's own parameters, "
+            "in fp32; set model.dtype=fp32, or choose method=heterolora"
+        )
+
+
 def shortcuts_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Iterable[str]:
     """Only this project's adapters go on shortcuts."""
     if space.shortcuts and method.kind != "heterolora":
@@ -262,6 +281,7 @@ def trackers_are_installed(tracking: dict[str, TrackerConfig]) -> Iterable[str]:
 
 
 RULES: tuple[Rule, ...] = (
+    frozen_is_frozen,
     shortcuts_for_method,
     exclusions_for_method,
     task_fits_itself,

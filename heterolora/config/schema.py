@@ -64,7 +64,7 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """Which checkpoint: a hub name, or a local directory in Hugging Face format."""
+    """Which checkpoint, a hub name or a local directory in Hugging Face format; how it is kept."""
 
     name: str = Field(min_length=1, examples=["facebook/opt-350m"])
     """Name on the Hugging Face Hub, or what to call the model of path."""
@@ -72,6 +72,14 @@ class ModelConfig(Section):
     """Directory of a checkpoint in Hugging Face format, instead of the hub."""
     revision: str | None = Field(examples=["main"])
     """Branch, tag or commit on the hub."""
+    dtype: Literal["fp32", "bf16"] = Field(default="fp32", examples=["bf16"])
+    """Number format of the frozen weights; adapters and head are fp32."""
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = Field(
+        default=None, examples=["sdpa"]
+    )
+    """Attention kernel; null: what Transformers chooses."""
+    quantization: Literal["8bit", "4bit"] | None = Field(default=None, examples=["4bit"])
+    """Quantize the frozen weights with bitsandbytes, on an NVIDIA GPU."""
 
     @property
     def where(self) -> str:
