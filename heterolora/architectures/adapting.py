@@ -129,10 +129,12 @@ def merge(model: PreTrainedModel, path: str | Path) -> None:
         )
     saved, family = read_saved(model, path), family_of(model)
     check_without_shortcuts(saved.space, saved.ranks, model, family, "a merged model")
+    rows = family.rows(model.config)
     with torch.no_grad():
         for site, rank in saved.ranks.items():
             if rank:
-                weight = model.get_submodule(projection_name(model, family, site)).weight
+                whole = model.get_submodule(projection_name(model, family, site)).weight
+                weight = whole[slice(*rows.get(site.role, (None,)))]
                 a, b = (saved.state["tensors"][f"{site}.{matrix}"] for matrix in "AB")
                 added = saved.space.scaling_of(site)(rank) * (b[:, :rank] @ a[:rank])
                 weight += added.to(weight)

@@ -4,7 +4,7 @@ import functools
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,8 @@ class Family:
         optional: modules of the model without a head that a checkpoint need not hold, such as a
             pooler; where it does not, they are drawn and trained like a head.
         no_shortcuts: why a layer cannot have shortcuts; None where it can.
+        rows: for each role whose projection is a part of its linear layer, in a model of this
+            configuration, the first of its output features, and the one after the last.
         beside_tokens: whether projections map something beside the tokens of a batch, which has no
             part for each of the batches that lie one behind the other in it.
     """
@@ -69,6 +71,7 @@ class Family:
     positions: Callable[[PretrainedConfig], int]
     optional: tuple[str, ...] = ()
     no_shortcuts: str | None = None
+    rows: Callable[[PretrainedConfig], Mapping[str, tuple[int, int]]] = lambda config: {}
     beside_tokens: bool = False
 
 
@@ -159,6 +162,28 @@ def projection_name(model: PreTrainedModel, family: Family, site: Site) -> str:
     """The name of the linear layer of a LoRA site, in a model that carries no adapters."""
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
     return f"{prefix}{family.layers}.{site.layer}.{family.projections[site.role]}"
+
+
+def check_whole(model: PreTrainedModel, family: Family, roles: Iterable[str], target: str) -> None:
+    """Refuse roles whose projection is a part of a linear layer.
+
+    Args:
+        model: of `family`.
+        family: where the projections are.
+        roles: of the sites that are meant.
+        target: what adapts whole layers alone.
+
+    Raises:
+        ModelError: with the first such role.
+    """
+    parts = family.rows(model.config)
+    for role in roles:
+        if role in parts:
+            raise ModelError(
+                f"{role}: is a part of {family.projections[role]} in a {family.model_type} model, "
+                f"and {target} adapts whole layers; use this library's adapters and "
+                "heterolora.save (--to heterolora)"
+            )
 
 
 def head_of(model: PreTrainedModel) -> tuple[nn.Parameter, ...]:
