@@ -89,6 +89,10 @@ def test_parts_of_a_layer_are_refused(
     with pytest.raises(ModelError, match=r"q: is a part of .*qkv") as refused:
         hl.to_peft(adapters, tmp_path)
     assert "\n" not in str(refused.value)
+    hl.save(adapters, tmp_path / "own")
+    merged = fresh(checkpoints[family])
+    hl.merge(merged, tmp_path / "own")
+    assert (logits(merged) - logits(adapters.model)).abs().max() <= 2e-6
     adapters = hl.adapt(fresh(checkpoints[family]), {"o": 2})
     for adapter in adapters.values():
         adapter.B.data.normal_(std=0.3)

@@ -138,6 +138,16 @@ def test_what_reads_or_trains_frozen_weights_is_refused(checkpoints, pairs) -> N
     )
 
 
+@pytest.mark.parametrize("method", ["dora", "eva", "adalora"])
+def test_a_method_of_peft_on_parts_of_a_layer_is_refused(method, checkpoints, pairs) -> None:
+    folder = f"model.path={checkpoints['modernbert']}"
+    house = ["device=cpu", "tracking=local", "task=rte", f"task.path={pairs}", folder]
+    (line,) = problems(composed(*house, f"method={method}"))
+    assert line.startswith(f"method={method}: adapts whole layers, and q, v of a modernbert model")
+    prepare(composed(*house, f"method={method}", "search_space.projections=[o,down]"))
+    prepare(composed(*house, "method=prefix"))
+
+
 @pytest.mark.parametrize("family", ["gemma2", "deberta"])
 def test_an_attention_that_a_model_has_not_is_refused(family, checkpoints, house) -> None:
     path = f"model.path={checkpoints[family]}"

@@ -79,7 +79,7 @@ def test_parts_of_a_layer_have_ranks_and_no_config_of_peft(
     found = hl.suggest(classifier(checkpoints[family]), batches(), budget_rank=2)
     assert {site.role for site in found.ranks} == {"q", "v"}
     assert found.allocation.parameters == pytest.approx(found.budget, rel=0.4)
-    with pytest.raises(ModelError, match=r"[qv]: is a part of .*qkv.* adapts whole layers") as told:
+    with pytest.raises(ModelError, match=r"[qv]: is a part of .*qkv.* PEFT adapts whole") as told:
         found.to_peft()
     assert "\n" not in str(told.value)
 

@@ -42,8 +42,8 @@ def adapt(
     does (paper, Appendix D).
 
     Args:
-        model: of the families BERT, RoBERTa, OPT, Llama, Mistral, Qwen 2, Qwen 3 or Gemma, with or
-            without a task head.
+        model: of a family in `FAMILIES` (BERT, RoBERTa, DeBERTa, ModernBERT, OPT, Llama, Mistral,
+            Qwen 2 and 3, Gemma 1 to 3, Phi, Phi-3), with or without a task head.
         lora: the rank of the adapters at each role: `q`, `k`, `v`, `o`, `up`, `down`, `gate`.
         shortcuts: the rank of the adapters at each shortcut role: `res1`, `res2`, `in`, `cut`.
         seed: of the initial weights, of proxies that draw weights, and of tie-breaking.

@@ -164,25 +164,24 @@ def projection_name(model: PreTrainedModel, family: Family, site: Site) -> str:
     return f"{prefix}{family.layers}.{site.layer}.{family.projections[site.role]}"
 
 
-def check_whole(model: PreTrainedModel, family: Family, roles: Iterable[str], target: str) -> None:
-    """Refuse roles whose projection is a part of a linear layer.
+def check_whole(config: PretrainedConfig, family: Family, roles: Iterable[str]) -> None:
+    """Refuse roles whose projection is a part of a linear layer, for PEFT adapts whole ones.
 
     Args:
-        model: of `family`.
+        config: of a model of `family`.
         family: where the projections are.
         roles: of the sites that are meant.
-        target: what adapts whole layers alone.
 
     Raises:
         ModelError: with the first such role.
     """
-    parts = family.rows(model.config)
+    parts = family.rows(config)
     for role in roles:
         if role in parts:
             raise ModelError(
                 f"{role}: is a part of {family.projections[role]} in a {family.model_type} model, "
-                f"and {target} adapts whole layers; use this library's adapters and "
-                "heterolora.save (--to heterolora)"
+                "and PEFT adapts whole layers; use heterolora.adapt and heterolora.save "
+                "(method=heterolora, --to heterolora)"
             )
 
 

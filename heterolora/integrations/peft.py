@@ -96,7 +96,7 @@ def to_peft(
     """
     model, family = adapters.model, family_of(adapters.model)
     check_without_shortcuts(adapters.space, adapters.ranks, model, family, "PEFT")
-    check_whole(model, family, [s.role for s, rank in adapters.ranks.items() if rank], "PEFT")
+    check_whole(model.config, family, [s.role for s, r in adapters.ranks.items() if r])
     factors = {}
     for site, rank in adapters.ranks.items():
         if rank:

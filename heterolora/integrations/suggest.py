@@ -76,7 +76,7 @@ class Suggestion:
             ValueError: for an option that the allocation decides, such as `r`.
         """
         family = family_of(self.model)
-        check_whole(self.model, family, [s.role for s, r in self.ranks.items() if r], "PEFT")
+        check_whole(self.model.config, family, [s.role for s, r in self.ranks.items() if r])
         names = {s: projection_name(self.model, family, s) for s, r in self.ranks.items() if r}
         return lora_config(
             self.model,

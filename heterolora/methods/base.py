@@ -28,6 +28,11 @@ class Method(Settings, ABC):
 
     allocates: ClassVar[bool] = False
 
+    @property
+    def targets_layers(self) -> bool:
+        """Whether it has PEFT adapt the linear layers of the search space."""
+        return False
+
     @abstractmethod
     def apply(self, given: "Given") -> Adapters:
         """Prepare the model, in place.
@@ -70,7 +75,7 @@ class Given:
             ModelError: if a role is a part of one.
         """
         loaded = self.loaded
-        check_whole(loaded.model, loaded.family, self.space.lora, "this method")
+        check_whole(loaded.model.config, loaded.family, self.space.lora)
         layers = range(len(layers_of(loaded.model, loaded.family)))
         sites = (Site(layer, role) for layer in layers for role in self.space.lora)
         return [projection_name(loaded.model, loaded.family, site) for site in sites]
