@@ -30,8 +30,12 @@ from transformers import (
     LlamaForSequenceClassification,
     MistralConfig,
     MistralForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
     OPTConfig,
     OPTForSequenceClassification,
+    Phi3Config,
+    Phi3ForSequenceClassification,
     PhiConfig,
     PhiForSequenceClassification,
     PreTrainedModel,
@@ -105,6 +109,12 @@ _DEBERTA = {  # as microsoft/deberta-v3-base has it, but for the sizes
     "position_biased_input": False,
     "type_vocab_size": 0,
 }
+_MODERNBERT = {
+    "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+    "local_attention": 4,
+    "cls_token_id": 0,
+    "sep_token_id": 2,
+}
 
 
 def uneven(model: PreTrainedModel) -> PreTrainedModel:
@@ -135,13 +145,20 @@ MODELS = {
     "deberta": lambda: uneven(
         DebertaV2ForSequenceClassification(DebertaV2Config(**_BERT, **_DEBERTA, **_SHARED))
     ),
+    "phi3": lambda: Phi3ForSequenceClassification(Phi3Config(**_PHI, **_SHARED, resid_pdrop=0.1)),
+    "modernbert": lambda: uneven(
+        ModernBertForSequenceClassification(ModernBertConfig(**_BERT, **_MODERNBERT, **_SHARED))
+    ),
 }
 """For each family, a small model with random weights: three layers of width 16."""
 
-ENCODERS = ("bert", "roberta", "deberta")
+ENCODERS = ("bert", "roberta", "deberta", "modernbert")
 """Those that are no decoders."""
 
-LORA_ONLY = ("gemma3", "phi", "deberta")
+FUSED = ("phi3", "modernbert")
+"""Those whose queries, keys and values are parts of one layer."""
+
+LORA_ONLY = ("gemma3", "phi", "deberta", "modernbert")
 """Those that cannot have shortcuts: Gemma 3 here, for its layers differ in what they attend to."""
 
 WITH_SHORTCUTS = [name for name in MODELS if name not in LORA_ONLY]

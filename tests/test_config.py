@@ -21,6 +21,7 @@ FAMILY = {
     "minilm": "bert",
     "roberta_base": "roberta",
     "deberta_v3_base": "deberta",
+    "modernbert_base": "modernbert",
     "gemma_3_1b": "gemma3",
     "llama_3_2_1b": "llama",
     "opt_1_3b": "opt-pre-norm",

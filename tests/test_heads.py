@@ -102,7 +102,7 @@ def test_zero_adapters_change_no_bit_and_off_equals_absent(head, family, stacked
 
 
 TRAINED = {
-    "classification": ("score.", "classifier.", "pooler."),
+    "classification": ("score.", "classifier.", "pooler.", "head."),
     "tokens": ("score.", "classifier."),
     "question": ("qa_outputs.",),
     "choice": ("classifier.",),

@@ -37,7 +37,9 @@ def test_a_finite_score_for_each_site(name, family, checkpoints, pairs) -> None:
     scores = here.scores(configured(name))
     assert list(scores) == list(here.adapters.sites)
     assert all(math.isfinite(score) and score >= 0 for score in scores.values())
-    assert len(set(scores.values())) == DISTINCT.get(name, len(scores))
+    # ModernBERT's norms have no bias, so that SYNFLOW's input of ones, which they centre, is zero.
+    same = (name, family) == ("synflow", "modernbert")
+    assert len(set(scores.values())) == (1 if same else DISTINCT.get(name, len(scores)))
 
 
 def hooks_of(model: nn.Module) -> list[tuple[int, ...]]:

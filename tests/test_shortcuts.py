@@ -493,6 +493,7 @@ def test_a_family_without_a_place_for_them_is_refused(family, checkpoints) -> No
         "gemma3": "layer_types",
         "phi": "because attention and FFN stand side by side",
         "deberta": "because the encoder collects the streams",
+        "modernbert": "because the model asks each of its layers",
     }
     with pytest.raises(ModelError, match=why[family]) as refused:
         architectures.wire(loaded.model, loaded.family, space(), (), seed=0)

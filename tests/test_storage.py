@@ -54,6 +54,28 @@ def test_frozen_weights_in_bf16_train_adapters_and_head_in_fp32(family, checkpoi
         assert tensor.grad.any() != name.endswith(".A"), name  # B is zero
 
 
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+@pytest.mark.parametrize("family", ["roberta", "llama", "deberta", "modernbert"])
+def test_quantised_weights_train_adapters_and_a_whole_head(
+    quantization, family, checkpoints
+) -> None:
+    """Also on a CPU, where the configuration refuses it: bitsandbytes is slow there."""
+    pytest.importorskip("bitsandbytes")
+    adapters = kept(checkpoints[family], dtype="bf16", quantization=quantization, device="cpu")
+    kind = {"8bit": "Linear8bitLt", "4bit": "Linear4bit"}[quantization]
+    assert {type(layer).__name__ for layer in adapters.linears.values()} == {kind}
+    trained = adapters.named_tensors()
+    assert {tensor.dtype for tensor in trained.values()} == {torch.float32}
+    exact = kept(checkpoints[family]).model(**rows()).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = adapters.model.train()(**rows()).logits  # without a shape that 4 bits need
+    torch.testing.assert_close(logits.float(), exact, rtol=0.2, atol=0.2)
+    F.cross_entropy(logits.float(), torch.tensor([0, 1])).backward()
+    for name, tensor in trained.items():
+        assert tensor.grad is not None, name
+        assert tensor.grad.any() != name.endswith(".A"), name
+
+
 def test_a_checkpoint_in_shards_is_that_in_one_file(checkpoints, tmp_path) -> None:
     whole = load(checkpoints["llama"])
     whole.model.base_model.save_pretrained(tmp_path, max_shard_size="4KB")
@@ -136,6 +158,16 @@ def test_what_reads_or_trains_frozen_weights_is_refused(checkpoints, pairs) -> N
     assert any(
         line.startswith("proxy=synflow: computes with the model's weights") for line in lines
     )
+
+
+@pytest.mark.parametrize("method", ["dora", "eva", "adalora"])
+def test_a_method_of_peft_on_parts_of_a_layer_is_refused(method, checkpoints, pairs) -> None:
+    folder = f"model.path={checkpoints['modernbert']}"
+    house = ["device=cpu", "tracking=local", "task=rte", f"task.path={pairs}", folder]
+    (line,) = problems(composed(*house, f"method={method}"))
+    assert line.startswith(f"method={method}: adapts whole layers, and q, v of a modernbert model")
+    prepare(composed(*house, f"method={method}", "search_space.projections=[o,down]"))
+    prepare(composed(*house, "method=prefix"))
 
 
 @pytest.mark.parametrize("family", ["gemma2", "deberta"])

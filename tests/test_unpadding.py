@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MODELS
+from conftest import ENCODERS, MODELS
 from hypothesis import given
 from hypothesis import strategies as st
 from support import load, randomise, space
@@ -86,8 +86,10 @@ def test_logits_and_gradients_are_those_with_padding(
     family, renormalize, checkpoints, layouts
 ) -> None:
     adapters = wired(checkpoints[family], renormalize)
+    # The norms of Gemma 3's queries and keys are in float32, and make gradients of up to 100 here.
+    close = 1e-3 if family == "gemma3" else 1e-5
     # BERT's head reads the first cell, which on the left is padding and not the same number.
-    for left in [False] if "bert" in family else [False, True]:
+    for left in [False] if family in ENCODERS else [False, True]:
         rows = batch(left)
         layouts.clear()
         plain = adapters.model(**rows).logits
@@ -101,7 +103,7 @@ def test_logits_and_gradients_are_those_with_padding(
         torch.testing.assert_close(found, plain, rtol=1e-6, atol=1e-6)
         for name, gradient in gradients(adapters, found).items():
             assert gradient.any(), name
-            torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=close)
 
 
 @pytest.mark.parametrize("family", EAGER)

@@ -4,7 +4,7 @@ import functools
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,8 @@ class Family:
         separate: has a model whose attention does not do so by itself keep apart the examples of a
             packed row, by their `position_ids`.
         no_shortcuts: why a layer cannot have shortcuts; None where it can.
+        rows: for each role whose projection is a part of its linear layer, in a model of this
+            configuration, the first of its output features, and the one after the last.
         beside_tokens: whether projections map something beside the tokens of a batch, which has no
             part for each of the batches that lie one behind the other in it.
     """
@@ -78,6 +80,7 @@ class Family:
     decoder: bool = True
     separate: Callable[[nn.Module], None] = as_it_is
     no_shortcuts: str | None = None
+    rows: Callable[[PretrainedConfig], Mapping[str, tuple[int, int]]] = lambda config: {}
     beside_tokens: bool = False
 
 
@@ -168,6 +171,27 @@ def projection_name(model: PreTrainedModel, family: Family, site: Site) -> str:
     """The name of the linear layer of a LoRA site, in a model that carries no adapters."""
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
     return f"{prefix}{family.layers}.{site.layer}.{family.projections[site.role]}"
+
+
+def check_whole(config: PretrainedConfig, family: Family, roles: Iterable[str]) -> None:
+    """Refuse roles whose projection is a part of a linear layer, for PEFT adapts whole ones.
+
+    Args:
+        config: of a model of `family`.
+        family: where the projections are.
+        roles: of the sites that are meant.
+
+    Raises:
+        ModelError: with the first such role.
+    """
+    parts = family.rows(config)
+    for role in roles:
+        if role in parts:
+            raise ModelError(
+                f"{role}: is a part of {family.projections[role]} in a {family.model_type} model, "
+                "and PEFT adapts whole layers; use heterolora.adapt and heterolora.save "
+                "(method=heterolora, --to heterolora)"
+            )
 
 
 def head_of(model: PreTrainedModel) -> tuple[nn.Parameter, ...]:

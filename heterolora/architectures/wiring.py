@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from heterolora.adapters import Adapters, LoRALinear, LowRank, Space
+from heterolora.adapters import Adapters, LoRALinear, LoRARows, LowRank, Space
 from heterolora.architectures.block import PostNormBlock, PreNormBlock, Stack
 from heterolora.architectures.family import Family, layers_of
 from heterolora.errors import ModelError
@@ -44,8 +44,9 @@ def wire(
     _check_roles(space, family)
     model.config.use_cache = False  # else decoders keep keys and values in every forward pass
     layers = list(layers_of(model, family))
+    rows = family.rows(model.config)
     adapters = {
-        Site(index, role): _beside(layer, family, Site(index, role), space, seed)
+        Site(index, role): _beside(layer, family, Site(index, role), space, seed, rows.get(role))
         for index, layer in enumerate(layers)
         for role in space.lora
         if space.has(Site(index, role))
@@ -116,14 +117,23 @@ def _adapter(site: Site, widths: tuple[int, int], space: Space, seed: int, like:
     )
 
 
-def _beside(layer: nn.Module, family: Family, site: Site, space: Space, seed: int) -> LowRank:
-    """Put an adapter beside a projection of `layer`."""
+def _beside(
+    layer: nn.Module,
+    family: Family,
+    site: Site,
+    space: Space,
+    seed: int,
+    rows: tuple[int, int] | None,
+) -> LowRank:
+    """Put an adapter beside a projection of `layer`, or beside the rows of one."""
     path = family.projections[site.role]
     base = layer.get_submodule(path)
-    assert isinstance(base, nn.Linear), f"{site} is a {type(base).__name__}"
-    widths = (base.in_features, base.out_features)
-    adapter = _adapter(site, widths, space, seed, base.weight)
-    layer.set_submodule(path, LoRALinear(base, adapter))
+    linear = base.linear if isinstance(base, LoRARows) else base
+    assert isinstance(linear, nn.Linear), f"{site} is a {type(linear).__name__}"
+    start, end = rows or (0, linear.out_features)
+    adapter = _adapter(site, (linear.in_features, end - start), space, seed, linear.weight)
+    beside = LoRALinear(linear, adapter) if rows is None else LoRARows(base, adapter, start)
+    layer.set_submodule(path, beside)
     return adapter
 
 

@@ -136,11 +136,13 @@ def places(model: ModelConfig, space: SearchSpaceConfig) -> dict[Site, Shape]:
     config = settings(model)
     layers = _skeleton(str(source(model)), model.revision, model.where)
     found: dict[Site, Shape] = {}
+    rows = known.rows(config)
     for index, layer in enumerate(layers.children()):
         for role in space.projections:
             linear = layer.get_submodule(known.projections[role])
             assert isinstance(linear, nn.Linear)
-            found[Site(index, role)] = Shape(linear.in_features, linear.out_features)
+            start, end = rows.get(role, (0, linear.out_features))
+            found[Site(index, role)] = Shape(linear.in_features, end - start)
         for shortcut in space.shortcuts:
             if shortcut != "cut" or index > 0:  # there is no attention below the first
                 found[Site(index, shortcut)] = Shape(config.hidden_size, config.hidden_size)

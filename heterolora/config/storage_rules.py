@@ -1,4 +1,4 @@
-"""The rules across sections of how the frozen weights of a model are kept."""
+"""The rules across sections of how the weights of a model are kept, and laid out."""
 
 import importlib.util
 from collections.abc import Iterable
@@ -9,9 +9,11 @@ from heterolora.config import checkpoints
 from heterolora.config.model_rules import device_exists
 from heterolora.config.schema import (
     Device,
+    MethodConfig,
     ModelConfig,
     Precision,
     ProxyConfig,
+    SearchSpaceConfig,
     StrategyConfig,
 )
 from heterolora.config.validation import Rule
@@ -72,6 +74,26 @@ def weights_are_numbers(
             )
 
 
+def whole_layers_for_peft(
+    model: ModelConfig, method: MethodConfig, space: SearchSpaceConfig
+) -> Iterable[str]:
+    """Methods of PEFT are for projections that are linear layers of their own."""
+    try:
+        if not method.build().targets_layers:
+            return
+        family = checkpoints.family(model)
+    except ModelError:
+        return  # said by model_is_usable, or when the method is applied
+    parts = family.rows(checkpoints.settings(model))
+    fused = [role for role in space.projections if role in parts]
+    if fused:
+        yield (
+            f"method={method.name}: adapts whole layers, and {', '.join(fused)} of a "
+            f"{family.model_type} model are parts of one; choose method=heterolora, or other "
+            "search_space.projections, such as [o,down]"
+        )
+
+
 def attention_is_there(model: ModelConfig, precision: Precision, device: Device) -> Iterable[str]:
     """The model has the attention that is asked for, and so has the machine."""
     asked = f"model.attn_implementation={model.attn_implementation}"
@@ -98,5 +120,6 @@ RULES: tuple[Rule, ...] = (
     bf16_needs_bf16,
     quantization_is_there,
     weights_are_numbers,
+    whole_layers_for_peft,
     attention_is_there,
 )

@@ -34,6 +34,11 @@ class AdaLoRA(Method):
     penalty: float = setting(0.5, help="weight of the penalty", ge=0)
     alpha: float = setting(16, help="factor by which the update is scaled", gt=0)
 
+    @property
+    def targets_layers(self) -> bool:
+        """It does."""
+        return True
+
     def apply(self, given: Given) -> Adapters:
         """Have PEFT prepare the model.
 

@@ -26,6 +26,11 @@ class Eva(Method):
     examples: int = setting(256, help="how many training examples to decompose the inputs of", gt=0)
     batch_size: int = setting(32, help="examples in a forward pass", gt=0)
 
+    @property
+    def targets_layers(self) -> bool:
+        """It does."""
+        return True
+
     def apply(self, given: Given) -> Adapters:
         """Decompose the inputs, and have PEFT prepare the model."""
         plain = {"_target_": "peft.LoraConfig", "target_modules": given.targets}

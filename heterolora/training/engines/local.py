@@ -114,8 +114,8 @@ class LocalEngine:
         """Whether a step cannot be made in one pass for many runs.
 
         One that is observed has no pass of its own there; a model without adapters trains what
-        such a pass would share; nor are parts of a step, or what is computed again, in it, heads
-        that are more than linear layers, or projections that map something beside tokens.
+        such a pass would share; nor are parts of a step, or what is computed again, in it; nor
+        what is not `shareable`.
         """
         return bool(
             self.observers
@@ -182,9 +182,12 @@ def eager(model: Any) -> Callable[..., Any]:
 def shareable(adapters: Adapters) -> bool:
     """Whether a pass can be of many runs that train what these train.
 
-    Their heads are to be linear layers, and their projections to map the tokens of each run alone.
+    Their heads are to be linear layers, and their projections to map the tokens of each run alone;
+    quantised layers keep a state that copies of a model do not share.
     """
     model = adapters.model
+    if getattr(model, "is_quantized", False):
+        return False
     heads = {name.rpartition(".")[0] for name in adapters.head}
     family = FAMILIES.get(model.config.model_type)
     return all(isinstance(model.get_submodule(name), nn.Linear) for name in heads) and not (
