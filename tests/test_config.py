@@ -16,6 +16,7 @@ from heterolora.config import prepare
 from heterolora.errors import ConfigError
 
 FAMILY = {
+    "auto": "bert",
     "opt_350m": "opt-post-norm",
     "opt_125m": "opt-pre-norm",
     "minilm": "bert",

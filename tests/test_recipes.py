@@ -16,6 +16,7 @@ from heterolora.errors import ConfigError
 Recipe = tuple[int, int, float, int]
 
 DEFAULTS: dict[str, Recipe] = {
+    "auto": (5, 16, 5e-4, 128),
     "deberta_v3_base": (7, 32, 5e-4, 256),
     "gemma_3_1b": (3, 4, 2e-4, 512),
     "llama_3_2_1b": (3, 32, 3e-4, 512),

@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,6 +24,7 @@ from heterolora.locations import CONF
 
 def main() -> int:
     """Do what the arguments of the process say; returns the exit code."""
+    sys.argv[1:] = map(at_home, sys.argv[1:])
     sys.modules[plugins.NAMESPACE] = plugins
     for plugin in (plugins.GridSweeper, plugins.PackedLauncher):
         Plugins.instance().register(plugin)
@@ -36,6 +38,12 @@ def main() -> int:
             on_hydra(task)()
 
     return report_errors(command)
+
+
+def at_home(argument: str) -> str:
+    """An argument in which ~ is the user's home: a shell leaves it alone behind a dotted key."""
+    key, equals, value = argument.partition("=")
+    return f"{key}={Path(value).expanduser()}" if equals and value.startswith("~/") else argument
 
 
 def task(cfg: DictConfig) -> float:

@@ -4,6 +4,7 @@ The sections of proxies, selections, strategies, tasks and trackers are derived 
 (`heterolora.config.plugins`), so that adding one is one file and one YAML.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NewType, Self
 
 from pydantic import (
@@ -80,6 +81,15 @@ class ModelConfig(Section):
     """Attention kernel; null: what Transformers chooses."""
     quantization: Literal["8bit", "4bit"] | None = Field(default=None, examples=["4bit"])
     """Quantize the frozen weights with bitsandbytes, on an NVIDIA GPU."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        """A directory without a name is called by its own."""
+        if not isinstance(given, dict) or given.get("name") is not None:
+            return given
+        path = given.get("path")
+        return {**given, "name": Path(path).name} if isinstance(path, str) else given
 
     @property
     def where(self) -> str:
