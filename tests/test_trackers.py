@@ -374,7 +374,10 @@ def test_a_package_that_is_missing_is_told_before_anything_is_loaded(
     [
         (["tracking=tensorbord"], "tracking=tensorbord: there is no such tracking; did you mean"),
         (["tracking=[csv,nope]"], "tracking=nope: there is no such tracking; choose one of csv,"),
-        (["tracking=null"], "tracking=null: there is no such tracking; choose one of csv, figures,"),
+        (
+            ["tracking=null"],
+            "tracking=null: there is no such tracking; choose one of csv, figures,",
+        ),
         (["tracking.project=x"], "tracking.project: unknown key; did you mean tracking.wandb.proj"),
         (
             ["tracking=mlflow", "tracking.mlflow.projct=x"],

@@ -16,7 +16,6 @@ from heterolora.config.schema import (
     EvaluationConfig,
     MethodConfig,
     ModelConfig,
-    ProxyConfig,
     RankBudgetConfig,
     SearchSpaceConfig,
     SelectionConfig,
@@ -249,26 +248,6 @@ def exclusions_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Ite
         )
 
 
-def synflow_of_choices(
-    task: TaskConfig,
-    strategy: StrategyConfig,
-    proxy: ProxyConfig | None,
-    importance: dict[str, ProxyConfig],
-) -> Iterable[str]:
-    """SYNFLOW's one input would be every choice of a query, of which a softmax has no gradient."""
-    if task.kind != "multiple_choice":
-        return
-    asked = {f"importance.{name}": other for name, other in importance.items()}
-    if proxy is not None and strategy.build().searches:
-        asked["proxy"] = proxy
-    for key, one in asked.items():
-        if one.name == "synflow" and getattr(one, "objective", None) == "loss":
-            yield (
-                f"{key}.objective=loss: has no gradient in task.kind={task.kind}, where SYNFLOW "
-                f"gives all choices one score; set {key}.objective=output"
-            )
-
-
 def trackers_are_installed(tracking: dict[str, TrackerConfig]) -> Iterable[str]:
     """What a run is followed with is there before it begins."""
     for name, section in tracking.items():
@@ -297,6 +276,5 @@ RULES: tuple[Rule, ...] = (
     whole_rank,
     whole_start,
     selection_for_search,
-    synflow_of_choices,
     trackers_are_installed,
 )

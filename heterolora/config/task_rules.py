@@ -42,4 +42,24 @@ def decoder_for_task(task: TaskConfig, model: ModelConfig) -> Iterable[str]:
         )
 
 
-RULES: tuple[Rule, ...] = (labels_for_proxy, decoder_for_task)
+def synflow_of_choices(
+    task: TaskConfig,
+    strategy: StrategyConfig,
+    proxy: ProxyConfig | None,
+    importance: dict[str, ProxyConfig],
+) -> Iterable[str]:
+    """SYNFLOW's one input would be every choice of a query, of which a softmax has no gradient."""
+    if task.kind != "multiple_choice":
+        return
+    asked = {f"importance.{name}": other for name, other in importance.items()}
+    if proxy is not None and strategy.build().searches:
+        asked["proxy"] = proxy
+    for key, one in asked.items():
+        if one.name == "synflow" and getattr(one, "objective", None) == "loss":
+            yield (
+                f"{key}.objective=loss: has no gradient in task.kind={task.kind}, where SYNFLOW "
+                f"gives all choices one score; set {key}.objective=output"
+            )
+
+
+RULES: tuple[Rule, ...] = (labels_for_proxy, synflow_of_choices, decoder_for_task)
