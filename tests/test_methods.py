@@ -189,6 +189,7 @@ def test_what_is_wrong_is_one_line(checkpoints: dict[str, Path], pairs: Path) ->
         applied("dora", path, pairs, "+method.config.nothing=1")
 
 
+@pytest.mark.slow
 def test_methods_of_a_sweep_in_one_pass_are_as_alone(
     command_line: CommandLine, tiny: list[str], tmp_path: Path
 ) -> None:

@@ -45,7 +45,13 @@ def recipe(cfg: DictConfig) -> Recipe:
     return training.epochs, training.batch_size, cfg.optimizer.learning_rate, cfg.task.max_length
 
 
-@pytest.mark.parametrize("model", sorted(file.stem for file in (CONF / "model").glob("*.yaml")))
+MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
+SPECIAL = {model for model, _ in EXCEPTIONS}
+
+
+@pytest.mark.parametrize(
+    "model", [m if m in SPECIAL else pytest.param(m, marks=pytest.mark.slow) for m in MODELS]
+)
 def test_every_model_has_its_recipe_for_every_task(model: str) -> None:
     for task in TASKS:
         found = recipe(composed(f"task={task}", f"model={model}"))  # in the order of a user
