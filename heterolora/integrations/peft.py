@@ -305,7 +305,8 @@ def places(model: PreTrainedModel) -> dict[str, Site]:
     sites = (
         Site(layer, role)
         for layer in range(len(layers_of(model, family)))
-        for role in family.projections.keys() - family.rows(model.config).keys()
+        for role in family.projections
+        if role not in family.rows(model.config)
     )
     return {projection_name(model, family, site): site for site in sites}
 
