@@ -5,7 +5,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.masking_utils import create_causal_mask
-from transformers.models.opt.modeling_opt import OPTDecoder
 
 from heterolora.architectures.family import Family, Parts, register
 
@@ -38,6 +37,9 @@ class OptParts(Parts):
 
 def separate(model: nn.Module) -> None:
     """Give OPT the mask of its packed rows, which it makes without asking for their positions."""
+    # OPT's code is loaded only where there is such a model.
+    from transformers.models.opt.modeling_opt import OPTDecoder
+
     for module in model.modules():
         if isinstance(module, OPTDecoder):
             module.register_forward_pre_hook(_masked, with_kwargs=True)
