@@ -138,6 +138,15 @@ def test_labels_of_tokens_are_checked() -> None:
         task.encode(many, tokenizer, 128, torch.device("cpu"))
 
 
+def test_a_loss_is_counted_by_its_labels() -> None:
+    """In parts of a batch too, whose share of the mean is by what the whole batch counts."""
+    task = TokenLabels(text="text", label="label", max_length=8)
+    batch = {"labels": torch.tensor([[0, 1, NONE], [NONE, 1, 1]])}
+    output = type("Output", (), {"logits": torch.zeros(2, 3, 5)})
+    _, count = task.loss(output, batch)
+    assert int(count) == int(task.count(batch)) == 4
+
+
 def test_accuracy_is_the_share_of_all_labels() -> None:
     task = TokenLabels(text="text", label="label", max_length=8)
     metric = task.metric()

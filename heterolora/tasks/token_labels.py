@@ -94,6 +94,10 @@ class TokenLabels(Task):
         """Cross-entropy of the labels, summed over all tokens that have one."""
         return token_cross_entropy(output, batch)
 
+    def count(self, batch: Batch) -> Tensor:
+        """The tokens that have a label."""
+        return (batch[LABELS] != NONE).sum()
+
     def metric(self) -> Metric:
         """Of all labels together."""
         return Agreement(self)
