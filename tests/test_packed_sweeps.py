@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from children import content
-from conftest import CommandLine
+from conftest import ROOT, CommandLine
 from safetensors.torch import load_file
 from test_loggers import items, kept_in, no_key  # noqa: F401
 
@@ -380,6 +383,22 @@ def test_what_a_pack_saved_can_be_taken_up_alone_and_the_other_way_round(
     assert done.code == 0, done.err
     assert resumed(tmp_path / "others") == {5}
     assert_close(runs(tmp_path / "others"), five)
+
+
+@pytest.mark.slow
+def test_after_a_signal_no_other_pack_begins(sweep: list[str], tmp_path: Path) -> None:
+    """Five packs, for batches are of five sizes, dealt to two processes."""
+    sizes = "training.batch_size=4,5,6,7,8"
+    many = [sizes, "training.epochs=2000", "hydra.launcher.n_jobs=2", "seed=0"]
+    arguments = [*sweep, *many, at(tmp_path / "runs"), PACKED]
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *arguments]
+    with subprocess.Popen(command, process_group=0, stdout=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 120
+        while len(list(tmp_path.rglob("metrics.jsonl"))) < 2 and time.monotonic() < until:
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(60) == 143
+    interrupted(tmp_path / "runs", 2)
 
 
 @pytest.mark.slow

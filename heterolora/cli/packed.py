@@ -64,8 +64,10 @@ def launch(config: DictConfig, jobs: Sequence[int], max_packed: int, n_jobs: int
             train(pack)
         return
     # A signal reaches the workers as well, which save their runs before they end.
-    with Signals():
-        errors = Parallel(n_jobs=n_jobs)(delayed(caught)(train, pack) for pack in packs)
+    with Signals() as signals:
+        left = (pack for pack in packs if not signals.waiting)  # none begins after a signal
+        parallel = Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch="n_jobs")
+        errors = parallel(delayed(caught)(train, pack) for pack in left)
     for error in filter(None, errors):
         raise error
 
