@@ -6,7 +6,8 @@ import pytest
 from conftest import CommandLine, composed
 from omegaconf import OmegaConf
 
-from heterolora.cli.help import allowed, options
+from heterolora.cli.compose import options
+from heterolora.cli.help import allowed
 from heterolora.config import Config, plugins
 from heterolora.records.read import flat
 

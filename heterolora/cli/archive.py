@@ -23,11 +23,7 @@ SUFFIX = ".jsonl"
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    assert __doc__ is not None
-    summary, examples = __doc__.split("\n\n", 1)
-    parser = Parser(
-        description=summary, epilog=examples, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("source", type=Path, help="a folder with runs, or an archive (.jsonl)")
     parser.add_argument("target", type=Path, help="an archive (.jsonl), or a folder for the runs")
     return parser.parse_args(arguments)
@@ -38,7 +34,8 @@ def main(arguments: Sequence[str]) -> None:
     asked = parsed(arguments)
     kinds = [path.suffix == SUFFIX for path in (asked.source, asked.target)]
     if kinds == [False, True]:
-        keep(asked.source, asked.target)
+        if not keep(asked.source, asked.target):
+            raise RecordError(f"{asked.source}: has no finished run; run an experiment first")
     elif kinds == [True, False]:
         put_back(asked.source, asked.target)
     else:
@@ -48,16 +45,16 @@ def main(arguments: Sequence[str]) -> None:
         )
 
 
-def keep(folder: Path, file: Path) -> None:
-    """Add the finished runs of a folder to an archive."""
+def keep(folder: Path, file: Path) -> bool:
+    """Add the finished runs of a folder to an archive; returns whether there is one."""
     runs, problems = load(folder)
     for problem in problems:
         print(problem, file=sys.stderr)
     finished = [run for run in runs if run.finished]
-    if not finished:
-        raise RecordError(f"{folder}: has no finished run; run an experiment first")
-    new = write_archive(file, finished)
-    print(f"{file}: {new} runs added; {file.stat().st_size:,} bytes")
+    if finished:
+        new = write_archive(file, finished)
+        print(f"{file}: {new} runs added; {file.stat().st_size:,} bytes")
+    return bool(finished)
 
 
 def put_back(file: Path, folder: Path) -> None:

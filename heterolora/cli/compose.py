@@ -67,7 +67,7 @@ def _not_one_choice(override: str) -> list[str]:
         values = [
             one for value in values for one in (value if isinstance(value, list) else [value])
         ]
-        known = _options(group)
+        known = options(group)
         wrong = [one for one in values if str(one) not in known]
         return [_no_such(group, "null" if one is None else str(one)) for one in wrong]
     if any(isinstance(value, list) for value in values):
@@ -79,12 +79,13 @@ def _not_one_choice(override: str) -> list[str]:
 def _no_such(group: str, value: str) -> str:
     from heterolora.config import suggestion  # and pydantic, which --help does without
 
-    return f"{group}={value}: there is no such {group}; {suggestion(value, _options(group))}"
+    return f"{group}={value}: there is no such {group}; {suggestion(value, options(group))}"
 
 
-def _options(group: str) -> list[str]:
+def options(group: str) -> list[str]:
+    """What can be chosen of a group; nothing where it is none."""
     files = (file.relative_to(CONF / group) for file in (CONF / group).rglob("*.yaml"))
-    return [str(file.with_suffix("")) for file in files if file.parts[0] != "base"]
+    return sorted(str(file.with_suffix("")) for file in files if file.parts[0] != "base")
 
 
 def check_command_line(arguments: Sequence[str]) -> None:
@@ -157,8 +158,8 @@ def _override_problem(override: str, chosen: Sequence[str], problem: Exception) 
 
     key, _, value = override.partition("=")
     key = key.lstrip("+~")
-    options = _options(key)
-    if options and value not in options:
+    known = options(key)
+    if known and value not in known:
         return _no_such(key, value)
     if "Could not override" in str(problem):
         known = _dotted(OmegaConf.to_container(compose("config", [*chosen])))

@@ -37,11 +37,7 @@ SHOTS = {"mmlu": 5}
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    assert __doc__ is not None
-    summary, examples = __doc__.split("\n\n", 1)
-    parser = Parser(
-        description=summary, epilog=examples, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = Parser(__doc__)
     add_arguments(parser)
     parser.add_argument("--task", required=True, help="a task of the harness, or several: a,b")
     parser.add_argument(

@@ -82,11 +82,7 @@ ANY = ("adapter_*", "adapters.safetensors", "model*.safetensors*", "config.json"
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    assert __doc__ is not None
-    summary, examples = __doc__.split("\n\n", 1)
-    parser = Parser(
-        description=summary, epilog=examples, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = Parser(__doc__)
     add_arguments(parser)
     parser.add_argument("out", type=Path, help="folder to write; files in it are replaced")
     parser.add_argument(

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from heterolora.cli.compose import HYDRA_VERSION
+from heterolora.cli.compose import HYDRA_VERSION, options
 from heterolora.config import Config, plugins
 from heterolora.locations import CONF
 
@@ -55,11 +55,6 @@ def show(overrides: Sequence[str], console: Console) -> None:
     for group, what in OTHER_GROUPS.items():
         console.print(Text(what, style="bold"))
         console.print(Padding(Text(" ".join(options(group))), (0, 0, 1, 2)))
-
-
-def options(group: str) -> list[str]:
-    """The options of a group."""
-    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
 def _values(cfg: DictConfig) -> dict[str, Any]:

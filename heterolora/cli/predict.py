@@ -42,11 +42,7 @@ from heterolora.training.precision import autocast_for, matmul_precision
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    assert __doc__ is not None
-    summary, examples = __doc__.split("\n\n", 1)
-    parser = Parser(
-        description=summary, epilog=examples, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = Parser(__doc__)
     add_arguments(parser)
     parser.add_argument("--split", help="of the task (default: the run's validation split)")
     parser.add_argument(

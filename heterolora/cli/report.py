@@ -36,15 +36,9 @@ EXPERIMENTS = CONF / "experiment"
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    assert __doc__ is not None
-    summary, examples = __doc__.split("\n\n", 1)
     known = experiments(EXPERIMENTS)
     titles = "".join(f"  {name:<14} {read(file).title}\n" for name, file in known.items())
-    parser = Parser(
-        description=summary,
-        epilog=f"tables:\n{titles}\nexamples:\n{examples}",
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
+    parser = Parser(__doc__, f"tables:\n{titles}\nexamples:\n")
     parser.add_argument(
         "folder",
         nargs="?",

@@ -44,9 +44,7 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    assert __doc__ is not None
-    summary, rest = __doc__.split("\n\n", 1)
-    parser = Parser(description=summary, epilog=rest, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser(__doc__)
     known = experiments(EXPERIMENTS)
     parser.add_argument("experiment", choices=known, metavar="EXPERIMENT", help=", ".join(known))
     parser.add_argument(
@@ -145,8 +143,7 @@ def kept(archives: Path, name: str) -> list[Path]:
 def keep(output: Path, archives: Path, name: str) -> None:
     """Add the finished runs of an experiment to its archives."""
     for folder in sorted(path for path in (output / name).glob("*") if path.is_dir()):
-        if any(run.finished for run in load(folder)[0]):
-            archive.keep(folder, archives / f"{name}-{folder.name}.jsonl")
+        archive.keep(folder, archives / f"{name}-{folder.name}.jsonl")
 
 
 def command(*arguments: str) -> int:

@@ -36,11 +36,7 @@ READERS: dict[str, Any] = {
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    assert __doc__ is not None
-    summary, examples = __doc__.split("\n\n", 1)
-    parser = Parser(
-        description=summary, epilog=examples, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("model", help="a folder in Hugging Face format, or a name at the hub")
     parser.add_argument("data", type=Path, help=f"a file of examples: {', '.join(READERS)}")
     parser.add_argument(

@@ -84,11 +84,8 @@ def _varying(settings: Iterable[Settings]) -> list[str]:
 
 def _named(arm: Arm) -> dict[str, Any]:
     """What an arm is named by."""
-    return {
-        key: value
-        for key, value in arm.settings.items()
-        if key not in CONTENTS and key.partition(".")[0] not in DATA
-    }
+    own = _apart_from_data(arm.settings)
+    return {key: value for key, value in own.items() if key not in CONTENTS}
 
 
 def _apart_from_data(settings: Settings) -> dict[str, Any]:
