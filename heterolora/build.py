@@ -8,16 +8,20 @@ import torch
 
 from heterolora.adapters import Adapters, Space
 from heterolora.allocation import Pool, enabled_rank, homogeneous_budget, make_pools
-from heterolora.architectures import Loaded
+from heterolora.architectures import Loaded, layers_of
 from heterolora.config import Config, checkpoints
 from heterolora.config.schema import SchedulerConfig
 from heterolora.methods.base import Given, Trained
+from heterolora.state import stateful
 from heterolora.strategies import Search
 from heterolora.tasks import Task
 from heterolora.tasks.encoded import Encoded
+from heterolora.training.agreement import SharedSearch
 from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.compiling import LENGTHS, compiled
 from heterolora.training.engines import LocalEngine
+from heterolora.training.engines.distributed import DistributedEngine
+from heterolora.training.engines.sharding import shard
 from heterolora.training.logging import Logger
 from heterolora.training.precision import autocast_for
 from heterolora.training.schedule import make_schedule
@@ -54,7 +58,9 @@ def build_space(config: Config) -> Space:
 
 def build_adapters(config: Config, loaded: Loaded, train: Encoded) -> Adapters:
     """What the method trains of the loaded model, which moves to its device."""
-    loaded.model.to(torch.device(config.device))
+    device = torch.device(config.device)
+    if config.engine != "sharded":  # whose layers go there one by one: it may not hold them all
+        loaded.model.to(device)
     given = Given(
         loaded=loaded,
         space=build_space(config),
@@ -64,6 +70,8 @@ def build_adapters(config: Config, loaded: Loaded, train: Encoded) -> Adapters:
         train=train,
     )
     adapters = config.method.build().apply(given)
+    if config.engine == "sharded":
+        shard(adapters, layers_of(loaded.model, loaded.family), device)
     start, ranks = config.strategy.build().start, config.rank_budget.ranks()
     if start is not None:
         adapters.apply({site: round(start * ranks[site.kind]) for site in adapters.sites})
@@ -88,7 +96,8 @@ def build_search(config: Config, adapters: Adapters, task: Task, train: Encoded)
     """What makes the searches; None under a strategy that makes none."""
     if config.proxy is None or config.selection is None:
         return None
-    return Search(
+    kind = Search if config.engine == "local" else SharedSearch
+    return kind(
         adapters=adapters,
         proxy=config.proxy.build(),
         examples=train,
@@ -111,7 +120,8 @@ def build_engine(
         # Transformers 6 has another name for it.
         enable = getattr(model, "activation_checkpointing_enable", None)
         (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    return LocalEngine(
+    kind = LocalEngine if config.engine == "local" else DistributedEngine
+    return kind(
         adapters,
         task,
         optimizer,
@@ -131,8 +141,8 @@ def build_trainer(
     splits: Mapping[str, Encoded],
     search: Search | None,
     logger: Logger,
-    weights: Path,
-    checkpoints: CheckpointManager,
+    weights: Path | None,
+    checkpoints: CheckpointManager | None,
     signals: Signals,
 ) -> Trainer:
     """The trainer of a run.
@@ -144,12 +154,12 @@ def build_trainer(
         splits: `train` and `validation`.
         search: what the strategy calls for.
         logger: told of everything.
-        weights: a folder for the best and the last weights.
-        checkpoints: keeps the state.
+        weights: a folder for the best and the last weights; None where another process keeps them.
+        checkpoints: keeps the state; None likewise.
         signals: that stop the run.
     """
     engine = build_engine(config, adapters, task, search)
-    files = WeightFiles(weights, adapters)
+    files = None if weights is None else WeightFiles(weights, adapters)
     trainer = Trainer(
         engine=engine,
         train=_batched(config, splits["train"]),
@@ -174,7 +184,8 @@ def build_trainer(
         trainer.schedule = make_schedule(
             config.scheduler.name, config.scheduler.warmup, trainer.total_steps
         )
-    checkpoints.stateful |= {"weights": files, "trainer": trainer}
+    if checkpoints is not None:
+        checkpoints.stateful |= stateful({"weights": files, "trainer": trainer})
     return trainer
 
 

@@ -278,7 +278,7 @@ def _memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _observing(key: str, proxy: ProxyConfig | None) -> tuple[str, str] | None:
+def observing(key: str, proxy: ProxyConfig | None) -> tuple[str, str] | None:
     """The setting by which a proxy observes training steps, and the remedy; None if it does not."""
     if proxy is None or not proxy.build().observes:
         return None
@@ -291,7 +291,7 @@ def _observing(key: str, proxy: ProxyConfig | None) -> tuple[str, str] | None:
 
 def observed_is_eager(training: TrainingConfig, proxy: ProxyConfig | None) -> Iterable[str]:
     """What observes training steps does not see into a compiled model."""
-    if training.compile and (found := _observing("proxy", proxy)):
+    if training.compile and (found := observing("proxy", proxy)):
         setting, remedy = found
         yield (
             f"{setting}: cannot see into the steps of training.compile=true; {remedy}, or set "
@@ -304,7 +304,7 @@ def observed_is_searched(
 ) -> Iterable[str]:
     """Scores of training steps need searches after the first, which no step precedes."""
     chosen = strategy.build()
-    found = _observing("proxy", proxy)
+    found = observing("proxy", proxy)
     if (
         found
         and chosen.searches
@@ -316,7 +316,7 @@ def observed_is_searched(
             "strategy=dynamic"
         )
     for name, other in importance.items():
-        if found := _observing(f"importance.{name}", other):
+        if found := observing(f"importance.{name}", other):
             setting, remedy = found
             yield f"{setting}: scores are taken before training; {remedy}"
 

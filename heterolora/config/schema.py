@@ -56,6 +56,10 @@ Precision = Literal["auto", "fp32", "bf16"]
 """The number format of forward passes."""
 
 
+Engine = Literal["local", "distributed", "sharded"]
+"""What trains: one process; several, each with the model; or several, each with a part of it."""
+
+
 class Section(BaseModel):
     """A frozen part of the configuration; a key it does not have is an error."""
 
@@ -277,6 +281,7 @@ class Config(Section):
     seed: int = Field(strict=True, ge=0, examples=[0])
     device: Device = Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", examples=["auto"])
     precision: Precision = Field(examples=["auto"])
+    engine: Engine = Field(default="local", examples=["distributed"])
     output: str = Field(min_length=1, examples=["outputs"])
     rerun: bool = Field(strict=True, examples=["true"])
     offline: bool = Field(strict=True, examples=["true"])

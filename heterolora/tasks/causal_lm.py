@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -85,6 +85,11 @@ class Perplexity(Metric):
         total, count = self.task.loss(output, batch)
         self.total += total.item()
         self.count += int(count)
+
+    def absorb(self, other: Self) -> None:
+        """Add its losses."""
+        self.total += other.total
+        self.count += other.count
 
     def compute(self) -> dict[str, float]:
         """The mean loss of a token, and its exponential; infinite where that overflows."""

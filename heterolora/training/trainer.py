@@ -184,7 +184,7 @@ class Trainer:
     def _pause(self, epoch: int) -> None:
         """Between two steps: save if it is time or a signal has come, which then has its way."""
         due = time.monotonic() - self._saved >= 60 * self.every_minutes
-        if due or self.signals.waiting:
+        if self.signals.waiting or due:  # in this order: some signals are asked for by others too
             self._save(epoch)
             self.signals.obey()
 
