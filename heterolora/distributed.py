@@ -5,6 +5,7 @@ the user. The others read data and model, start from the state that it tells the
 share of every step.
 """
 
+import logging
 import os
 import traceback
 from collections.abc import Iterator
@@ -128,6 +129,7 @@ def _following(cfg: DictConfig, processes: Processes) -> Steps[None]:
 
 
 def _followed(cfg: DictConfig, processes: Processes) -> Steps[None]:
+    logging.getLogger("heterolora").setLevel(logging.ERROR)  # the first process has warned
     config = prepare(cfg)
     use_deterministic_kernels()
     device = torch.device(config.device)

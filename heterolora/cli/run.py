@@ -58,6 +58,8 @@ def quiet_libraries() -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # Only in-place changes of a layer's output would be lost, and no family makes any.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
     transformers.logging.disable_progress_bar()
 
 
