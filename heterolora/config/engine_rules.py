@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from heterolora.config.model_rules import observing
 from heterolora.config.schema import (
     Device,
     Engine,
@@ -29,7 +28,7 @@ def engine_on_device(engine: Engine, device: Device) -> Iterable[str]:
 
 def engine_of_observers(engine: Engine, proxy: ProxyConfig | None) -> Iterable[str]:
     """What observes training steps would see one process's share of each."""
-    if engine != "local" and (found := observing("proxy", proxy)):
+    if engine != "local" and proxy and (found := proxy.observing("proxy")):
         setting, remedy = found
         yield (
             f"{setting}: would see one process's share of each step with engine={engine}; "
