@@ -83,6 +83,7 @@ class Followers(run.Others):
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
         self._waiting = True
+        self.hardware = {"processes": processes.size}
 
     def begin(self) -> None:
         """Have them read data and model as well."""

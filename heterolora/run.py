@@ -129,7 +129,13 @@ def run(cfg: DictConfig, console: Console, label: str = "") -> Outcome:
 
 
 class Others:
-    """The other processes of a run: here there are none."""
+    """The other processes of a run: here there are none.
+
+    Attributes:
+        hardware: what `provenance.json` says of them.
+    """
+
+    hardware: Mapping[str, Any] = {}
 
     def begin(self) -> None:
         """Have them read data and model as well."""
@@ -185,6 +191,7 @@ def _execute(
     resume = not config.rerun and manager.exists()
     begun = (directory / schema.RUN).exists() and not config.rerun
     now = provenance(config.device, device_name(device))
+    now["hardware"] |= others.hardware
     record = Record.open(directory, config.resolved(), now, resume)
     if not resume:
         clear(directory)

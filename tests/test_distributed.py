@@ -198,6 +198,8 @@ def test_a_killed_process_ends_all_and_any_number_go_on(
     assert codes == [0, 0, 0], logs
     provenance = json.loads((other.directory / "provenance.json").read_text())
     assert provenance["resumed"][0]["step"] == 10
+    assert provenance["hardware"]["processes"] == 2
+    assert provenance["resumed"][0]["hardware"]["processes"] == 3
     assert_same_run(command, other)
 
 
