@@ -294,3 +294,5 @@ def test_what_each_node_would_settle_for_itself_is_refused(submit: Submit, tiny:
     code, _, err = ended(submit(*tiny, "precision=auto"))
     assert code == 2
     assert err.startswith("error: precision=auto: each node would choose its own")
+    several = [*tiny, "engine=distributed", "runs_per_job=2"]
+    assert "make one run and end with it; set runs_per_job=1" in ended(submit(*several))[2]
