@@ -7,6 +7,8 @@ COMMANDS = {
     "run": ("heterolora.cli.run", "main", "train, as `heterolora` or train.py does"),
     "report": ("heterolora.cli.report", "run", "tables and figures of finished runs"),
     "export": ("heterolora.cli.export", "run", "a run's weights for PEFT or Transformers"),
+    "predict": ("heterolora.cli.predict", "run", "what a run's model says of a split or a file"),
+    "evaluate": ("heterolora.cli.evaluate", "run", "a run's language model on MMLU and its like"),
     "suggest": ("heterolora.cli.suggest", "run", "where a model's LoRA parameters should go"),
     "archive": ("heterolora.cli.archive", "run", "keep finished runs in a small file, or put back"),
     "study": ("heterolora.cli.study", "run", "what is missing of an experiment that is kept"),

@@ -1,8 +1,10 @@
 """A configuration becomes objects."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -12,11 +14,13 @@ from heterolora.architectures import Loaded, layers_of
 from heterolora.config import Config, checkpoints
 from heterolora.config.schema import SchedulerConfig
 from heterolora.methods.base import Given, Trained
+from heterolora.proxies.base import Examples
 from heterolora.state import stateful
 from heterolora.strategies import Search
 from heterolora.tasks import Task
+from heterolora.tasks.base import Examples as Rows
 from heterolora.tasks.encoded import Encoded
-from heterolora.training.agreement import SharedSearch
+from heterolora.training.agreement import SharedSearch, SharedWeights
 from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.compiling import LENGTHS, compiled
 from heterolora.training.engines import LocalEngine
@@ -28,6 +32,8 @@ from heterolora.training.schedule import make_schedule
 from heterolora.training.signals import Signals
 from heterolora.training.trainer import Trainer
 from heterolora.training.weights import WeightFiles
+
+logger = logging.getLogger(__name__)
 
 WINDOW = 50
 """How many batches share examples of like length, where that is asked for."""
@@ -56,7 +62,48 @@ def build_space(config: Config) -> Space:
     )
 
 
-def build_adapters(config: Config, loaded: Loaded, train: Encoded) -> Adapters:
+def build_splits(
+    config: Config, task: Task, splits: Mapping[str, Rows], loaded: Loaded
+) -> dict[str, Encoded]:
+    """The splits, all but `train` to be evaluated, tokenized; a warning says what is lost."""
+    given = (loaded.tokenizer, loaded.positions, torch.device(config.device))
+    encoded = {
+        name: (task.encode if name == "train" else task.encode_evaluation)(split, *given)
+        for name, split in splits.items()
+    }
+    limit = encoded["train"].limit
+    remedy = (
+        "the model has no more positions"
+        if limit == loaded.positions
+        else "to keep more of them, raise task.max_length"
+    )
+    if truncated := sum(split.truncated for split in encoded.values()):
+        logger.warning(
+            "%d of %d examples are longer than %s tokens and were truncated; %s",
+            truncated,
+            sum(map(len, splits.values())),
+            limit,
+            remedy,
+        )
+    if dropped := sum(split.dropped for split in encoded.values()):
+        logger.warning(
+            "%d of %d examples have no answer within %s tokens and were left out; %s",
+            dropped,
+            sum(map(len, splits.values())),
+            limit,
+            remedy,
+        )
+    return encoded
+
+
+class TrainingSplit(Examples, Protocol):
+    """The training split, as methods see it."""
+
+    def batches(self, size: int) -> int:
+        """How many batches of `size` examples there are."""
+
+
+def build_adapters(config: Config, loaded: Loaded, train: TrainingSplit) -> Adapters:
     """What the method trains of the loaded model, which moves to its device."""
     device = torch.device(config.device)
     if config.engine != "sharded":  # whose layers go there one by one: it may not hold them all
@@ -151,7 +198,7 @@ def build_trainer(
         config: of the run.
         adapters: of the model.
         task: of the run.
-        splits: `train` and `validation`.
+        splits: `train` and `validation`, and `test` if there is one.
         search: what the strategy calls for.
         logger: told of everything.
         weights: a folder for the best and the last weights; None where another process keeps them.
@@ -164,6 +211,7 @@ def build_trainer(
         engine=engine,
         train=_batched(config, splits["train"]),
         validation=_evaluated(config, splits["validation"]),
+        test=splits.get("test"),
         epochs=config.training.epochs,
         batch_size=config.training.batch_size,
         seed=config.seed,
@@ -175,7 +223,7 @@ def build_trainer(
         max_steps=config.training.max_steps,
         patience=config.training.patience,
         log_every=config.training.log_every,
-        weights=files,
+        weights=files if config.engine == "local" else SharedWeights(adapters, files),
         checkpoints=checkpoints,
         every_minutes=config.checkpoint.every_minutes,
         signals=signals,

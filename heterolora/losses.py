@@ -15,6 +15,14 @@ from torch.nn import functional as F
 Batch = Mapping[str, Tensor]
 """The model's inputs, each (n, ...), such as `input_ids` and `attention_mask`; and `labels`."""
 
+LABELS, GROUPS, CHOICES, CREDITS = "labels", "groups", "choices", "credits"
+"""What of a batch losses and metrics read, and no model.
+
+Groups are numbers (n,) that examples of one group have in common. Choices (n, choices) are 1 where
+there is one, and their inputs are (n, choices, length); then labels are 1 where a choice is right,
+and credits are what each is worth.
+"""
+
 Loss = Callable[[Any, Batch], tuple[Tensor, Tensor | int]]
 """`(the model's output, batch) -> (the sum of the losses, how many were summed)`."""
 
@@ -23,8 +31,18 @@ Autocast = Callable[[], AbstractContextManager[object]]
 
 
 def inputs(batch: Batch) -> dict[str, Tensor]:
-    """What of a batch the model is called with: all but the labels."""
-    return {name: tensor for name, tensor in batch.items() if name != "labels"}
+    """What of a batch the model is called with: all but what measures its output.
+
+    Choices are rows of their own. Where one is missing there is a row of one token of padding, for
+    no attention is defined over none.
+    """
+    measures = (LABELS, GROUPS, CHOICES, CREDITS)
+    given = {name: tensor for name, tensor in batch.items() if name not in measures}
+    if CHOICES in batch:
+        given = {name: tensor.flatten(0, 1) for name, tensor in given.items()}
+        given["attention_mask"] = given["attention_mask"].clone()
+        given["attention_mask"][:, 0] = 1
+    return given
 
 
 def summed(loss: Loss, output: Any, batch: Batch) -> tuple[Tensor, Tensor | int]:
@@ -52,6 +70,19 @@ def squared_error(output: Any, batch: Batch) -> tuple[Tensor, int]:
     """`sum_i (logit_i - label_i)^2` over n examples; logits (n, 1), labels (n,)."""
     logits, labels = _full(output.logits).squeeze(-1), batch["labels"]
     return F.mse_loss(logits, labels.to(logits), reduction="sum"), len(labels)
+
+
+def choice_scores(output: Any, batch: Batch) -> Tensor:
+    """The score of each choice (n, choices), -inf where there is none; logits (n * choices, 1)."""
+    there = batch[CHOICES].bool()
+    return _full(output.logits).view(there.shape).masked_fill(~there, -torch.inf)
+
+
+def choice_cross_entropy(output: Any, batch: Batch) -> tuple[Tensor, int]:
+    """`sum_i -log sum_{c right} softmax(s_i)_c` over n queries, s_i the scores of their choices."""
+    scores = choice_scores(output, batch)
+    right = scores.masked_fill(batch[LABELS] != 1, -torch.inf)
+    return (scores.logsumexp(-1) - right.logsumexp(-1)).sum(), len(scores)
 
 
 def next_token(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
+from heterolora import architectures
 from heterolora.adapters import Adapters
 from heterolora.architectures import Loaded
-from heterolora.build import build_adapters, build_search, build_trainer
+from heterolora.build import build_adapters, build_search, build_splits, build_trainer
 from heterolora.config import Config, checkpoints
 from heterolora.data import sources
-from heterolora.tasks import Encoded, Examples, Task
+from heterolora.tasks import Examples, Task
 from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.logging import Logger
 from heterolora.training.memory import memory_advice
@@ -29,7 +30,7 @@ class Material:
     Attributes:
         config: of the run.
         task: of the run.
-        splits: `train` and `validation`.
+        splits: `train` and `validation`, and `test` if there is one.
         loaded: the model.
     """
 
@@ -46,9 +47,12 @@ class Material:
             UserError: if they cannot be had.
         """
         task, splits = config.task.build(), sources.load_splits(config.task)
+        if config.evaluation.test is not None:
+            splits["test"] = sources.load_test(config.task, config.evaluation.test)
         if config.training.limit_examples is not None:
             splits["train"] = splits["train"].limited(config.training.limit_examples)
-        return cls(config, task, splits, checkpoints.load(config.model, task, config.seed))
+        loaded = checkpoints.load(config.model, task, config.seed, config.device)
+        return cls(config, task, splits, loaded)
 
     def trainer(
         self,
@@ -60,8 +64,10 @@ class Material:
         """All that a training needs; arguments are as `build_trainer` has them."""
         config, task = self.config, self.task
         with memory_advice(torch.device(config.device)):
-            encoded = _encode(config, task, self.splits, self.loaded)
+            encoded = build_splits(config, task, self.splits, self.loaded)
             adapters = build_adapters(config, self.loaded, encoded["train"])
+            if task.packs:
+                architectures.separate(adapters.model, self.loaded.family)
             _warn_of_width(adapters)
             search = build_search(config, adapters, task, encoded["train"])
             return build_trainer(
@@ -85,29 +91,3 @@ def _warn_of_width(adapters: Adapters) -> None:
             capacity,
             width,
         )
-
-
-def _encode(
-    config: Config, task: Task, splits: Mapping[str, Examples], loaded: Loaded
-) -> dict[str, Encoded]:
-    device = torch.device(config.device)
-    encoded = {
-        name: task.encode(split, loaded.tokenizer, loaded.positions, device)
-        for name, split in splits.items()
-    }
-    truncated = sum(split.truncated for split in encoded.values())
-    if truncated:
-        limit, rows = encoded["train"].limit, sum(map(len, encoded.values()))
-        remedy = (
-            "the model has no more positions"
-            if limit == loaded.positions
-            else "to keep more of them, raise task.max_length"
-        )
-        logger.warning(
-            "%d of %d examples are longer than %s tokens and were truncated; %s",
-            truncated,
-            rows,
-            limit,
-            remedy,
-        )
-    return encoded

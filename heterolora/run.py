@@ -270,7 +270,7 @@ def _resume(record: Record, trainer: Trainer) -> int:
 
 
 def scores_before(config: Config, trainer: Trainer) -> dict[str, dict[Site, float]]:
-    """What each proxy of `importance` says of every site, of the weights before training."""
+    """What each proxy of `importance` says of every site before training."""
     proxies = {name: section.build() for name, section in config.importance.items()}
     autocast = autocast_for(config.precision, trainer.device)
     adapters, loss = trainer.engine.adapters, config.task.build().loss
@@ -298,6 +298,7 @@ def _numbers(config: Config, trainer: Trainer) -> Row:
         "unit": config.task.build().unit(trainer.metric),
         "best": progress.best,
         "last": progress.last,
+        **({"test": {"split": config.evaluation.test, **progress.test}} if progress.test else {}),
         "searches_per_epoch": trainer.strategy.periodic(trainer.steps_per_epoch),
         "parameters": {
             "budget": build_budget(config),
@@ -320,6 +321,7 @@ def _facts(config: Config, origin: Row) -> Row:
         "model": origin["model"]["revision"],
         "training data": origin["data"]["train"]["fingerprint"],
         "validation data": origin["data"]["validation"]["fingerprint"],
+        **({"test data": origin["data"]["test"]["fingerprint"]} if config.evaluation.test else {}),
     }
 
 

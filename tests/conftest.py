@@ -18,14 +18,27 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    Gemma2Config,
+    Gemma2ForSequenceClassification,
+    Gemma3TextConfig,
+    Gemma3TextForSequenceClassification,
     GemmaConfig,
     GemmaForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
     MistralConfig,
     MistralForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
     OPTConfig,
     OPTForSequenceClassification,
+    Phi3Config,
+    Phi3ForSequenceClassification,
+    PhiConfig,
+    PhiForSequenceClassification,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForSequenceClassification,
@@ -75,6 +88,42 @@ _LLAMA = {
     "intermediate_size": 32,
     "max_position_embeddings": 40,
 }
+_GEMMA2 = {
+    **_LLAMA,
+    "query_pre_attn_scalar": 4,
+    "layer_types": ["full_attention"] * 3,
+    "tie_word_embeddings": True,
+}
+_GEMMA3 = {
+    **_GEMMA2,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "sliding_window": 3,
+}
+_PHI = {name: size for name, size in _LLAMA.items() if name != "head_dim"}
+_DEBERTA = {  # as microsoft/deberta-v3-base has it, but for the sizes
+    "relative_attention": True,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": "p2c|c2p",
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
+_MODERNBERT = {
+    "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+    "local_attention": 4,
+    "cls_token_id": 0,
+    "sep_token_id": 2,
+}
+
+
+def uneven(model: PreTrainedModel) -> PreTrainedModel:
+    """Norms and biases drawn as well: a fresh layer norm makes zeros of an input of ones."""
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter.data += 0.1 * torch.randn(parameter.shape)
+    return model
+
 
 MODELS = {
     "opt-post-norm": lambda: OPTForSequenceClassification(
@@ -90,11 +139,39 @@ MODELS = {
     "qwen2": lambda: Qwen2ForSequenceClassification(Qwen2Config(**_LLAMA, **_SHARED)),
     "qwen3": lambda: Qwen3ForSequenceClassification(Qwen3Config(**_LLAMA, **_SHARED)),
     "gemma": lambda: GemmaForSequenceClassification(GemmaConfig(**_LLAMA, **_SHARED)),
+    "gemma2": lambda: Gemma2ForSequenceClassification(Gemma2Config(**_GEMMA2, **_SHARED)),
+    "gemma3": lambda: Gemma3TextForSequenceClassification(Gemma3TextConfig(**_GEMMA3, **_SHARED)),
+    "phi": lambda: uneven(PhiForSequenceClassification(PhiConfig(**_PHI, **_SHARED))),
+    "deberta": lambda: uneven(
+        DebertaV2ForSequenceClassification(DebertaV2Config(**_BERT, **_DEBERTA, **_SHARED))
+    ),
+    "phi3": lambda: Phi3ForSequenceClassification(Phi3Config(**_PHI, **_SHARED, resid_pdrop=0.1)),
+    "modernbert": lambda: uneven(
+        ModernBertForSequenceClassification(ModernBertConfig(**_BERT, **_MODERNBERT, **_SHARED))
+    ),
 }
 """For each family, a small model with random weights: three layers of width 16."""
 
-WIRINGS = [name for name in MODELS if name not in ("mistral", "qwen2", "qwen3", "gemma")]
-"""One model for each wiring: the others have Llama's."""
+ENCODERS = ("bert", "roberta", "deberta", "modernbert")
+"""Those that are no decoders."""
+
+FUSED = ("phi3", "modernbert")
+"""Those whose queries, keys and values are parts of one layer."""
+
+LORA_ONLY = ("gemma3", "phi", "deberta", "modernbert")
+"""Those that cannot have shortcuts: Gemma 3 here, for its layers differ in what they attend to."""
+
+WITH_SHORTCUTS = [name for name in MODELS if name not in LORA_ONLY]
+"""Those that can."""
+
+LLAMAS = ("mistral", "qwen2", "qwen3", "gemma")
+"""Those that have Llama's wiring, and are not it."""
+
+WIRINGS = [name for name in WITH_SHORTCUTS if name not in LLAMAS]
+"""One model for each wiring of a block with shortcuts."""
+
+LAYOUTS = [name for name in MODELS if name not in LLAMAS]
+"""One model for each layout of projections and attention."""
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification
 
 import heterolora as hl
-from heterolora.adapters import LoRALinear
+from heterolora.adapters import LoRALinear, LoRARows
 from heterolora.adapters.shortcut import Residual, Shortcut
 from heterolora.allocation import Pool
 from heterolora.errors import ModelError
@@ -168,14 +168,20 @@ def test_what_observes_is_refused_where_no_step_can_be(checkpoints) -> None:
 
 
 def dense_gradients(here: Subject) -> dict[hl.Site, tuple[Tensor, Tensor]]:
-    """The weight of the linear layer of every site, and the gradient of the loss by it."""
-    bases = [m for m in here.adapters.model.modules() if isinstance(m, LoRALinear)]
-    for layer in bases:
-        layer.base.weight.requires_grad_()
+    """The weight beside every site, a layer's or some rows of it, and the loss's gradient by it."""
+    layers = [m for m in here.adapters.model.modules() if isinstance(m, LoRALinear | LoRARows)]
+    for layer in layers:
+        layer.linear.weight.requires_grad_()
     plain_gradients(here)
-    by_adapter = {id(layer.adapter): layer.base.weight for layer in bases}
+    by_adapter = {
+        id(layer.adapter): tensor[layer.start : layer.end]
+        if isinstance(layer, LoRARows)
+        else tensor
+        for layer in layers
+        for tensor in [torch.stack([layer.linear.weight.detach(), layer.linear.weight.grad], dim=1)]
+    }
     found = {site: by_adapter[id(adapter)] for site, adapter in here.adapters.items()}
-    return {site: (weight.detach(), weight.grad) for site, weight in found.items()}
+    return {site: (both[:, 0], both[:, 1]) for site, both in found.items()}
 
 
 EVERY_ROLE = dict.fromkeys(("q", "v", "up", "down"), RANK)
@@ -264,7 +270,7 @@ def tokens_of(here: Subject) -> dict[hl.Site, Tensor]:
     """The inputs of every site (tokens, d), by passes of single examples, which have no padding."""
     owners = {}
     for module in here.adapters.model.modules():
-        if isinstance(module, LoRALinear | Residual | Shortcut):
+        if isinstance(module, LoRALinear | LoRARows | Residual | Shortcut):
             owners[id(module.adapter)] = module
     found: dict[hl.Site, list[Tensor]] = {site: [] for site in here.adapters}
     handles = []

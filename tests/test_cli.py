@@ -211,7 +211,7 @@ def test_runs_of_one_process_equal_runs_alone(command_line, tiny, tmp_path) -> N
     ("override", "said"),
     [
         ("proxy=gradnrom", "proxy=gradnrom: there is no such proxy; did you mean gradnorm?"),
-        ("task=xyz", "task=xyz: there is no such task; choose one of cola, mnli,"),
+        ("task=xyz", "task=xyz: there is no such task; choose one of alpaca, ax,"),
         ("selection=null", "selection=null: there is no such selection; choose one of"),
         (
             "proxy=snip,gradnorm",

@@ -21,8 +21,8 @@ from heterolora import run as experiment
 from heterolora.config import TaskConfig, rules
 from heterolora.data import sources
 from heterolora.errors import DataError
+from heterolora.losses import LABELS
 from heterolora.tasks import CausalLM, Classification, Encoded, Examples, Task
-from heterolora.tasks.encoded import LABELS
 
 patiently = settings(deadline=None)
 GLUE = ROOT.parent / "shared" / "glue"

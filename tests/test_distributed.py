@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import children
@@ -17,19 +18,36 @@ import pytest
 import torch
 import torch.distributed as dist
 from children import Command, Fate
-from conftest import ROOT, CommandLine, composed, problems
-from support import load, task
+from conftest import (
+    MODELS,
+    ROOT,
+    CommandLine,
+    composed,
+    problems,
+    sentence_pairs,
+    tiny_tokenizer,
+    write_parquet,
+)
+from pyarrow import parquet
+from support import load, randomise, space, task
+from test_language import ALPACA, TEXTS, language_model
+from test_language_runs import PROMPTS
+from test_super_glue import rows_of as glue_rows
 
 from heterolora.adapters import Space
 from heterolora.architectures import layers_of, wire
+from heterolora.cli import predict
 from heterolora.cli.processes import first
+from heterolora.losses import CHOICES, CREDITS, GROUPS, LABELS, Batch
 from heterolora.records.record import read_rows, read_run
+from heterolora.tasks import CausalLM, Grouped, Metric, MultipleChoice, Task
+from heterolora.tasks.token_labels import TokenLabels
 from heterolora.training.engines.distributed import Idle, OwnStream, rows_of, share
 from heterolora.training.engines.sharding import shard
 
 EVERY_STEP = "checkpoint.every_minutes=1e-9"
 SHORT = [
-    *("task=rte", "tracking=local", "device=cpu", "training.epochs=2", "training.batch_size=8"),
+    *("tracking=local", "device=cpu", "training.epochs=2", "training.batch_size=8"),
     *("training.log_every=1", "training.limit_examples=57", "training.micro_batch_size=3"),
     *("evaluation.batch_size=16", "training.max_grad_norm=1.0", "proxy=gradnorm"),
     *("proxy.num_batches=2", "strategy.searches_per_epoch=4", "optimizer.learning_rate=0.05"),
@@ -62,10 +80,13 @@ def command(plain: Path, pairs: Path, tmp_path: Path) -> Command:
     return command_of(plain, pairs, tmp_path / "one")
 
 
-def command_of(model: Path, pairs: Path, folder: Path, *more: str) -> Command:
+def command_of(
+    model: Path | None, data: Path | None, folder: Path, *more: str, task: str = "rte"
+) -> Command:
+    """Without a model or data, that of the project."""
     folder.mkdir()
-    cfg = composed(f"model.path={model}", f"task.path={pairs}", *SHORT, *more)
-    return Command(cfg, folder / "outputs")
+    paths = [f"{key}.path={path}" for key, path in (("model", model), ("task", data)) if path]
+    return Command(composed(f"task={task}", *paths, *SHORT, *more), folder / "outputs")
 
 
 def join(rank: int, size: int, port: int, fate: Fate | None) -> None:
@@ -120,7 +141,7 @@ def assert_same_run(one: Command, other: Command, weights: float = 1e-4) -> None
     (rows, searches), (others, theirs) = numbers(one), numbers(other)
     assert len(rows) == len(others)
     for mine, yours in zip(rows, others, strict=True):
-        assert mine == pytest.approx(yours, abs=1e-5)
+        assert mine == pytest.approx(yours, rel=1e-5, abs=1e-5)
     assert len(searches) == len(theirs) > 1
     for mine, yours in zip(searches, theirs, strict=True):
         assert mine["ranks"] == yours["ranks"]
@@ -128,6 +149,7 @@ def assert_same_run(one: Command, other: Command, weights: float = 1e-4) -> None
     ours, its = one.outcome(), other.outcome()
     assert ours["names"] == its["names"]
     assert ours["run"]["status"] == its["run"]["status"] == "finished"
+    assert ours["run"].get("test") == pytest.approx(its["run"].get("test"), abs=1e-5)
     for name in ("best.safetensors", "last.safetensors"):
         (_, mine), (_, yours) = ours[name], its[name]
         assert mine.keys() == yours.keys()
@@ -141,6 +163,7 @@ def is_silent(log: str) -> bool:
     return not any(word in log for word in ("error: ", "WARNING: ", "epoch", "Traceback"))
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_run_of_one(command: Command) -> None:
     assert command.run() == 0, command.log.read_text()
     rows, searches = numbers(command)
@@ -286,7 +309,7 @@ def test_torchrun_starts_it(command: Command) -> None:
     other = beside(command, "other")
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     model, data = (f"{key}.path={command.cfg[key].path}" for key in ("model", "task"))
-    short = [model, data, *SHORT, f"output={other.output}", "engine=sharded"]
+    short = ["task=rte", model, data, *SHORT, f"output={other.output}", "engine=sharded"]
     done = subprocess.run(
         [*start, str(ROOT / "train.py"), *short], capture_output=True, text=True, check=False
     )
@@ -357,24 +380,177 @@ def test_what_is_frozen_is_divided_and_what_is_trained_is_not(
         assert hasattr(parameter, "placements") != (id(parameter) in trained), name
 
 
-def test_metrics_of_parts_are_those_of_the_whole() -> None:
-    kind = task(metrics=("accuracy", "f1")).build()
+OF_A: dict[str, Any] = {"sentences": ("{a}",), "label": "label", "max_length": 8}
+OF_CHOICES: dict[str, Any] = OF_A | {"sentences": ("{choice}",)}
+TASKS: dict[str, Task] = {
+    "classes": task(metrics=("accuracy", "f1", "matthews")).build(),
+    "numbers": task(metrics=("pearson", "spearman"), num_labels=1).build(),
+    "groups": Grouped(metrics=("exact_match", "macro_f1"), num_labels=2, group=("idx",), **OF_A),
+    "choices": MultipleChoice(metrics=("accuracy",), choices=("a", "b", "c"), **OF_CHOICES),
+    "answers": MultipleChoice(
+        metrics=("exact_match", "token_f1"), choices=("answers",), **OF_CHOICES
+    ),
+    "labels of tokens": TokenLabels(text="text", label="label"),
+    "next tokens": CausalLM(text="text"),
+}
+
+
+def measures(name: str, n: int, generator: torch.Generator) -> Batch:
+    """What of a batch of n examples losses and metrics read."""
+
+    def drawn(below: int, *shape: int) -> torch.Tensor:
+        return torch.randint(below, shape, generator=generator)
+
+    if name in ("labels of tokens", "next tokens"):
+        labels = drawn(7, n, 5)
+        return {LABELS: labels.where(drawn(3, n, 5) > 0, -100)}
+    if name in ("choices", "answers"):
+        there = torch.ones(n, 3, dtype=torch.int32)
+        right = torch.nn.functional.one_hot(drawn(3, n), 3)
+        return {CHOICES: there, LABELS: right, CREDITS: torch.rand(n, 3, generator=generator)}
+    if name == "numbers":
+        return {LABELS: torch.rand(n, generator=generator)}
+    return {LABELS: drawn(2, n), GROUPS: drawn(12, n)}
+
+
+def logits_of(name: str, n: int) -> tuple[int, ...]:
+    shapes = {"choices": (3 * n, 1), "answers": (3 * n, 1), "numbers": (n, 1)}
+    return shapes.get(name, (n, 5, 7) if "tokens" in name else (n, 2))
+
+
+def drawn_batches(name: str, *sizes: int) -> list[tuple[Any, Batch]]:
     generator = torch.Generator().manual_seed(0)
-    batches = [
+    return [
         (
-            type("Output", (), {"logits": torch.randn(n, 2, generator=generator)}),
-            {"labels": torch.randint(2, (n,), generator=generator)},
+            SimpleNamespace(logits=torch.randn(logits_of(name, n), generator=generator)),
+            measures(name, n, generator),
         )
-        for n in (3, 4, 2)
+        for n in sizes
     ]
-    whole, *parts = (kind.metric() for _ in range(4))
-    for part, (output, batch) in zip(parts, batches, strict=True):
-        whole.update(output, batch)
-        part.update(output, batch)
-    empty = kind.metric()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_metrics_of_parts_are_those_of_the_whole(name: str) -> None:
+    """One process had two batches, one had none, and one had three."""
+    batches = drawn_batches(name, 7, 7, 7, 7, 3)
+    whole, *parts = (TASKS[name].metric() for _ in range(4))
+    for part, own in zip(parts, (batches[:2], [], batches[2:]), strict=True):
+        for output, batch in own:
+            whole.update(output, batch)
+            part.update(output, batch)
+    of_one, merged = parts[0].compute(), TASKS[name].metric()
     for part in parts:
-        empty.absorb(part)
-    assert empty.compute() == whole.compute()
+        merged.absorb(part)
+    assert merged.compute() == pytest.approx(whole.compute(), rel=1e-6)
+    for metric in ("loss", *TASKS[name].metrics):
+        assert merged.compute()[metric] != pytest.approx(of_one[metric], rel=1e-3), metric
+
+
+def test_metrics_of_every_kind_are_put_together() -> None:
+    def below(kind: type) -> Iterator[type]:
+        for one in kind.__subclasses__():
+            yield from (one, *below(one))
+
+    tested = {type(kind.metric()) for kind in TASKS.values()}
+    ours = {kind for kind in below(Metric) if kind.__module__.startswith("heterolora.")}
+    assert ours == tested
+    assert all("absorb" in vars(kind) for kind in ours)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_losses_are_counted_without_being_computed(name: str) -> None:
+    """A share of a step is divided by how many losses the whole step has."""
+    ((output, batch),) = drawn_batches(name, 6)
+    _, count = TASKS[name].loss(output, batch)
+    assert int(TASKS[name].count(batch)) == int(count)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_a_divided_model_computes_what_the_whole_one_does(
+    name: str, alone: None, checkpoints: dict[str, Path]
+) -> None:
+    """Of every family; in one process the parts are whole, and gathered all the same."""
+    loaded = load(checkpoints[name])
+    adapters = wire(loaded.model, loaded.family, space(), loaded.head, seed=0)
+    randomise(adapters)
+    batch = {"input_ids": torch.arange(4, 16).view(2, 6), "attention_mask": torch.ones(2, 6).int()}
+
+    def passed() -> list[torch.Tensor]:
+        logits = loaded.model(**batch).logits
+        trained = list(adapters.named_tensors().values())
+        return [logits, *torch.autograd.grad(logits.square().sum(), trained, allow_unused=True)]
+
+    whole = passed()
+    shard(adapters, layers_of(loaded.model, loaded.family), torch.device("cpu"))
+    for mine, its in zip(whole, passed(), strict=True):
+        assert (mine is None) == (its is None)
+        if mine is not None:
+            torch.testing.assert_close(its, mine, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def places(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The tiny OPT, a tiny Llama with its own head, and data of every kind."""
+    folder = tmp_path_factory.mktemp("kinds")
+    language_model("llama").save_pretrained(folder / "llama")
+    tiny_tokenizer().save_pretrained(folder / "llama")
+    splits = {"train": 57, "validation": 40, "test": 30}
+    pairs = {name: sentence_pairs(n, seed=n) for name, n in splits.items()}
+    write_parquet(folder / "rte", **pairs)
+    for name in ("multirc", "record"):
+        rows = {split: glue_rows(name, n, seed=n) for split, n in splits.items()}
+        write_parquet(folder / name, **rows)
+    write_parquet(folder / "wikitext2", train={"text": TEXTS * 8}, validation={"text": TEXTS * 3})
+    lines = {name: [*column[:2]] * 20 for name, column in ALPACA.items()}
+    write_parquet(folder / "alpaca", train=lines)
+    return {"opt": plain, **{file.name: file for file in folder.iterdir()}}
+
+
+KINDS = {
+    "rte": ["evaluation.split=halves", "evaluation.test=test"],
+    "multirc": ["evaluation.test=test"],
+    "record": ["evaluation.test=test"],
+    "wikitext2": ["task.stride=6", "task.max_length=24"],
+    "alpaca": [*PROMPTS, "task.held_out=12", "task.max_length=24", "task.packing=true"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["distributed", "sharded"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tasks_of_every_kind_in_three_processes(
+    kind: str, engine: str, places: dict[str, Path], tmp_path: Path
+) -> None:
+    """Batches of an evaluation cut groups and streams in two; what is trained can be predicted."""
+    model = places["llama" if kind in ("wikitext2", "alpaca") else "opt"]
+    more = [one for one in KINDS[kind] if engine == "distributed" or "packing" not in one]
+    more = ["evaluation.batch_size=5", *more]
+    command = command_of(model, places[kind], tmp_path / "one", *more, task=kind)
+    assert command.run() == 0, command.log.read_text()
+    other = beside(command, "other")
+    codes, logs = together(other, 3, engine=engine)
+    assert codes == [0, 0, 0], logs
+    assert_same_run(command, other, weights=1e-3)
+    tested = other.outcome()["run"].get("test")
+    assert ("test" in str(more)) == (tested is not None)
+    if kind == "rte":
+        predict.main([str(other.directory), "--split", "test"])
+        file = other.directory / "predictions" / "rte-test.parquet"
+        rows = parquet.read_table(file).to_pydict()
+        right = [a == b for a, b in zip(rows["label"], rows["prediction"], strict=True)]
+        assert tested["accuracy"] == sum(right) / 30
+
+
+@pytest.mark.slow
+def test_the_planted_task_in_two_processes(tmp_path: Path) -> None:
+    more = ["task.planting=4", "training.max_steps=6"]
+    command = command_of(None, None, tmp_path / "one", *more, task="starter_planted")
+    assert command.run() == 0, command.log.read_text()
+    other = beside(command, "other")
+    codes, logs = together(other, 2)
+    assert codes == [0, 0], logs
+    assert_same_run(command, other, weights=1e-3)
 
 
 REFUSED = {
@@ -384,6 +560,8 @@ REFUSED = {
     "engine=sharded proxy=synflow": "reads whole weights",
     "engine=sharded +proxy@importance.gora=gora": "importance.gora.name=gora: reads whole weights",
     "engine=sharded training.compile=true": "engine=sharded is not compiled",
+    "engine=sharded model.quantization=4bit": "does not divide quantised weights",
+    "engine=sharded task=alpaca task.packing=true": "trains on examples in rows of their own",
     "engine=several": "engine=several: must be",
 }
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, Trainer, TrainingAr
 
 import heterolora
 from heterolora.__main__ import COMMANDS
-from heterolora.cli import export, report, suggest
+from heterolora.cli import evaluate, export, report, suggest
 from heterolora.cli.prefetch import runs_of
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -93,7 +93,12 @@ def test_make_has_its_targets() -> None:
 
 def test_scripts_and_their_options_are_there() -> None:
     """Those whose parsers say no are told apart by a SystemExit."""
-    parsers = {"export": export.parsed, "report": report.parsed, "suggest": suggest.parsed}
+    parsers = {
+        "evaluate": evaluate.parsed,
+        "export": export.parsed,
+        "report": report.parsed,
+        "suggest": suggest.parsed,
+    }
     seen = set()
     for command in commands():
         if not command.startswith("python ") or "train.py" in command:

@@ -137,7 +137,7 @@ def test_each_part_is_drawn_from_its_own_generator() -> None:
     assert not torch.equal(y[:2], y[2:4])
 
 
-@pytest.mark.parametrize("family", ["opt-post-norm", "bert", "llama"])
+@pytest.mark.parametrize("family", ["opt-post-norm", "bert", "llama", "deberta"])
 def test_has_dropout_is_any_of_its_probabilities(family: str) -> None:
     model = MODELS[family]()
     names = [name for name in model.config.to_dict() if "drop" in name]

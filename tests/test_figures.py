@@ -347,6 +347,7 @@ def test_the_proxy_matrix_has_no_number_for_scores_that_rank_nothing(tmp_path: P
     assert "mean over 2 seeds" in figure.axes[1].get_ylabel()
 
 
+@pytest.mark.slow
 def test_everything_is_drawn_as_png_and_svg_and_always_the_same(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for seed in (0, 13):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MODELS, ROOT
+from conftest import ENCODERS, MODELS, ROOT
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
@@ -27,7 +27,7 @@ from heterolora.architectures import Family, Parts, family_of, load_pretrained, 
 from heterolora.errors import ModelError
 
 Weights = dict[str, Tensor]
-DECODERS = ("opt-post-norm", "opt-pre-norm", "llama", "mistral", "qwen2", "qwen3", "gemma")
+DECODERS = [name for name in MODELS if name not in ENCODERS]
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ def refusal(folder: Path, task: Headed = CLASSIFICATION) -> str:
 @pytest.mark.parametrize("task", [CLASSIFICATION, CAUSAL_LM, BARE])
 @pytest.mark.parametrize("family", MODELS)
 def test_a_checkpoint_without_its_embeddings_is_refused(family, task, checkpoints, tmp_path):
+    if family in ("deberta", "modernbert") and task is CAUSAL_LM:
+        pytest.skip("Transformers has no such class")
     folder = changed(checkpoints[family], tmp_path, without("embed"))
     message = refusal(folder, task)
     assert "lacks" in message
@@ -161,10 +163,10 @@ def test_a_language_models_head_is_trained_only_where_it_was_drawn(
 ) -> None:
     """The fixtures have no head: it is tied to the embeddings, or the checkpoint lacks it."""
     loaded = load_pretrained(checkpoints[family], CAUSAL_LM)
-    lm_head = loaded.model.get_output_embeddings().weight
-    tied = lm_head is loaded.model.get_input_embeddings().weight
+    lm_head = loaded.model.get_output_embeddings()
+    tied = lm_head.weight is loaded.model.get_input_embeddings().weight
     assert tied is family.startswith(("opt", "gemma"))
-    assert [id(p) for p in loaded.head] == ([] if tied else [id(lm_head)])
+    assert [id(p) for p in loaded.head] == ([] if tied else [id(p) for p in lm_head.parameters()])
     loaded.model.save_pretrained(tmp_path)
     loaded.tokenizer.save_pretrained(tmp_path)
     assert load_pretrained(tmp_path, CAUSAL_LM).head == ()

@@ -113,7 +113,12 @@ def test_a_bottleneck_by_hand() -> None:
 # ---- runs
 
 
-@pytest.mark.parametrize("method", OTHERS)
+QUICK = ("adalora", "bitfit", "head", "houlsby")
+
+
+@pytest.mark.parametrize(
+    "method", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in OTHERS]
+)
 def test_a_run_is_recorded_and_resumed_to_the_bit(
     method: str, command_line: CommandLine, tiny: list[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -189,6 +194,7 @@ def test_what_is_wrong_is_one_line(checkpoints: dict[str, Path], pairs: Path) ->
         applied("dora", path, pairs, "+method.config.nothing=1")
 
 
+@pytest.mark.slow
 def test_methods_of_a_sweep_in_one_pass_are_as_alone(
     command_line: CommandLine, tiny: list[str], tmp_path: Path
 ) -> None:

@@ -203,6 +203,7 @@ def test_arguments_that_an_optimizer_refuses(checkpoints: dict[str, Path], pairs
         settings.make(subject(checkpoints["bert"], pairs).adapters)
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_all_of_this_are_packed_as_if_alone(
     command_line: CommandLine, tiny: list[str], tmp_path: Path
 ) -> None:

@@ -345,6 +345,12 @@ def test_a_head_of_two_layers_with_biases(still) -> None:
             )
 
 
+@pytest.mark.parametrize(("family", "alone"), [("bert", False), ("deberta", True)])
+def test_a_model_that_maps_more_than_tokens_steps_alone(family, alone, checkpoints) -> None:
+    (engine,) = pack(checkpoints[family], 0)
+    assert engine.alone(rows([3, 5], torch.Generator())) is alone
+
+
 class TokenTask:
     """A language model's loss, each mean over its own number of tokens."""
 

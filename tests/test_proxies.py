@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from conftest import CONF, MODELS, WIRINGS, composed, tiny_tokenizer, write_parquet
+from conftest import CONF, LAYOUTS, MODELS, WIRINGS, composed, tiny_tokenizer, write_parquet
 from support import RANK, Subject, configured, randomise, space, subject, switch_on, task
 from torch import nn
 from torch.nn import functional as F
@@ -31,13 +31,15 @@ DISTINCT = {"constant": 1, "eva": 3}
 
 
 @every_proxy
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", LAYOUTS)
 def test_a_finite_score_for_each_site(name, family, checkpoints, pairs) -> None:
     here = subject(checkpoints[family], pairs)
     scores = here.scores(configured(name))
     assert list(scores) == list(here.adapters.sites)
     assert all(math.isfinite(score) and score >= 0 for score in scores.values())
-    assert len(set(scores.values())) == DISTINCT.get(name, len(scores))
+    # ModernBERT's norms have no bias, so that SYNFLOW's input of ones, which they centre, is zero.
+    same = (name, family) == ("synflow", "modernbert")
+    assert len(set(scores.values())) == (1 if same else DISTINCT.get(name, len(scores)))
 
 
 def hooks_of(model: nn.Module) -> list[tuple[int, ...]]:
@@ -180,7 +182,7 @@ def test_snip_is_the_gradient_of_a_mask(checkpoints, pairs) -> None:
 
 
 @pytest.mark.parametrize("objective", ["loss", "output"])
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", [name for name in MODELS if name != "gemma2"])
 def test_synflow_by_its_formula(objective, family, checkpoints, pairs) -> None:
     here = subject(checkpoints[family], pairs)
     randomise(here.adapters)

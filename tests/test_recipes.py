@@ -16,10 +16,19 @@ from heterolora.errors import ConfigError
 Recipe = tuple[int, int, float, int]
 
 DEFAULTS: dict[str, Recipe] = {
+    "auto": (5, 16, 5e-4, 128),
+    "deberta_v3_base": (7, 32, 5e-4, 256),
+    "gemma_3_1b": (3, 4, 2e-4, 512),
+    "llama_3_2_1b": (3, 32, 3e-4, 512),
     "minilm": (5, 16, 1e-3, 128),
+    "modernbert_base": (10, 16, 5e-4, 512),
+    "opt_1_3b": (3, 16, 2e-4, 512),
     "opt_125m": (10, 8, 4e-4, 512),
     "opt_350m": (20, 8, 2e-4, 512),
+    "opt_6_7b": (3, 16, 2e-4, 512),
     "opt_starter": (5, 16, 1e-3, 128),
+    "qwen3_0_6b": (3, 16, 1e-4, 512),
+    "qwen3_8b": (3, 16, 3e-4, 512),
     "roberta_base": (10, 16, 5e-4, 512),
 }
 EXCEPTIONS: dict[tuple[str, str], Recipe] = {
@@ -36,7 +45,13 @@ def recipe(cfg: DictConfig) -> Recipe:
     return training.epochs, training.batch_size, cfg.optimizer.learning_rate, cfg.task.max_length
 
 
-@pytest.mark.parametrize("model", sorted(file.stem for file in (CONF / "model").glob("*.yaml")))
+MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
+SPECIAL = {model for model, _ in EXCEPTIONS}
+
+
+@pytest.mark.parametrize(
+    "model", [m if m in SPECIAL else pytest.param(m, marks=pytest.mark.slow) for m in MODELS]
+)
 def test_every_model_has_its_recipe_for_every_task(model: str) -> None:
     for task in TASKS:
         found = recipe(composed(f"task={task}", f"model={model}"))  # in the order of a user

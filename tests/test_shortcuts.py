@@ -9,7 +9,7 @@ import pytest
 import torch
 from appendix_d import Adapters as Given
 from appendix_d import Model
-from conftest import MODELS, WIRINGS, composed
+from conftest import LORA_ONLY, WIRINGS, WITH_SHORTCUTS, composed
 from support import configured, load, matrices, randomise, subject, switch_on
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -37,7 +37,7 @@ LORA = {"q": RANK, "v": RANK}
 POST_NORM = ("opt-post-norm", "bert", "roberta")
 CROSS_LAYER = ("in", "cut")
 
-every_family = pytest.mark.parametrize("family", MODELS)
+every_family = pytest.mark.parametrize("family", WITH_SHORTCUTS)
 each_wiring = pytest.mark.parametrize("family", WIRINGS)
 
 
@@ -345,7 +345,7 @@ def test_checkpointing_recomputes_every_block(family, checkpoints) -> None:
     assert len(calls) == 2
 
 
-@each_wiring
+@pytest.mark.parametrize("family", [name for name in WIRINGS if name != "gemma2"])
 def test_attention_implementations_agree(family, checkpoints) -> None:
     _, adapters = wired(checkpoints[family], "always")
     randomise(adapters)
@@ -484,3 +484,18 @@ def test_a_model_whose_layers_are_not_alike_is_refused(build, said) -> None:
         architectures.wire(model, family, space(), (), seed=0)
     assert "\n" not in str(refused.value)
     assert len(architectures.wire(build(), family, space(roles=()), (), seed=0).sites) == 6
+
+
+@pytest.mark.parametrize("family", LORA_ONLY)
+def test_a_family_without_a_place_for_them_is_refused(family, checkpoints) -> None:
+    loaded = load(checkpoints[family])
+    why = {
+        "gemma3": "layer_types",
+        "phi": "because attention and FFN stand side by side",
+        "deberta": "because the encoder collects the streams",
+        "modernbert": "because the model asks each of its layers",
+    }
+    with pytest.raises(ModelError, match=why[family]) as refused:
+        architectures.wire(loaded.model, loaded.family, space(), (), seed=0)
+    assert "\n" not in str(refused.value)
+    assert "search_space.shortcuts=[]" in str(refused.value)

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from records import write_run
 
 from heterolora.cli import study
 from heterolora.errors import RecordError
@@ -40,6 +41,17 @@ def test_tuning_runs_that_are_missing_are_named(overrides: list[str], tmp_path: 
         RecordError, match=r"strategy=homogeneous at .*=0\.0001 has 0 of 2 tuning runs"
     ):
         list(study.best_arms(TABLE, tmp_path, [f"+experiment={NAME}", *overrides]))
+
+
+def test_of_an_interrupted_sweep_what_has_finished_is_kept(tmp_path: Path) -> None:
+    common = (f"name={NAME}", "strategy=homogeneous", "tracking=local")
+    write_run(tmp_path / "outputs", *common, "seed=1", status="interrupted", accuracies=[0.5])
+    study.keep(tmp_path / "outputs", tmp_path / "kept", NAME)
+    assert not (tmp_path / "kept").exists()
+    write_run(tmp_path / "outputs", *common, "seed=2", accuracies=[0.5])
+    study.keep(tmp_path / "outputs", tmp_path / "kept", NAME)
+    (file,) = (tmp_path / "kept").iterdir()
+    assert [run.seed for run in read_archive(file)] == [2]
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MODELS
+from conftest import FUSED, MODELS
 from peft import get_peft_model
 from torch.utils.data import DataLoader
 from transformers import (
@@ -47,7 +47,7 @@ def causal() -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**sizes, **heads, pad_token_id=1))
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", [name for name in MODELS if name not in FUSED])
 def test_the_config_makes_a_model_of_those_ranks(family: str, checkpoints: dict[str, Path]) -> None:
     model = classifier(checkpoints[family])
     found = hl.suggest(model, batches(), budget_rank=2, selection="proportional")
@@ -72,8 +72,20 @@ def test_the_config_makes_a_model_of_those_ranks(family: str, checkpoints: dict[
         assert here == ([rank] if rank else [])
 
 
+@pytest.mark.parametrize("family", FUSED)
+def test_parts_of_a_layer_have_ranks_and_no_config_of_peft(
+    family: str, checkpoints: dict[str, Path]
+) -> None:
+    found = hl.suggest(classifier(checkpoints[family]), batches(), budget_rank=2)
+    assert {site.role for site in found.ranks} == {"q", "v"}
+    assert found.allocation.parameters == pytest.approx(found.budget, rel=0.4)
+    with pytest.raises(ModelError, match=r"[qv]: is a part of .*qkv.* PEFT adapts whole") as told:
+        found.to_peft()
+    assert "\n" not in str(told.value)
+
+
 def _role(name: str) -> str:
-    return {"query": "q", "value": "v", "q_proj": "q", "v_proj": "v"}[name.rpartition(".")[2]]
+    return {"q": "q", "v": "v"}[name.rpartition(".")[2][0]]  # query, query_proj, q_proj
 
 
 def test_it_says_what_a_search_of_the_library_says(checkpoints: dict[str, Path]) -> None:

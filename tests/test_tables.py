@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -830,6 +831,10 @@ def test_without_a_table_it_is_that_of_the_only_experiment(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Table 2: proxies")
     write_run(tmp_path, "name=stability", accuracies=[0.8])
+    own = command(tmp_path)
+    assert own.stdout.startswith("Runs of main")
+    assert "Runs of stability, table2 are apart" in " ".join(own.stdout.split())
+    shutil.rmtree(tmp_path / "main")
     several = command(tmp_path)
     assert several.returncode == 2
     said = f"error: {tmp_path}: holds runs of stability, table2; choose a table with --table NAME"
@@ -841,6 +846,21 @@ def test_help_lists_the_tables_of_the_experiments() -> None:
     assert done.returncode == 0
     for name, table in TABLES.items():
         assert f"{name:<14} {table.title}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("training.epochs", "--where training.epochs: must be KEY=VALUE; for example"),
+        ("training.epoch=5", "no run here has the key training.epoch; did you mean"),
+    ],
+)
+def test_a_condition_that_cannot_be_met_is_named(tmp_path: Path, given: str, said: str) -> None:
+    write_run(tmp_path, "name=table2", accuracies=[0.8])
+    done = command(tmp_path, "--where", given)
+    (line,) = [text for text in done.stderr.splitlines() if not text.startswith("import time:")]
+    assert done.returncode == 2
+    assert said in line
 
 
 def test_an_unknown_table_is_one_line(tmp_path: Path) -> None:

@@ -194,7 +194,14 @@ FATES = {
 """What happens after the state of step 8 was saved, and the exit code."""
 
 
-@pytest.mark.parametrize("fate", FATES)
+@pytest.mark.parametrize(
+    "fate",
+    [
+        "killed in a step",
+        pytest.param("killed in a search", marks=pytest.mark.slow),
+        pytest.param("stopped", marks=pytest.mark.slow),
+    ],
+)
 def test_a_resumed_run_has_every_point_once(fate: str, settings: list[str], tmp_path: Path) -> None:
     command = Command(composed(*settings, ALL), tmp_path / "outputs")
     happens, code = FATES[fate]
@@ -374,7 +381,10 @@ def test_a_package_that_is_missing_is_told_before_anything_is_loaded(
     [
         (["tracking=tensorbord"], "tracking=tensorbord: there is no such tracking; did you mean"),
         (["tracking=[csv,nope]"], "tracking=nope: there is no such tracking; choose one of csv,"),
-        (["tracking=null"], "tracking=null: there is no such tracking; choose one of csv, local,"),
+        (
+            ["tracking=null"],
+            "tracking=null: there is no such tracking; choose one of csv, figures,",
+        ),
         (["tracking.project=x"], "tracking.project: unknown key; did you mean tracking.wandb.proj"),
         (
             ["tracking=mlflow", "tracking.mlflow.projct=x"],

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from heterolora.adapters.lora import LoRALinear
+from heterolora.adapters.lora import LoRALinear, LoRARows
 from heterolora.adapters.low_rank import LowRank
 from heterolora.adapters.ranked import Ranked
 from heterolora.adapters.space import Space
@@ -47,8 +47,20 @@ class Adapters(Ranked[LowRank]):
     @property
     def linears(self) -> Mapping[Site, nn.Linear]:
         """The linear layer beside each adapter, without it; a shortcut has none."""
-        bases = {id(m.adapter): m.base for m in self.model.modules() if isinstance(m, LoRALinear)}
-        return {site: bases[id(a)] for site, a in self.items() if id(a) in bases}
+        carriers = self._carriers
+        return {site: carriers[id(a)].linear for site, a in self.items() if id(a) in carriers}
+
+    @property
+    def rows(self) -> Mapping[Site, slice]:
+        """Of that weight, the rows beside an adapter of a part of the layer; no other sites."""
+        found = {site: self._carriers.get(id(adapter)) for site, adapter in self.items()}
+        return {s: slice(m.start, m.end) for s, m in found.items() if isinstance(m, LoRARows)}
+
+    @property
+    def _carriers(self) -> dict[int, LoRALinear | LoRARows]:
+        """What puts an adapter beside a layer, by the adapter's id."""
+        modules = self.model.modules()
+        return {id(m.adapter): m for m in modules if isinstance(m, LoRALinear | LoRARows)}
 
     @property
     def head_count(self) -> int:

@@ -1,5 +1,8 @@
-"""LoRA on a linear layer."""
+"""LoRA on a linear layer, and on a part of one."""
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from heterolora.adapters.low_rank import LowRank
@@ -17,6 +20,46 @@ class LoRALinear(nn.Module):
         self.base = base
         self.adapter = adapter
 
+    @property
+    def linear(self) -> nn.Linear:
+        """The linear layer."""
+        return self.base
+
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` (..., in_features) to (..., out_features)."""
         return self.adapter.added(self.base(x), x)
+
+
+class LoRARows(nn.Module):
+    """`y = W0 x + b`, and `scaling B diag(mask) A x` added to some of its features.
+
+    So an adapter is beside one of the projections that a layer computes together, such as the
+    queries of a layer for queries, keys and values: it is added to rows of W0.
+    """
+
+    def __init__(self, base: nn.Module, adapter: LowRank, start: int) -> None:
+        """Put an adapter beside a part of a layer.
+
+        Args:
+            base: the linear layer, or what carries the adapters of its other parts.
+            adapter: has the width of the part.
+            start: the first feature of the part.
+        """
+        super().__init__()
+        self.base = base
+        self.adapter = adapter
+        self.start, self.end = start, start + adapter.B.shape[0]
+
+    @property
+    def linear(self) -> Any:
+        """The linear layer, without any adapter."""
+        return self.base.linear if isinstance(self.base, LoRARows) else self.base
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `x` (..., in_features) to (..., out_features)."""
+        y: Tensor = self.base(x)
+        part = y[..., self.start : self.end]
+        added = self.adapter.added(part, x)
+        if added is part:
+            return y
+        return torch.cat([y[..., : self.start], added, y[..., self.end :]], dim=-1)

@@ -136,6 +136,11 @@ class Ranked(Mapping[Site, AnAdapter], Generic[AnAdapter]):
         return {}
 
     @property
+    def rows(self) -> Mapping[Site, slice]:
+        """Of that weight, the rows beside an adapter of a part of the layer; no other sites."""
+        return {}
+
+    @property
     def count(self) -> int:
         """The adapter parameters that are on."""
         return sum(adapter.rank * adapter.unit_cost for adapter in self.values())

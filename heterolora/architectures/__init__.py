@@ -5,6 +5,7 @@ from heterolora.architectures.family import (
     FAMILIES,
     Family,
     Parts,
+    check_whole,
     family_named,
     family_of,
     head_of,
@@ -13,6 +14,8 @@ from heterolora.architectures.family import (
     register,
 )
 from heterolora.architectures.loading import Headed, Loaded, folder_of, load_pretrained
+from heterolora.architectures.packed_rows import separate
+from heterolora.architectures.storage import Storage
 from heterolora.architectures.wiring import wire
 
 __all__ = [
@@ -21,7 +24,9 @@ __all__ = [
     "Headed",
     "Loaded",
     "Parts",
+    "Storage",
     "adapt",
+    "check_whole",
     "check_without_shortcuts",
     "family_named",
     "family_of",
@@ -34,5 +39,6 @@ __all__ = [
     "projection_name",
     "register",
     "save",
+    "separate",
     "wire",
 ]

@@ -42,8 +42,8 @@ def adapt(
     does (paper, Appendix D).
 
     Args:
-        model: of the families BERT, RoBERTa, OPT, Llama, Mistral, Qwen 2, Qwen 3 or Gemma, with or
-            without a task head.
+        model: of a family in `FAMILIES` (BERT, RoBERTa, DeBERTa, ModernBERT, OPT, Llama, Mistral,
+            Qwen 2 and 3, Gemma 1 to 3, Phi, Phi-3), with or without a task head.
         lora: the rank of the adapters at each role: `q`, `k`, `v`, `o`, `up`, `down`, `gate`.
         shortcuts: the rank of the adapters at each shortcut role: `res1`, `res2`, `in`, `cut`.
         seed: of the initial weights, of proxies that draw weights, and of tie-breaking.
@@ -119,15 +119,22 @@ def merge(model: PreTrainedModel, path: str | Path) -> None:
         path: as `load` takes it.
 
     Raises:
-        ModelError: if there is no such file, it does not fit the model, or it has what no weight
-            of the model can hold: shortcuts.
+        ModelError: if there is no such file, it does not fit the model, its weights are quantised,
+            or it has what no weight of the model can hold: shortcuts.
     """
+    if getattr(model, "is_quantized", False):
+        raise ModelError(
+            "the model's weights are quantised, and what is added to them would be rounded away; "
+            "merge into the model without quantisation (model.quantization=null)"
+        )
     saved, family = read_saved(model, path), family_of(model)
     check_without_shortcuts(saved.space, saved.ranks, model, family, "a merged model")
+    rows = family.rows(model.config)
     with torch.no_grad():
         for site, rank in saved.ranks.items():
             if rank:
-                weight = model.get_submodule(projection_name(model, family, site)).weight
+                whole = model.get_submodule(projection_name(model, family, site)).weight
+                weight = whole[slice(*rows.get(site.role, (None,)))]
                 a, b = (saved.state["tensors"][f"{site}.{matrix}"] for matrix in "AB")
                 added = saved.space.scaling_of(site)(rank) * (b[:, :rank] @ a[:rank])
                 weight += added.to(weight)

@@ -4,7 +4,7 @@ import functools
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,10 @@ class Parts(nn.Module, ABC):
         """LN2(x), the norm of the FFN."""
 
 
+def as_it_is(model: nn.Module) -> None:
+    """Change nothing."""
+
+
 @dataclass(frozen=True)
 class Family:
     """The wiring of one model family, as paths of modules.
@@ -51,20 +55,33 @@ class Family:
         model_type: the `model_type` of its `config.json`.
         layers: the list of layers, from the model without a head (`model.base_model`).
         projections: for each role, the linear layer, from a layer.
-        parts: the parts of a layer.
+        parts: the parts of a layer; None where it cannot have shortcuts.
         post_norm: whether a model of this configuration normalises the stream itself.
         positions: how many tokens a model of this configuration can read.
         optional: modules of the model without a head that a checkpoint need not hold, such as a
             pooler; where it does not, they are drawn and trained like a head.
+        decoder: whether its models read from left to right, and so can predict the next token.
+        separate: has a model whose attention does not do so by itself keep apart the examples of a
+            packed row, by their `position_ids`.
+        no_shortcuts: why a layer cannot have shortcuts; None where it can.
+        rows: for each role whose projection is a part of its linear layer, in a model of this
+            configuration, the first of its output features, and the one after the last.
+        beside_tokens: whether projections map something beside the tokens of a batch, which has no
+            part for each of the batches that lie one behind the other in it.
     """
 
     model_type: str
     layers: str
     projections: Mapping[str, str]
-    parts: type[Parts]
+    parts: type[Parts] | None
     post_norm: Callable[[PretrainedConfig], bool]
     positions: Callable[[PretrainedConfig], int]
     optional: tuple[str, ...] = ()
+    decoder: bool = True
+    separate: Callable[[nn.Module], None] = as_it_is
+    no_shortcuts: str | None = None
+    rows: Callable[[PretrainedConfig], Mapping[str, tuple[int, int]]] = lambda config: {}
+    beside_tokens: bool = False
 
 
 _registered: dict[str, Family] = {}
@@ -154,6 +171,27 @@ def projection_name(model: PreTrainedModel, family: Family, site: Site) -> str:
     """The name of the linear layer of a LoRA site, in a model that carries no adapters."""
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
     return f"{prefix}{family.layers}.{site.layer}.{family.projections[site.role]}"
+
+
+def check_whole(config: PretrainedConfig, family: Family, roles: Iterable[str]) -> None:
+    """Refuse roles whose projection is a part of a linear layer, for PEFT adapts whole ones.
+
+    Args:
+        config: of a model of `family`.
+        family: where the projections are.
+        roles: of the sites that are meant.
+
+    Raises:
+        ModelError: with the first such role.
+    """
+    parts = family.rows(config)
+    for role in roles:
+        if role in parts:
+            raise ModelError(
+                f"{role}: is a part of {family.projections[role]} in a {family.model_type} model, "
+                "and PEFT adapts whole layers; use heterolora.adapt and heterolora.save "
+                "(method=heterolora, --to heterolora)"
+            )
 
 
 def head_of(model: PreTrainedModel) -> tuple[nn.Parameter, ...]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,14 +15,19 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from heterolora.architectures.family import Family, family_named, head_of
+from heterolora.architectures.storage import Storage
 from heterolora.architectures.weights import check_weights, drawn, weight_files
 from heterolora.errors import ModelError, one_line
 from heterolora.seeding import Stream
+
+OF_FILES = (SafetensorError, UnpicklingError)
+"""What reading a broken file raises."""
 
 
 class Headed(Protocol):
@@ -42,7 +47,7 @@ class Loaded:
     """A pretrained model with a task head, ready to be wired.
 
     Attributes:
-        model: in evaluation mode, float32, on the CPU.
+        model: in evaluation mode, on the CPU if it is not quantised; its head is float32.
         tokenizer: has a padding token.
         family: where the model keeps its parts.
         head: the parameters of the task head, and any that the checkpoint need not hold and does
@@ -65,6 +70,7 @@ def load_pretrained(
     revision: str | None = None,
     seed: int = 0,
     where: str | None = None,
+    storage: Storage | None = None,
 ) -> Loaded:
     """Load a checkpoint with a head for `task`, its head drawn from the seed's stream.
 
@@ -77,48 +83,73 @@ def load_pretrained(
         revision: of the hub, its newest if None.
         seed: of the head, where the checkpoint has none.
         where: what to call the checkpoint in an error; `source` if None.
+        storage: how the frozen weights are kept; all in float32 if None.
 
     Raises:
-        ModelError: if it cannot be reached or read, is of a family that cannot be wired, or does
-            not hold every weight of the model but its head as a finite number.
+        ModelError: if it cannot be reached or read, is of a family that cannot be wired, does not
+            hold every weight of the model but its head as a finite number, or cannot be stored so.
     """
-    where = where or str(source)
+    where, storage = where or str(source), storage or Storage()
     # Else a thread asks the hub to convert a checkpoint without safetensors.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
         family = family_named(config.model_type, where)
+        kept = storage.options(_outside(config, family, task) if storage.quantization else ())
         with Stream(seed, "head"):
             model, report = task.model_class.from_pretrained(
                 source,
                 revision=revision,
-                dtype=torch.float32,
                 weights_only=True,
                 output_loading_info=True,
+                **kept,
                 **task.model_options,
             )
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        options = ", ".join(f"{name}={value}" for name, value in task.model_options.items())
-        raise ModelError(
-            f"{where}: cannot be loaded ({one_line(error)[:200]}); it must hold config.json, a "
-            "tokenizer, and weights (safetensors, or a plain state dict) without a head"
-            + (f" or with one for {options}" if options else "")
-        ) from error
+    except (ImportError, OSError, ValueError, RuntimeError, *OF_FILES) as error:
+        raise _refusal(error, task, where) from error
     folder = folder_of(source, revision)
     check_weights(model, family, report, weight_files(folder) if folder else (), where)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = _padding(tokenizer, where)
     model.config.pad_token_id = tokenizer.pad_token_id
     fresh = {id(parameter) for parameter in (*head_of(model), *drawn(model, report))}
+    head = tuple(parameter for parameter in model.parameters() if id(parameter) in fresh)
+    _in_float32(head)
     return Loaded(
         model=model,
         tokenizer=tokenizer,
         family=family,
-        head=tuple(parameter for parameter in model.parameters() if id(parameter) in fresh),
+        head=head,
         positions=family.positions(model.config),
         revision=_revision(source, folder),
     )
+
+
+def _in_float32(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.data = parameter.data.float()
+
+
+def _refusal(error: Exception, task: Headed, where: str) -> ModelError:
+    """What to say of a checkpoint that transformers cannot load."""
+    reason = f"{where}: cannot be loaded ({one_line(error)[:200]}); "
+    if isinstance(error, ImportError):
+        return ModelError(f"{reason}install the package that is missing")
+    options = ", ".join(f"{name}={value}" for name, value in task.model_options.items())
+    return ModelError(
+        f"{reason}it must hold config.json, a tokenizer, and weights (safetensors, or a plain "
+        "state dict) without a head" + (f" or with one for {options}" if options else "")
+    )
+
+
+def _outside(config: PretrainedConfig, family: Family, task: Headed) -> list[str]:
+    """The modules of a task's model that are, or may be, a head: all but the layers' own."""
+    with torch.device("meta"):
+        model = task.model_class.from_config(config)
+    base = model.base_model
+    whole = {name for name, module in model.named_children() if module is not base}
+    return sorted(whole | set(family.optional))
 
 
 def folder_of(source: str | Path, revision: str | None) -> Path | None:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from heterolora.adapters import Adapters, LoRALinear, LowRank, Space
+from heterolora.adapters import Adapters, LoRALinear, LoRARows, LowRank, Space
 from heterolora.architectures.block import PostNormBlock, PreNormBlock, Stack
 from heterolora.architectures.family import Family, layers_of
 from heterolora.errors import ModelError
@@ -44,14 +44,15 @@ def wire(
     _check_roles(space, family)
     model.config.use_cache = False  # else decoders keep keys and values in every forward pass
     layers = list(layers_of(model, family))
+    rows = family.rows(model.config)
     adapters = {
-        Site(index, role): _beside(layer, family, Site(index, role), space, seed)
+        Site(index, role): _beside(layer, family, Site(index, role), space, seed, rows.get(role))
         for index, layer in enumerate(layers)
         for role in space.lora
         if space.has(Site(index, role))
     }
     if space.shortcuts:
-        check_shortcuts(model.config)
+        check_shortcuts(model.config, family)
         adapters |= _stack(model, family, layers, space, seed)
     Unpadding(model, list(layers_of(model, family)))
     listed = sorted(adapters, key=lambda site: (site.layer, ROLES.index(site.role)))
@@ -79,12 +80,18 @@ def _check_roles(space: Space, family: Family) -> None:
                 raise ModelError(f"{name}: {role}={capacity}: the rank must be at least 1")
 
 
-def check_shortcuts(config: PretrainedConfig) -> None:
-    """Refuse a model whose own loop treats its layers unequally, which a stack cannot.
+def check_shortcuts(config: PretrainedConfig, family: Family) -> None:
+    """Refuse a model whose layers have no place for them, or whose own loop treats them unequally.
 
     Raises:
-        ModelError: with the setting of the model that stands in the way.
+        ModelError: with what stands in the way.
     """
+    if family.parts is None:
+        raise ModelError(
+            f"search_space.shortcuts: {config.model_type} models cannot have shortcuts, because "
+            f"{family.no_shortcuts}; leave them out with search_space.shortcuts=[], or choose "
+            "another model"
+        )
     settings = {
         name: getattr(config, name, None)
         for name in ("layer_types", "layerdrop", "add_cross_attention")
@@ -110,14 +117,23 @@ def _adapter(site: Site, widths: tuple[int, int], space: Space, seed: int, like:
     )
 
 
-def _beside(layer: nn.Module, family: Family, site: Site, space: Space, seed: int) -> LowRank:
-    """Put an adapter beside a projection of `layer`."""
+def _beside(
+    layer: nn.Module,
+    family: Family,
+    site: Site,
+    space: Space,
+    seed: int,
+    rows: tuple[int, int] | None,
+) -> LowRank:
+    """Put an adapter beside a projection of `layer`, or beside the rows of one."""
     path = family.projections[site.role]
     base = layer.get_submodule(path)
-    assert isinstance(base, nn.Linear), f"{site} is a {type(base).__name__}"
-    widths = (base.in_features, base.out_features)
-    adapter = _adapter(site, widths, space, seed, base.weight)
-    layer.set_submodule(path, LoRALinear(base, adapter))
+    linear = base.linear if isinstance(base, LoRARows) else base
+    assert isinstance(linear, nn.Linear), f"{site} is a {type(linear).__name__}"
+    start, end = rows or (0, linear.out_features)
+    adapter = _adapter(site, (linear.in_features, end - start), space, seed, linear.weight)
+    beside = LoRALinear(linear, adapter) if rows is None else LoRARows(base, adapter, start)
+    layer.set_submodule(path, beside)
     return adapter
 
 
@@ -125,6 +141,7 @@ def _stack(
     model: PreTrainedModel, family: Family, layers: list[nn.Module], space: Space, seed: int
 ) -> dict[Site, LowRank]:
     """Put blocks in the place of the model's layers; returns their adapters."""
+    assert family.parts is not None  # check_shortcuts
     block = PostNormBlock if family.post_norm(model.config) else PreNormBlock
     width = model.config.hidden_size
     adapters: dict[Site, LowRank] = {}

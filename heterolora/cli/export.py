@@ -22,13 +22,11 @@ from heterolora.adapters.files import read_adapters
 from heterolora.architectures import Loaded
 from heterolora.cli.arguments import Parser
 from heterolora.cli.run import report_errors
-from heterolora.config import Config, checkpoints, validate
+from heterolora.cli.trained import TrainedRun, add_arguments, opened
 from heterolora.errors import RecordError, one_line
 from heterolora.files import writing
 from heterolora.integrations.card import model_card
 from heterolora.integrations.peft import to_peft
-from heterolora.records import schema
-from heterolora.records.read import Run, read
 
 PEFT = """\
 from peft import PeftModel
@@ -71,7 +69,11 @@ TARGETS: Mapping[str, tuple[Callable[[Loaded, Path, Path], None], str, str]] = {
 }
 """How each is written, the code that loads it, and the library for that."""
 
-TASKS = {"classification": "text-classification", "causal_lm": "text-generation"}
+TASKS = {
+    **dict.fromkeys(("classification", "prompted", "grouped"), "text-classification"),
+    "multiple_choice": "multiple-choice",
+    **dict.fromkeys(("causal_lm", "text_stream", "instruction"), "text-generation"),
+}
 """The hub's names of kinds of tasks."""
 
 ANY = ("adapter_*", "adapters.safetensors", "model*.safetensors*", "config.json")
@@ -85,19 +87,10 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         description=summary, epilog=examples, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="the directory of a finished run")
+    add_arguments(parser)
     parser.add_argument("out", type=Path, help="folder to write; files in it are replaced")
     parser.add_argument(
         "--to", choices=TARGETS, default="peft", help="for whom (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--weights",
-        choices=("best", "last"),
-        default="best",
-        help="of the best epoch or the last (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--model", metavar="DIR", help="the pretrained model, if it has moved since the run"
     )
     return parser.parse_args(arguments)
 
@@ -107,25 +100,14 @@ def main(arguments: Sequence[str]) -> None:
     asked = parsed(arguments)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    run = read(asked.run)
-    weights = asked.run / schema.CHECKPOINT / f"{asked.weights}.safetensors"
-    if not run.finished or not weights.is_file():
-        raise RecordError(
-            f"{asked.run}: is {run.result.status} and has no {weights.name}; export a finished run"
-            if not weights.is_file()
-            else f"{asked.run}: is {run.result.status}, not finished; run its command again first"
-        )
-    config = validate(run.config, ())
+    trained = opened(asked)
+    config, task = trained.config, trained.config.task.build()
     if not config.method.build().allocates:
         raise RecordError(
             f"{asked.run}: is of method={config.method.name}; only runs of method=heterolora can "
             "be exported"
         )
-    if asked.model is not None:
-        moved = config.model.model_copy(update={"path": asked.model, "revision": None})
-        config = config.model_copy(update={"model": moved})
-    task = config.task.build()
-    loaded = checkpoints.load(config.model, task, config.seed)
+    loaded = trained.load()
     write, code, library = TARGETS[asked.to]
     options = dict(task.model_options)
     if config.model.revision is not None:
@@ -136,12 +118,12 @@ def main(arguments: Sequence[str]) -> None:
         out=asked.out,
         options="".join(f", {key}={value!r}" for key, value in options.items()),
     )
-    card = card_of(run, config, asked.weights, usage, library)
+    card = card_of(trained, usage, library)
     with writing(asked.out):
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         # Beside it, so that a failure leaves the folder as it was.
         with TemporaryDirectory(dir=asked.out.parent, prefix=f".{asked.out.name}.") as partial:
-            put(loaded, write, weights, Path(partial), card)
+            put(loaded, write, trained.weights, Path(partial), card)
             replace(Path(partial), asked.out)
     print(f"{asked.out}: the {asked.weights} weights of {asked.run}; load them with\n\n{usage}")
 
@@ -188,12 +170,13 @@ def exported(weights: Path) -> tuple[int, int, int]:
     return sum(rank > 0 for rank in ranks.values()), len(ranks), count
 
 
-def card_of(run: Run, config: Config, which: str, usage: str, library: str) -> str:
+def card_of(trained: TrainedRun, usage: str, library: str) -> str:
     """The model card, from the numbers of the record."""
+    run, config, which = trained.run, trained.config, trained.which
     row, counts = getattr(run.result, which), run.result.parameters
     assert row is not None
     assert counts is not None
-    on, sites, parameters = exported(run.directory / schema.CHECKPOINT / f"{which}.safetensors")
+    on, sites, parameters = exported(trained.weights)
     proxy = f", proxy {config.proxy.name}" if config.proxy else ""
     facts = {
         "allocation": f"{config.strategy.name}{proxy}",

@@ -1,4 +1,4 @@
-"""A table of the paper from the records of runs, beside the paper's numbers.
+"""A table of runs, from their records: of an experiment, or of your own sweep.
 
 python scripts/report.py outputs
 python scripts/report.py outputs --table table4
@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from heterolora.cli.arguments import Parser
-from heterolora.errors import RecordError, UserError, one_line
+from heterolora.errors import ConfigError, RecordError, UserError, one_line, print_errors
 from heterolora.locations import CONF
 from heterolora.records.load import load
 from heterolora.reporting import page
 from heterolora.reporting.cells import reported, runs_of
 from heterolora.reporting.frame import frame, matching
-from heterolora.reporting.layout import experiments, frequencies, read
+from heterolora.reporting.layout import Table, experiments, frequencies, read
+from heterolora.reporting.own import own_table
 from heterolora.reporting.render import FORMATS, show
 from heterolora.reporting.report import Report
 from heterolora.reporting.tables import report
@@ -55,7 +57,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         choices=known,
         metavar="NAME",
         type=lambda name: f"table{name}" if name.isdecimal() else name,
-        help="one of the names below (4 means table4); needed if the folder holds several",
+        help="one of the names below (4 means table4); default: that of the only experiment in the "
+        "folder, or one with a row for each combination of settings",
     )
     parser.add_argument("--format", default="terminal", choices=[*FORMATS])
     parser.add_argument(
@@ -80,8 +83,23 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def conditions(given: Sequence[str]) -> dict[str, Any]:
-    """The values that each `KEY=VALUE` asks for, by dotted key."""
+def conditions(given: Sequence[str], runs: pd.DataFrame) -> dict[str, Any]:
+    """The values that each `KEY=VALUE` asks for, by dotted key.
+
+    Raises:
+        ConfigError: if one is no such pair, or names a key that no run has.
+    """
+    problems = []
+    for one in given:
+        key, equals, _ = one.partition("=")
+        if not equals:
+            problems.append(f"--where {one}: must be KEY=VALUE; for example training.epochs=5")
+        elif key not in runs.columns:
+            near = get_close_matches(key, [str(name) for name in runs.columns], n=1)
+            remedy = f"did you mean {near[0]}?" if near else "see a run's config.yaml for its keys"
+            problems.append(f"--where {one}: no run here has the key {key}; {remedy}")
+    if problems:
+        raise ConfigError(problems)
     values = OmegaConf.from_dotlist(list(given))
     asked = {key: OmegaConf.select(values, key) for key in (one.split("=")[0] for one in given)}
     return {
@@ -90,14 +108,23 @@ def conditions(given: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def table_of(folder: Path, runs: pd.DataFrame) -> str:
-    """The one experiment that the runs are of."""
-    names = {str(name).split("/")[0] for name in runs["name"]}
-    found = sorted(names & experiments(EXPERIMENTS).keys())
-    if len(found) != 1:
-        which = f"runs of {', '.join(found)}" if found else "no run of an experiment"
+def table_for(name: str | None, folder: Path, runs: pd.DataFrame) -> tuple[Table, pd.DataFrame]:
+    """The table that is asked for, and the runs that it is made of.
+
+    Without a name it is that of the only experiment that the runs are of; else that of the runs
+    which are of none.
+    """
+    of = runs["name"].map(lambda name: str(name).partition("/")[0])
+    known = experiments(EXPERIMENTS)
+    found = sorted({*of} & known.keys())
+    own = runs[~of.isin(found)]
+    if name is None and len(found) != 1 and len(own):
+        return own_table(own, found), own
+    if name is None and len(found) != 1:
+        which = f"runs of {', '.join(found)}" if found else "no run"
         raise RecordError(f"{folder}: holds {which}; choose a table with --table NAME")
-    return found[0]
+    table = read(known[name or found[0]])
+    return table, runs_of(table, runs)
 
 
 def write(made: Report, style: str, output: Path | None) -> None:
@@ -128,9 +155,8 @@ def main(arguments: Sequence[str]) -> None:
     aside = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     records, left_out = load(asked.folder)
     every = frame(records)
-    name = asked.table or table_of(asked.folder, every)
-    table = read(EXPERIMENTS / f"{name}.yaml")
-    runs = runs_of(table, every[matching(every, conditions(asked.where))])
+    chosen = every[matching(every, conditions(asked.where, every))]
+    table, runs = table_for(asked.table, asked.folder, chosen)
     made = report(table, runs, left_out)
     write(made, asked.format, asked.output)
     figures: list[Path] = []
@@ -156,5 +182,5 @@ def run() -> None:
     try:
         main(sys.argv[1:])
     except UserError as problem:
-        print(f"error: {problem}", file=sys.stderr)
+        print_errors(problem)
         raise SystemExit(problem.exit_code) from None

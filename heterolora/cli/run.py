@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,6 +25,7 @@ from heterolora.locations import CONF
 
 def main() -> int:
     """Do what the arguments of the process say; returns the exit code."""
+    sys.argv[1:] = map(at_home, sys.argv[1:])
     sys.modules[plugins.NAMESPACE] = plugins
     for plugin in (plugins.GridSweeper, plugins.PackedLauncher):
         Plugins.instance().register(plugin)
@@ -31,9 +33,18 @@ def main() -> int:
 
     def command() -> None:
         check_command_line(sys.argv[1:])
-        on_hydra(task)()
+        if {"--help", "-h"} & {*sys.argv[1:]}:
+            help_on([argument for argument in sys.argv[1:] if not argument.startswith("-")])
+        else:
+            on_hydra(task)()
 
     return report_errors(command)
+
+
+def at_home(argument: str) -> str:
+    """An argument in which ~ is the user's home: a shell leaves it alone behind a dotted key."""
+    key, equals, value = argument.partition("=")
+    return f"{key}={Path(value).expanduser()}" if equals and value.startswith("~/") else argument
 
 
 def task(cfg: DictConfig) -> float:
@@ -49,6 +60,13 @@ def task(cfg: DictConfig) -> float:
     except UserError as error:  # Hydra would print a traceback of it
         print_once(error)
         raise SystemExit(error.exit_code) from None
+
+
+def help_on(overrides: list[str]) -> None:
+    """Print every group and key."""
+    from heterolora.cli import help  # and torch, which the proxies are made of
+
+    help.show(overrides, Console())
 
 
 def quiet_libraries() -> None:

@@ -145,7 +145,7 @@ def kept(archives: Path, name: str) -> list[Path]:
 def keep(output: Path, archives: Path, name: str) -> None:
     """Add the finished runs of an experiment to its archives."""
     for folder in sorted(path for path in (output / name).glob("*") if path.is_dir()):
-        if any(folder.rglob("run.json")):
+        if any(run.finished for run in load(folder)[0]):
             archive.keep(folder, archives / f"{name}-{folder.name}.jsonl")
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from heterolora import architectures
-from heterolora.architectures import FAMILIES, Family, Headed, Loaded
+from heterolora.architectures import FAMILIES, Family, Headed, Loaded, Storage
 from heterolora.architectures.wiring import check_shortcuts
 from heterolora.config import embedded
 from heterolora.config.schema import ModelConfig, SearchSpaceConfig
@@ -53,15 +53,24 @@ def family(model: ModelConfig) -> Family:
     return architectures.family_named(settings(model).model_type, model.where)
 
 
-def load(model: ModelConfig, task: Headed, seed: int) -> Loaded:
+def load(model: ModelConfig, task: Headed, seed: int, device: str | None = None) -> Loaded:
     """The model with a head for `task`, and its tokenizer.
+
+    Args:
+        model: which, and how its weights are kept.
+        task: what it is for.
+        seed: of a head that the checkpoint lacks.
+        device: of quantised weights, which are made there.
 
     Raises:
         ModelError: as `settings` and `architectures.load_pretrained`.
     """
     family(model)
+    storage = Storage(model.dtype, model.attn_implementation, model.quantization, device)
     try:
-        return architectures.load_pretrained(source(model), task, model.revision, seed, model.where)
+        return architectures.load_pretrained(
+            source(model), task, model.revision, seed, model.where, storage
+        )
     except ModelError as error:
         if isinstance(error.__cause__, OSError) and is_offline_mode() and _is_remote(model):
             reason = one_line(error.__cause__)[:200]
@@ -80,7 +89,8 @@ def fetch(model: ModelConfig, task: Headed) -> Path | None:
     """
     if not _is_remote(model):
         return None
-    load(model, task, seed=0)
+    kept_plainly = {"dtype": "fp32", "attn_implementation": None, "quantization": None}
+    load(model.model_copy(update=kept_plainly), task, seed=0)  # with no GPU here
     return architectures.folder_of(model.name, model.revision)
 
 
@@ -126,11 +136,13 @@ def places(model: ModelConfig, space: SearchSpaceConfig) -> dict[Site, Shape]:
     config = settings(model)
     layers = _skeleton(str(source(model)), model.revision, model.where)
     found: dict[Site, Shape] = {}
+    rows = known.rows(config)
     for index, layer in enumerate(layers.children()):
         for role in space.projections:
             linear = layer.get_submodule(known.projections[role])
             assert isinstance(linear, nn.Linear)
-            found[Site(index, role)] = Shape(linear.in_features, linear.out_features)
+            start, end = rows.get(role, (0, linear.out_features))
+            found[Site(index, role)] = Shape(linear.in_features, end - start)
         for shortcut in space.shortcuts:
             if shortcut != "cut" or index > 0:  # there is no attention below the first
                 found[Site(index, shortcut)] = Shape(config.hidden_size, config.hidden_size)
@@ -140,7 +152,7 @@ def places(model: ModelConfig, space: SearchSpaceConfig) -> dict[Site, Shape]:
 def shortcuts_problem(model: ModelConfig) -> str | None:
     """Why the model cannot have shortcuts; None where it can."""
     try:
-        check_shortcuts(settings(model))
+        check_shortcuts(settings(model), family(model))
     except ModelError as error:
         return str(error)
     return None

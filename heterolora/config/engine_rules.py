@@ -6,8 +6,10 @@ from heterolora.config.schema import (
     Device,
     Engine,
     MethodConfig,
+    ModelConfig,
     ProxyConfig,
     StrategyConfig,
+    TaskConfig,
     TrainingConfig,
 )
 from heterolora.config.validation import Rule
@@ -74,10 +76,30 @@ def sharded_is_eager(engine: Engine, training: TrainingConfig) -> Iterable[str]:
         )
 
 
+def sharded_is_not_quantized(engine: Engine, model: ModelConfig) -> Iterable[str]:
+    """The codes of bitsandbytes are for one device, with the state that reads them."""
+    if engine == "sharded" and model.quantization is not None:
+        yield (
+            f"model.quantization={model.quantization}: engine=sharded does not divide quantised "
+            "weights; set model.quantization=null, or engine=distributed"
+        )
+
+
+def sharded_rows(engine: Engine, task: TaskConfig) -> Iterable[str]:
+    """Whether a model keeps packed examples apart is seen by its embeddings, called alone."""
+    if engine == "sharded" and task.build().packs:
+        yield (
+            "task.packing=true: engine=sharded trains on examples in rows of their own; set "
+            "task.packing=false, or engine=distributed"
+        )
+
+
 RULES: tuple[Rule, ...] = (
     engine_on_device,
     engine_of_observers,
     sharded_method,
     sharded_weights,
     sharded_is_eager,
+    sharded_is_not_quantized,
+    sharded_rows,
 )

@@ -53,7 +53,8 @@ def fingerprints(model: ModelConfig, task: TaskConfig) -> Fingerprints:
     return Fingerprints(
         model=model_fingerprint(model),
         train=split_fingerprint(task, task.train_split),
-        validation=split_fingerprint(task, task.validation_split),
+        # Which examples are held out of the training split, the number of them settles.
+        validation=split_fingerprint(task, task.validation_split or task.train_split),
     )
 
 

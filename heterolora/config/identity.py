@@ -34,6 +34,7 @@ of it than another machine would."""
 _SAMPLED = {"source": "probe", "observe_every": 16}
 
 ADDED_LATER: Mapping[str, Any] = {
+    "model": {"dtype": "fp32", "attn_implementation": None, "quantization": None},
     "method": {"name": "heterolora", "kind": "heterolora"},
     "optimizer": {"kind": "adamw"},
     "scheduler": {"name": "constant", "warmup": 0.0},
@@ -47,7 +48,9 @@ ADDED_LATER: Mapping[str, Any] = {
         "group_by_length": False,
         "tf32": False,
     },
+    "task": {"held_out": None, "packing": False},
     "search_space": {"exclude": []},
+    "evaluation": {"test": None},
     "proxy": _SAMPLED,
     "importance": {EVERY: _SAMPLED},
     "selection": {"normalize": "none"},
@@ -62,7 +65,7 @@ ADDED_LATER_TO: Mapping[tuple[str, str], Mapping[str, Any]] = {
 """The same, of the one member of a section."""
 
 BY_FINGERPRINT: Mapping[str, Any] = {
-    "model": True,
+    "model": dict.fromkeys(("name", "path", "revision"), True),
     "task": dict.fromkeys(
         ("source", "subset", "path", "revision", "planting", "train_split", "validation_split"),
         True,
@@ -72,12 +75,15 @@ BY_FINGERPRINT: Mapping[str, Any] = {
 
 
 def without(values: Mapping[str, Any], apart: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested plain values, but for those that `apart` marks with True."""
+    """Nested plain values, but for those that `apart` marks with True, and what that empties."""
     kept: dict[str, Any] = {}
     for key, value in values.items():
         here = apart.get(key, apart.get(EVERY, {}))
-        if here is not True:
-            kept[key] = without(value, here) if isinstance(value, Mapping) else value
+        if here is True:
+            continue
+        left = without(value, here) if isinstance(value, Mapping) else value
+        if left != {} or value == {}:
+            kept[key] = left
     return kept
 
 
@@ -115,8 +121,10 @@ def identity(config: Config) -> str:
         UserError: if the model or the data cannot be found.
     """
     # Fingerprints need libraries that who reads records does without.
-    from heterolora.config.fingerprints import fingerprints
+    from heterolora.config.fingerprints import fingerprints, split_fingerprint
 
     shaping = shaping_settings(config.resolved())
     shaping["fingerprints"] = dataclasses.asdict(fingerprints(config.model, config.task))
+    if config.evaluation.test is not None:
+        shaping["fingerprints"]["test"] = split_fingerprint(config.task, config.evaluation.test)
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:8]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from heterolora.allocation import enabled_rank, make_pools
-from heterolora.config import checkpoints
+from heterolora.config import checkpoints, task_rules
 from heterolora.config.schema import (
     Device,
     ModelConfig,
@@ -21,7 +21,6 @@ from heterolora.config.schema import (
     SearchSpaceConfig,
     SelectionConfig,
     StrategyConfig,
-    TaskConfig,
     TrainingConfig,
 )
 from heterolora.config.validation import Rule, suggestion
@@ -34,19 +33,6 @@ from heterolora.training.precision import resolve_device, resolve_precision
 WITHOUT_FLOAT64 = ("mps",)
 BYTES_PER_PARAMETER = 16
 """Of an adapter that is trained: its weight, its gradient and AdamW's two moments, in float32."""
-
-
-def labels_for_proxy(
-    task: TaskConfig, proxy: ProxyConfig | None, strategy: StrategyConfig
-) -> Iterable[str]:
-    """A proxy that scores by the loss needs labels."""
-    if task.build().has_labels or proxy is None or not strategy.build().searches:
-        return
-    if proxy.build().needs_labels:
-        yield (
-            f"proxy={proxy.name}: scores by the loss and needs labels, which task {task.name} has "
-            "none of; choose proxy=eva or proxy=constant, or name the column with task.label=COLUMN"
-        )
 
 
 def model_is_usable(model: ModelConfig) -> Iterable[str]:
@@ -361,7 +347,7 @@ RULES: tuple[Rule, ...] = (
     observed_is_searched,
     weights_for_gora,
     control_tells_sites_apart,
-    labels_for_proxy,
+    *task_rules.RULES,
     proxy_for_search,
     gains_for_selection,
     model_is_usable,

@@ -13,6 +13,7 @@ from typing import Any
 from heterolora.allocation import enabled_rank
 from heterolora.config.embedded import MODELS, STARTER, TASKS
 from heterolora.config.schema import (
+    EvaluationConfig,
     MethodConfig,
     ModelConfig,
     RankBudgetConfig,
@@ -24,6 +25,9 @@ from heterolora.config.schema import (
 )
 from heterolora.config.validation import Rule
 from heterolora.files import split_files
+
+TRAIN_WHAT_IS_KEPT = ("full", "bitfit")
+"""Methods that train parameters of the model itself."""
 
 
 def task_fits_itself(task: TaskConfig) -> Iterable[str]:
@@ -37,21 +41,39 @@ def data_is_there(task: TaskConfig) -> Iterable[str]:
         if not Path(task.path).is_dir():
             yield f"task.path={task.path}: is not a directory; give the one with the parquet files"
             return
-        for key in ("train_split", "validation_split"):
-            split = getattr(task, key)
+        for key, split in _splits(task).items():
             if not split_files(task.path, split):
                 yield (
                     f"task.path={task.path}: holds neither {split}.parquet nor {split}-*.parquet; "
                     f"add it, or name the split that is there with task.{key}=SPLIT"
                 )
     elif task.source in TASKS:
-        for key in ("train_split", "validation_split"):
-            split = getattr(task, key)
+        for key, split in _splits(task).items():
             if split not in ("train", "validation"):
                 yield (
                     f"task.{key}={split}: the embedded task {task.source} has the splits train and "
                     f"validation; set task.{key}={key.removesuffix('_split')}"
                 )
+
+
+def _splits(task: TaskConfig) -> dict[str, str]:
+    """The splits that are read, by the key that names each."""
+    named = {"train_split": task.train_split, "validation_split": task.validation_split}
+    return {key: split for key, split in named.items() if split is not None}
+
+
+def something_is_evaluated(task: TaskConfig) -> Iterable[str]:
+    """A model is evaluated on a split of its own, or on what is held out of the training split."""
+    if task.validation_split is None and task.held_out is None:
+        yield (
+            "task.validation_split=null: leaves nothing to evaluate; name a split, or hold "
+            "examples out of the training split, for example with task.held_out=2000"
+        )
+    if task.validation_split is not None and task.held_out is not None:
+        yield (
+            f"task.held_out={task.held_out}: has no effect with task.validation_split="
+            f"{task.validation_split}; set one of them to null"
+        )
 
 
 def distinct_splits(task: TaskConfig) -> Iterable[str]:
@@ -60,6 +82,28 @@ def distinct_splits(task: TaskConfig) -> Iterable[str]:
         yield (
             f"task.validation_split={task.validation_split}: must differ from "
             "task.train_split; for example task.validation_split=validation"
+        )
+
+
+def test_is_another_split(task: TaskConfig, evaluation: EvaluationConfig) -> Iterable[str]:
+    """What is tested on is there, and nothing was trained or selected on it."""
+    if evaluation.test is None:
+        return
+    key = f"evaluation.test={evaluation.test}"
+    if evaluation.test in (task.train_split, task.validation_split):
+        yield (
+            f"{key}: must differ from task.train_split and task.validation_split; name a third "
+            "split, or set evaluation.test=null"
+        )
+    elif task.path is None and task.source in TASKS:
+        yield (
+            f"{key}: the embedded task {task.source} has the splits train and validation alone; "
+            "set evaluation.test=null"
+        )
+    elif task.path is not None and not split_files(task.path, evaluation.test):
+        yield (
+            f"{key}: task.path={task.path} holds neither {evaluation.test}.parquet nor "
+            f"{evaluation.test}-*.parquet; add it, or set evaluation.test=null"
         )
 
 
@@ -170,6 +214,22 @@ def selection_for_search(
         yield f"selection=null: strategy={strategy.name} needs one; choose it with selection=top"
 
 
+def frozen_is_frozen(model: ModelConfig, method: MethodConfig) -> Iterable[str]:
+    """What is trained is kept in fp32."""
+    if method.kind not in TRAIN_WHAT_IS_KEPT:
+        return
+    if model.quantization is not None:
+        yield (
+            f"model.quantization={model.quantization}: method={method.name} trains the model's own "
+            "parameters; set model.quantization=null, or choose method=heterolora"
+        )
+    if model.dtype != "fp32":
+        yield (
+            f"model.dtype={model.dtype}: method={method.name} trains the model's own parameters, "
+            "in fp32; set model.dtype=fp32, or choose method=heterolora"
+        )
+
+
 def shortcuts_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Iterable[str]:
     """Only this project's adapters go on shortcuts."""
     if space.shortcuts and method.kind != "heterolora":
@@ -200,11 +260,14 @@ def trackers_are_installed(tracking: dict[str, TrackerConfig]) -> Iterable[str]:
 
 
 RULES: tuple[Rule, ...] = (
+    frozen_is_frozen,
     shortcuts_for_method,
     exclusions_for_method,
     task_fits_itself,
     data_is_there,
+    something_is_evaluated,
     distinct_splits,
+    test_is_another_split,
     data_settings_are_read,
     planted_in_the_model,
     revision_is_read,

@@ -4,13 +4,13 @@ The sections of proxies, selections, strategies, tasks and trackers are derived 
 (`heterolora.config.plugins`), so that adding one is one file and one YAML.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NewType, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NewType, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PlainValidator,
     SerializeAsAny,
     ValidationInfo,
     field_validator,
@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from heterolora.config.embedded import PLANTED
+from heterolora.config.values import Number, PathPart, PositiveInt, PositiveNumber, Rank
 from heterolora.settings import Settings, settable
 from heterolora.sites import Kind, LoraRole, ShortcutRole
 
@@ -29,33 +30,10 @@ if TYPE_CHECKING:
     from heterolora.tasks import Task
     from heterolora.training.optimizers import Optimizer
 
-PositiveInt = Annotated[int, Field(strict=True, gt=0)]
-
-
-def _rank(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("must be a valid integer, or a part of a rank between 0 and 1")
-    if value < 0:
-        raise ValueError("must be greater than or equal to 0")
-    if isinstance(value, float) and not 0 < value < 1:
-        raise ValueError("must be a valid integer, or a part of a rank between 0 and 1")
-    return value
-
-
-Rank = Annotated[int | float, PlainValidator(_rank)]
-"""A whole number, or a part of one rank for each site; zero for a kind of site that the search
-space does not have."""
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-"""A finite number; `true` is none."""
-PathPart = r"[A-Za-z0-9][\w.-]*"
-"""A name that can be a folder, and cannot lead out of one."""
-PositiveNumber = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
 Device = NewType("Device", str)
 """The name of a device; a type of its own, by which rules ask for it."""
 Precision = Literal["auto", "fp32", "bf16"]
 """The number format of forward passes."""
-
-
 Engine = Literal["local", "distributed", "sharded"]
 """What trains: one process; several, each with the model; or several, each with a part of it."""
 
@@ -63,15 +41,36 @@ Engine = Literal["local", "distributed", "sharded"]
 class Section(BaseModel):
     """A frozen part of the configuration; a key it does not have is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # The text under a field is its description, in `--help` too.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ModelConfig(Section):
-    """Which checkpoint: a hub name, or a local directory in Hugging Face format."""
+    """Which checkpoint, a hub name or a local directory in Hugging Face format; how it is kept."""
 
     name: str = Field(min_length=1, examples=["facebook/opt-350m"])
+    """Name on the Hugging Face Hub, or what to call the model of path."""
     path: str | None = Field(examples=["path/to/model"])
+    """Directory of a checkpoint in Hugging Face format, instead of the hub."""
     revision: str | None = Field(examples=["main"])
+    """Branch, tag or commit on the hub."""
+    dtype: Literal["fp32", "bf16"] = Field(default="fp32", examples=["bf16"])
+    """Number format of the frozen weights; adapters and head are fp32."""
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = Field(
+        default=None, examples=["sdpa"]
+    )
+    """Attention kernel; null: what Transformers chooses."""
+    quantization: Literal["8bit", "4bit"] | None = Field(default=None, examples=["4bit"])
+    """Quantize the frozen weights with bitsandbytes, on an NVIDIA GPU."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        """A directory without a name is called by its own."""
+        if not isinstance(given, dict) or given.get("name") is not None:
+            return given
+        path = given.get("path")
+        return {**given, "name": Path(path).name} if isinstance(path, str) else given
 
     @property
     def where(self) -> str:
@@ -83,15 +82,23 @@ class SearchSpaceConfig(Section):
     """Where adapters may go: beside linear projections (LoRA sites), and on shortcuts."""
 
     projections: tuple[LoraRole, ...] = Field(examples=["[q,v]"])
+    """Linear layers that get a LoRA site."""
     shortcuts: tuple[ShortcutRole, ...] = Field(examples=["[res1,res2,in,cut]"])
+    """Shortcut connections that get a site."""
     lora_alpha: Number = Field(gt=0, examples=[16])
+    """Alpha of LoRA sites."""
     shortcut_alpha: Number = Field(gt=0, examples=[4])
+    """Alpha of shortcut sites."""
     scaling: Literal["alpha_over_rank", "alpha_over_budget_rank", "rslora"] = Field(
         examples=["alpha_over_rank"]
     )
+    """What alpha is divided by."""
     pool: Literal["combined", "separated"] = Field(examples=["combined"])
+    """Whether all kinds of sites share one budget or each has its own."""
     renormalize: Literal["always", "enabled"] = Field(examples=["always"])
+    """When a post-norm block repeats its norm after a cross-layer shortcut."""
     exclude: tuple[str, ...] = Field(default=(), examples=["[layers.3.q]"])
+    """Sites that get no adapter."""
 
     @field_validator("projections", "shortcuts")
     @classmethod
@@ -116,7 +123,9 @@ class RankBudgetConfig(Section):
     """The budget: the parameters of the homogeneous model, every site at the rank of its kind."""
 
     lora_rank: Rank = Field(examples=[2])
+    """Budget: this rank at every LoRA site; whole, or a part of one such as 0.25."""
     shortcut_rank: Rank = Field(examples=[2])
+    """Budget: this rank at every shortcut site."""
 
     def ranks(self) -> dict[Kind, float]:
         """The rank of each kind of site; below 1 where not every site can be on."""
@@ -127,30 +136,50 @@ class TrainingConfig(Section):
     """Length, batching and kernels of the fine-tuning, and how often a step is logged."""
 
     epochs: PositiveInt = Field(examples=[20])
+    """Passes over the training split."""
     batch_size: PositiveInt = Field(examples=[8])
+    """Examples per optimizer step."""
     log_every: PositiveInt = Field(examples=[10])
+    """Optimizer steps per logged loss."""
     limit_examples: PositiveInt | None = Field(default=None, examples=[4000])
+    """Train on a fixed random part of this size."""
     micro_batch_size: PositiveInt | None = Field(default=None, examples=[4])
+    """Examples per forward pass; gradients are accumulated."""
     max_steps: PositiveInt | None = Field(default=None, examples=[1000])
+    """Stop after this many optimizer steps."""
     patience: PositiveInt | None = Field(default=None, examples=[3])
+    """Stop after this many epochs without a better one."""
     max_grad_norm: PositiveNumber | None = Field(default=None, examples=[1.0])
+    """Clip gradients to this L2 norm."""
     gradient_checkpointing: bool = Field(default=False, strict=True, examples=["true"])
+    """Recompute activations in the backward pass to save memory."""
     group_by_length: bool = Field(default=False, strict=True, examples=["true"])
+    """Batch examples of similar length."""
     compile: bool = Field(default=False, strict=True, examples=["true"])
+    """Use torch.compile."""
     tf32: bool = Field(default=False, strict=True, examples=["true"])
+    """Allow TF32 matrix products on NVIDIA GPUs."""
 
 
 class EvaluationConfig(Section):
-    """The validation pass: all of the split, or a half that selects and one that is reported."""
+    """The validation pass: all of the split, or a half that selects and one that is reported.
+
+    `test` names a split on which the best epoch's weights are evaluated once, after training.
+    """
 
     batch_size: PositiveInt = Field(examples=[64])
+    """Examples per forward pass."""
     split: Literal["full", "halves"] = Field(examples=["halves"])
+    """The whole validation split, or one half to select the best epoch and the other to report."""
+    test: str | None = Field(default=None, examples=["test"])
+    """Labelled split to evaluate once, with the best epoch's weights."""
 
 
 class CheckpointConfig(Section):
     """How often a run is saved beside every epoch's end and the signals that stop it."""
 
     every_minutes: Number = Field(gt=0, examples=[10])
+    """Minutes between checkpoints within an epoch."""
 
 
 class PluginConfig(Section):
@@ -179,7 +208,9 @@ class MethodConfig(PluginConfig):
     """A method, by the name of its file in `heterolora/methods`; its name is what it is called."""
 
     name: str = Field(pattern=rf"^{PathPart}$", examples=["heterolora"])
+    """What the method is called in records."""
     kind: str
+    """File in heterolora/methods."""
 
     def build(self) -> "Method":
         """The method."""
@@ -191,6 +222,7 @@ class ProxyConfig(PluginConfig):
     """A proxy, by the name of its file in `heterolora/proxies`, and its settings."""
 
     name: str
+    """File in heterolora/proxies."""
 
     def build(self) -> "Proxy":
         """The proxy."""
@@ -216,6 +248,7 @@ class SelectionConfig(PluginConfig):
     """A selection, by the name of its file in `heterolora/allocation/selection`."""
 
     name: str
+    """File in heterolora/allocation/selection."""
 
     def build(self) -> "Selection":
         """The selection."""
@@ -227,7 +260,9 @@ class StrategyConfig(PluginConfig):
     """A strategy, by the name of its file in `heterolora/strategies`; the share that is on."""
 
     name: str
+    """File in heterolora/strategies."""
     enable_rate: Number = Field(gt=0, le=1, examples=[0.25])
+    """Share of the sites that is on at their maximum rank, which is the budget's / enable_rate."""
 
     def build(self) -> "Strategy":
         """The strategy."""
@@ -236,18 +271,33 @@ class StrategyConfig(PluginConfig):
 
 
 class TaskConfig(PluginConfig):
-    """A task, by the name of its kind's file in `heterolora/tasks`, and where its data is."""
+    """A task, by the name of its kind's file in `heterolora/tasks`, and where its data is.
+
+    Without a validation split, `held_out` examples of the training split are evaluated instead.
+    """
 
     name: str = Field(pattern=rf"^{PathPart}$", examples=["mrpc"])
+    """What the task is called in records."""
     source: str = Field(min_length=1, examples=["nyu-mll/glue"])
+    """Dataset on the Hugging Face Hub."""
     subset: str | None = Field(examples=["mrpc"])
+    """Its configuration on the hub."""
     path: str | None = Field(examples=["path/to/parquet"])
+    """Directory with a parquet file per split, instead of the hub."""
     revision: str | None = Field(examples=["main"])
+    """Branch, tag or commit on the hub."""
     train_split: str = Field(examples=["train"])
-    validation_split: str = Field(examples=["validation"])
+    """Split to train on."""
+    validation_split: str | None = Field(examples=["validation"])
+    """Split to evaluate after each epoch."""
+    held_out: PositiveInt | None = Field(default=None, examples=[2000])
+    """Examples to hold out of the training split when there is no validation split."""
     planting: Annotated[int, Field(strict=True, ge=0)] | None = Field(default=None, examples=[0])
+    """Seed of the planted task."""
     kind: str
+    """File in heterolora/tasks."""
     metrics: tuple[str, ...]
+    """The first one selects the best epoch."""
 
     @property
     def planted(self) -> bool:
@@ -268,8 +318,11 @@ class OptimizerConfig(PluginConfig):
     """An optimizer, by the name of its kind's file in `heterolora/training/optimizers`."""
 
     name: str = Field(pattern=rf"^{PathPart}$", examples=["adamw"])
+    """What the optimizer is called in records."""
     kind: str
+    """File in heterolora/training/optimizers."""
     learning_rate: Number = Field(gt=0, examples=[2e-4])
+    """Peak learning rate."""
 
     def build(self) -> "Optimizer":
         """The settings of the optimizer, which make one."""
@@ -281,7 +334,9 @@ class SchedulerConfig(Section):
     """How the learning rate goes up and down."""
 
     name: Literal["constant", "linear", "cosine"] = Field(default="constant", examples=["linear"])
+    """How the learning rate falls after the warm-up."""
     warmup: Number = Field(default=0.0, ge=0, lt=1, examples=[0.1])
+    """Share of all steps over which the learning rate rises."""
 
 
 class Config(Section):
@@ -292,13 +347,21 @@ class Config(Section):
     """
 
     name: str = Field(pattern=rf"^{PathPart}(/{PathPart})*$", examples=["main"])
+    """Experiment: the folder of the run below output."""
     seed: int = Field(strict=True, ge=0, examples=[0])
+    """Seed of every random stream: initialization, data order, dropout, selection."""
     device: Device = Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", examples=["auto"])
+    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`; auto uses a GPU where there is one."""
     precision: Precision = Field(examples=["auto"])
+    """Number format of forward passes; auto is bf16 on GPUs that have it."""
     engine: Engine = Field(default="local", examples=["distributed"])
+    """`local`: one process; `distributed`: several for each run; `sharded`: with parts of the model."""
     output: str = Field(min_length=1, examples=["outputs"])
+    """Folder of all runs."""
     rerun: bool = Field(strict=True, examples=["true"])
+    """Run again even if finished."""
     offline: bool = Field(strict=True, examples=["true"])
+    """Never contact the hub."""
     model: ModelConfig
     task: SerializeAsAny[TaskConfig]
     method: SerializeAsAny[MethodConfig]
@@ -315,6 +378,7 @@ class Config(Section):
     tracking: dict[str, SerializeAsAny[TrackerConfig]]
     importance: dict[str, SerializeAsAny[ProxyConfig]]
     runs_per_job: PositiveInt = Field(examples=[3])
+    """Runs per job of a sweep."""
     table: Any = Field(default=None, exclude=True)
 
     def resolved(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import functools
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from heterolora.files import split_files
 from heterolora.network import PREFETCH
 from heterolora.tasks import Examples
 from heterolora.tasks.base import Columns
+from heterolora.tasks.predicting import Predicting
 
 PAIRS = Path(__file__).parent / "starter" / "pairs.json"
 """Its columns, by split, as `paraphrase_pairs` draws them, which would take seconds of each run."""
@@ -25,8 +27,18 @@ def load(task: TaskConfig, split: str) -> Examples:
     Raises:
         DataError: if it cannot be read or reached, or is not as the task has it.
     """
+    where, columns = read(task, split)
+    return task.build().check(columns, where)
+
+
+def read(task: TaskConfig, split: str) -> tuple[str, Columns]:
+    """One split, unchecked: what to call it in an error, and all of its columns.
+
+    Raises:
+        DataError: if it cannot be read or reached.
+    """
     if task.path is not None:
-        where, columns = _read_parquet(task.path, split)
+        where, columns = task.path, _read_split(task.path, split)
     elif task.planted:
         assert task.planting is not None  # a rule of the configuration
         where, columns = task.source, _answered(split, task.planting)
@@ -34,15 +46,18 @@ def load(task: TaskConfig, split: str) -> Examples:
         where, columns = task.source, _read_starter(split)
     else:
         where, columns = _fetch(task, split)
-    return task.build().check(columns, f"{where} ({split})")
+    return f"{where} ({split})", columns
 
 
 def load_splits(task: TaskConfig) -> dict[str, Examples]:
     """The splits `train` and `validation`.
 
     Raises:
-        DataError: as `load` does, and if both have the same rows, in whichever order.
+        DataError: as `load` does, if both have the same rows, in whichever order, and if as many
+            are to be held out as there are.
     """
+    if task.validation_split is None:
+        return _parted(task)
     splits = {
         "train": load(task, task.train_split),
         "validation": load(task, task.validation_split),
@@ -64,6 +79,35 @@ def right_sites(task: TaskConfig) -> dict[str, list[str]]:
     return {"planted": [str(site) for site in planted.planted_sites(task.planting)]}
 
 
+def _parted(task: TaskConfig) -> dict[str, Examples]:
+    """The training split without what is held out of it, and that."""
+    assert task.held_out is not None  # a rule of the configuration
+    whole = load(task, task.train_split)
+    if task.held_out >= len(whole):
+        raise DataError(
+            f"task.held_out={task.held_out}: must be less than {len(whole)}, the number of "
+            f"examples in the split {task.train_split}; lower it"
+        )
+    train, validation = whole.parted(task.held_out)
+    return {"train": train, "validation": validation}
+
+
+def load_test(task: TaskConfig, split: str) -> Examples:
+    """Read a split of which nothing is used but its labels, at the end.
+
+    Raises:
+        DataError: as `load` does, and if the labels are hidden.
+    """
+    where, columns = read(task, split)
+    built = task.build()
+    if isinstance(built, Predicting) and built.hides_labels(columns):
+        raise DataError(
+            f"evaluation.test={split}: has no labels in {where}; name a split that has, or set "
+            "evaluation.test=null and predict them with scripts/predict.py"
+        )
+    return built.check(columns, where)
+
+
 def fetch(task: TaskConfig) -> Path | None:
     """Have both splits in the cache, checked as a run checks them.
 
@@ -79,18 +123,36 @@ def fetch(task: TaskConfig) -> Path | None:
     return Path(_open(task, task.train_split).cache_files[0]["filename"]).parent
 
 
-def _read_parquet(path: str, split: str) -> tuple[str, Columns]:
+def read_files(files: Sequence[Path], name: str) -> Columns:
+    """All columns of parquet files, one after the other.
+
+    Args:
+        files: at least one.
+        name: what to call them in an error.
+
+    Raises:
+        DataError: if they cannot be read.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
-    files = split_files(path, split)
     try:
         table = pa.concat_tables([parquet.read_table(file) for file in files])
     except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{name}: cannot be read as parquet: {one_line(error)}") from error
+    columns: Columns = table.to_pydict()
+    return columns
+
+
+def _read_split(path: str, split: str) -> Columns:
+    files = split_files(path, split)
+    if not files:
+        there = sorted(file.stem for file in Path(path).glob("*.parquet"))
         raise DataError(
-            f"task.path={path}: cannot be read as parquet: {one_line(error)}"
-        ) from error
-    return path, table.to_pydict()
+            f"task.path={path}: holds no file of the split {split}; name one that is there"
+            + (f" ({', '.join(there)})" if there else "")
+        )
+    return read_files(files, f"task.path={path}")
 
 
 def _read_starter(split: str) -> Columns:

@@ -26,7 +26,15 @@ def heatmap(scores: Mapping[str, float], ranks: Mapping[str, int]) -> NDArray[np
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = draw_grid(axes, grid)
-    for (row, column), rank in np.ndenumerate(Grid.of(ranks).values):
+    mark_ranks(axes, Grid.of(ranks))
+    figure.colorbar(image, ax=axes, label="score\n(number: rank of a site on)")
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba()).copy()  # type: ignore[no-untyped-call]
+
+
+def mark_ranks(axes: Axes, ranks: Grid) -> None:
+    """The rank of every site that is on, in its cell."""
+    for (row, column), rank in np.ndenumerate(ranks.values):
         if rank > 0:
             axes.text(
                 column,
@@ -37,9 +45,6 @@ def heatmap(scores: Mapping[str, float], ranks: Mapping[str, int]) -> NDArray[np
                 color="white",
                 bbox={"boxstyle": "round,pad=0.2", "color": "black", "alpha": 0.6},
             )
-    figure.colorbar(image, ax=axes, label="score\n(number: rank of a site on)")
-    canvas.draw()  # type: ignore[no-untyped-call]
-    return np.asarray(canvas.buffer_rgba()).copy()  # type: ignore[no-untyped-call]
 
 
 def draw_grid(axes: Axes, grid: Grid, **colours: Any) -> AxesImage:

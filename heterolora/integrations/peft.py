@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from heterolora.adapters import Adapters
 from heterolora.architectures import (
     adapt,
+    check_whole,
     check_without_shortcuts,
     family_of,
     layers_of,
@@ -95,6 +96,7 @@ def to_peft(
     """
     model, family = adapters.model, family_of(adapters.model)
     check_without_shortcuts(adapters.space, adapters.ranks, model, family, "PEFT")
+    check_whole(model.config, family, [s.role for s, r in adapters.ranks.items() if r])
     factors = {}
     for site, rank in adapters.ranks.items():
         if rank:
@@ -304,6 +306,7 @@ def places(model: PreTrainedModel) -> dict[str, Site]:
         Site(layer, role)
         for layer in range(len(layers_of(model, family)))
         for role in family.projections
+        if role not in family.rows(model.config)
     )
     return {projection_name(model, family, site): site for site in sites}
 

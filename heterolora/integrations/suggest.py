@@ -16,7 +16,7 @@ from heterolora.allocation import (
     enabled_rank,
     homogeneous_budget,
 )
-from heterolora.architectures import adapt, family_of, projection_name
+from heterolora.architectures import adapt, check_whole, family_of, projection_name
 from heterolora.architectures.shell import shell
 from heterolora.errors import ModelError
 from heterolora.integrations.peft import lora_config
@@ -72,10 +72,11 @@ class Suggestion:
             options: further ones of `peft.LoraConfig`, such as `lora_dropout`.
 
         Raises:
-            ModelError: without PEFT.
+            ModelError: without PEFT, or where projections are parts of a layer.
             ValueError: for an option that the allocation decides, such as `r`.
         """
         family = family_of(self.model)
+        check_whole(self.model.config, family, [s.role for s, r in self.ranks.items() if r])
         names = {s: projection_name(self.model, family, s) for s, r in self.ranks.items() if r}
         return lora_config(
             self.model,

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from heterolora.drawing.grid import Grid, on_frequency
 from heterolora.loggers.base import Row, RunInfo
-from heterolora.records.schema import EpochRow, RunRecord, SearchRow
+from heterolora.records.schema import EpochRow, RunRecord, SearchRow, TestRow
 
 PLAIN: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False}
 """Print as it stands: paths, and what others wrote."""
@@ -149,6 +149,7 @@ def print_summary(
         f"head {parameters.head:,}",
         "best epoch": _metrics(result.best, info.metrics),
         "last epoch": _metrics(result.last, info.metrics),
+        **({"test": _tested(result.test, info.metrics)} if result.test else {}),
         "seconds": f"{spent}; peak memory {memory / 2**20:,.0f} MiB",
         "record": str(info.directory),
     }
@@ -164,6 +165,11 @@ def _metrics(row: EpochRow | None, names: Sequence[str]) -> str:
     assert row is not None
     values = ", ".join(f"{name} {row.metrics[name]:.4f}" for name in names)
     return f"{values} (epoch {row.epoch}, validation loss {row.validation_loss:.4f})"
+
+
+def _tested(row: TestRow, names: Sequence[str]) -> str:
+    values = ", ".join(f"{name} {row.metrics[name]:.4f}" for name in names)
+    return f"{values} (best epoch on {row.split}, loss {row.loss:.4f})"
 
 
 def _frequency_table(frequency: Grid) -> Table:

@@ -27,12 +27,17 @@ class AdaLoRA(Method):
     held near to orthogonal by a penalty. The allocation is PEFT's.
     """
 
-    initial: float = setting(1.5, help="ranks to begin with, over those of the budget", gt=1)
+    initial: float = setting(1.5, help="initial ranks, as a multiple of the budget's", gt=1)
     warm_up: float = setting(0.15, help="share of the steps before the first pruning", ge=0, lt=1)
     rest: float = setting(0.5, help="share of the steps after the last pruning", ge=0, lt=1)
-    every: int = setting(1, help="steps from one pruning to the next", gt=0)
+    every: int = setting(1, help="steps between prunings", gt=0)
     penalty: float = setting(0.5, help="weight of the penalty", ge=0)
-    alpha: float = setting(16, help="the factor of what is added", gt=0)
+    alpha: float = setting(16, help="factor by which the update is scaled", gt=0)
+
+    @property
+    def targets_layers(self) -> bool:
+        """It does."""
+        return True
 
     def apply(self, given: Given) -> Adapters:
         """Have PEFT prepare the model.
@@ -114,9 +119,11 @@ class Pruned(Trained):
         return {**super().state_dict(), "allocator": kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Go on from what `state_dict` gave, or be as weights alone say."""
         super().load_state_dict(state)
-        kept = state["allocator"]
+        kept = state.get("allocator")
+        if kept is None:  # of weights alone, after which no step is made
+            return
         self._steps, self._config.rank_pattern = kept["steps"], kept["ranks"]
         allocator = self._tuner.rankallocator
         for name in AVERAGES:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from heterolora.adapters import Adapters, Space
-from heterolora.architectures import Loaded, layers_of, projection_name
+from heterolora.architectures import Loaded, check_whole, layers_of, projection_name
 from heterolora.proxies.base import Examples
 from heterolora.settings import Settings
 from heterolora.sites import Site
@@ -27,6 +27,11 @@ class Method(Settings, ABC):
     """
 
     allocates: ClassVar[bool] = False
+
+    @property
+    def targets_layers(self) -> bool:
+        """Whether it has PEFT adapt the linear layers of the search space."""
+        return False
 
     @abstractmethod
     def apply(self, given: "Given") -> Adapters:
@@ -64,8 +69,13 @@ class Given:
 
     @property
     def targets(self) -> list[str]:
-        """The names of the linear layers of the search space."""
+        """The names of the linear layers of the search space.
+
+        Raises:
+            ModelError: if a role is a part of one.
+        """
         loaded = self.loaded
+        check_whole(loaded.model.config, loaded.family, self.space.lora)
         layers = range(len(layers_of(loaded.model, loaded.family)))
         sites = (Site(layer, role) for layer in layers for role in self.space.lora)
         return [projection_name(loaded.model, loaded.family, site) for site in sites]

@@ -19,10 +19,17 @@ class Eva(Method):
     rank of plain LoRA, and as many ranks are given out in all.
     """
 
-    rho: float = setting(2.0, help="a layer has up to so many times the budget's rank", ge=1)
+    rho: float = setting(
+        2.0, help="maximum rank of a layer, as a multiple of the budget's rank", ge=1
+    )
     alpha: float = setting(16, help="the numerator of the scaling", gt=0)
-    examples: int = setting(256, help="the first examples, whose inputs are decomposed", gt=0)
+    examples: int = setting(256, help="how many training examples to decompose the inputs of", gt=0)
     batch_size: int = setting(32, help="examples in a forward pass", gt=0)
+
+    @property
+    def targets_layers(self) -> bool:
+        """It does."""
+        return True
 
     def apply(self, given: Given) -> Adapters:
         """Decompose the inputs, and have PEFT prepare the model."""

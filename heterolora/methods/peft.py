@@ -28,6 +28,12 @@ class Peft(Method):
         example="r",
     )
 
+    @property
+    def targets_layers(self) -> bool:
+        """Whether the configuration has target modules, and names none itself."""
+        fields = configuration(self.config).__dataclass_fields__
+        return "target_modules" in fields and "target_modules" not in self.config
+
     def apply(self, given: Given) -> Adapters:
         """Have PEFT prepare the model.
 
@@ -35,8 +41,8 @@ class Peft(Method):
             ModelError: if there is no such configuration, or the model does not allow it.
         """
         settings = dict(self.config)
-        if "target_modules" in configuration(settings).__dataclass_fields__:
-            settings.setdefault("target_modules", given.targets)
+        if self.targets_layers:
+            settings["target_modules"] = given.targets
         if self.size is not None:
             settings[self.size] = nearest(given, settings, self.size)
         given.prepare()

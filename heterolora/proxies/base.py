@@ -117,8 +117,8 @@ class SaliencyProxy(Proxy):
         "current",
         help="current: score the adapters as they stand. probe: draw B like A while all are zero",
     )
-    num_batches: int = setting(32, help="batches in the sample", gt=0)
-    batch_size: int = setting(8, help="examples in a batch of the sample", gt=0)
+    num_batches: int = setting(32, help="number of batches to score", gt=0)
+    batch_size: int = setting(8, help="examples in each of these batches", gt=0)
 
     @abstractmethod
     def saliency(self, theta: Tensor, gradient: Tensor) -> Tensor:
@@ -196,8 +196,8 @@ class SampleProxy(Proxy):
     batches in which it is summed.
     """
 
-    num_batches: int = setting(32, help="batches in the sample", gt=0)
-    batch_size: int = setting(8, help="examples in a batch of the sample", gt=0)
+    num_batches: int = setting(32, help="number of batches to score", gt=0)
+    batch_size: int = setting(8, help="examples in each of these batches", gt=0)
     micro_batch_size: int = setting(
         32, help="examples per forward pass; does not change the scores", gt=0
     )
@@ -263,7 +263,7 @@ class DataProxy(LossProxy):
         "last search",
     )
     observe_every: int = setting(
-        16, help="with source=running, observe one training step in so many", gt=0
+        16, help="with source=running, observe every n-th training step", gt=0
     )
 
     @property

@@ -17,7 +17,7 @@ from heterolora.sites import Site
 class Constant(Proxy):
     """`S(M) = 1` at every site, so that ties, broken at random, decide everything.
 
-    Under a strategy that searches again and again that is a new choice at each search, and a
+    Under a strategy that searches repeatedly that is a new choice at each search, and a
     comparison with it mixes what is chosen with how often the choice changes. With
     `redraw=False` the scores are random numbers instead, a fixed one for each site and seed, so
     that the sites are drawn once and stay.

@@ -56,8 +56,14 @@ class Eva(Spectral, SampleProxy):
             for batch in self.micro_batches(batches):
                 here = {name: moved(value, model.device) for name, value in batch.items()}
                 tokens = mask_of(here).flatten().nonzero()[:, 0]
+                seen: set[Site] = set()
 
-                def add(site: Site, x: Tensor, tokens: Tensor = tokens) -> None:
+                def add(
+                    site: Site, x: Tensor, tokens: Tensor = tokens, seen: set[Site] = seen
+                ) -> None:
+                    if site in seen:
+                        return  # DeBERTa's q and k map relative positions after the tokens
+                    seen.add(site)
                     rows = x.flatten(0, -2).index_select(0, tokens.to(x.device))
                     rows = rows.to(torch.promote_types(x.dtype, torch.float32))
                     if site not in moments:

@@ -32,7 +32,7 @@ class Fisher(SaliencyProxy):
     own, and the sample is smaller.
     """
 
-    num_batches: int = setting(8, help="batches in the sample", gt=0)
+    num_batches: int = setting(8, help="number of batches to score", gt=0)
 
     def sample(self, examples: Examples) -> Iterable[Batch]:
         """The first `num_batches * batch_size` examples, one at a time and so without padding."""

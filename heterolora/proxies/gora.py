@@ -24,7 +24,8 @@ class Gora(SampleProxy):
     gradient is that of the paper, not `s dL/dW`, by which A and B learn: s stands in W alone. A
     mean, and no sum, so that it says nothing of the layer's size.
 
-    A shortcut has no weight, and cannot be scored. For the time of the scores it takes two matrices
+    A shortcut has no weight, and cannot be scored. Of a layer that computes several projections, W
+    has the rows of the site's. For the time of the scores it takes two matrices
     d_out x d_in for each site.
     """
 
@@ -46,19 +47,22 @@ class Gora(SampleProxy):
             ModelError: if a site has no weight, or one that is quantised.
         """
         weights, model = _weights(adapters), adapters.model
-        leaves = {site: weight.detach().requires_grad_() for site, weight in weights.items()}
+        distinct = {id(weight): weight for weight in weights.values()}
+        leaves = {key: weight.detach().requires_grad_() for key, weight in distinct.items()}
         names = {id(parameter): name for name, parameter in model.named_parameters()}
-        tensors = as_they_stand(adapters)
-        tensors |= {names[id(weight)]: leaves[site] for site, weight in weights.items()}
+        tensors = as_they_stand(adapters) | {names[key]: leaf for key, leaf in leaves.items()}
         with evaluation_mode(model), torch.enable_grad():
             gradients = self.loss_gradients(
                 adapters, list(leaves.values()), tensors, batches, loss, autocast
             )
+        by_weight = dict(zip(leaves, gradients, strict=True))
+        rows_of = adapters.rows
         scores: dict[Site, float] = {}
         with torch.no_grad():
-            for (site, weight), gradient in zip(leaves.items(), gradients, strict=True):
-                whole = weight + adapters[site].delta
-                scores[site] = (whole * gradient).abs().mean().item()
+            for site, weight in weights.items():
+                rows = rows_of.get(site, slice(None))
+                whole = leaves[id(weight)][rows] + adapters[site].delta
+                scores[site] = (whole * by_weight[id(weight)][rows]).abs().mean().item()
         return scores
 
 

@@ -90,8 +90,10 @@ def first(batches: Iterable[Batch], count: int, size: int) -> Iterator[Batch]:
 
 def mask_of(batch: Batch) -> Tensor:
     """Which tokens are not padding, (n, length)."""
-    mask = batch.get("attention_mask")
-    return torch.ones_like(batch["input_ids"]) if mask is None else mask
+    mask, ids = batch.get("attention_mask"), batch["input_ids"]
+    if mask is None and "position_ids" in batch:  # of packed rows, whose padding is nowhere
+        return (batch["position_ids"] >= 0).to(ids.dtype)
+    return torch.ones_like(ids) if mask is None else mask
 
 
 def moved(value: Any, device: torch.device) -> Any:

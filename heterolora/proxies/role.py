@@ -19,7 +19,7 @@ class Role(Control):
     """
 
     roles: tuple[Literal[LoraRole, ShortcutRole], ...] = setting(
-        ("v",), help="the roles whose sites are on first", example="[v]"
+        ("v",), help="roles whose sites are switched on first", example="[v]"
     )
 
     def __post_init__(self) -> None:

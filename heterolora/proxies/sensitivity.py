@@ -38,11 +38,14 @@ class Sensitivity(LossProxy):
     """
 
     weights: Weights = setting(
-        "probe", help="of the sample. probe: draw B like A while all are zero. current: as it is"
+        "probe",
+        help="for a sample. probe: draw B like A while all are zero. current: as they stand",
     )
-    beta1: float = setting(0.85, help="of the average of |theta gradient|", ge=0, lt=1)
-    beta2: float = setting(0.85, help="of the average of its fluctuation", ge=0, lt=1)
-    observe_every: int = setting(1, help="observe one training step in so many", gt=0)
+    beta1: float = setting(
+        0.85, help="decay of the running average of |theta gradient|", ge=0, lt=1
+    )
+    beta2: float = setting(0.85, help="decay of the running average of its fluctuation", ge=0, lt=1)
+    observe_every: int = setting(1, help="observe every n-th training step", gt=0)
 
     @property
     def observes(self) -> bool:

@@ -14,7 +14,7 @@ class Spaced(Control):
     It reads neither model nor data: sites spread evenly over the depth, k = `every` apart.
     """
 
-    every: int = setting(4, help="of so many layers, the last has its sites on first", ge=2)
+    every: int = setting(4, help="k: every k-th layer's sites are switched on first", ge=2)
 
     def place(self, site: Site) -> float:
         """1 in every k-th layer."""

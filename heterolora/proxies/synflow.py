@@ -34,7 +34,7 @@ class SynFlow(SaliencyProxy):
     objective: Literal["loss", "output"] = setting(
         "loss", help="loss: as in the paper; output: sum of the outputs, as in the original SynFlow"
     )
-    num_batches: int = setting(1, help="batches in the sample", gt=0)
+    num_batches: int = setting(1, help="number of batches to score", gt=0)
 
     @property
     def reads_weights(self) -> bool:

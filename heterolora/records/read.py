@@ -98,6 +98,12 @@ class Run:
         return self.scale * self.result.best.metrics[self.config["task"]["metrics"][0]]
 
     @property
+    def test(self) -> float | None:
+        """The first metric of a finished run on its test split, in its unit; None without one."""
+        row, primary = self.result.test, str(self.config["task"]["metrics"][0])
+        return None if row is None else self.scale * row.metrics[primary]
+
+    @property
     def unit(self) -> str:
         """In which `metric` is shown; percent in records written before this was configurable."""
         return "%" if self.result.unit is None else self.result.unit

@@ -242,6 +242,8 @@ class Record:
             (self.directory / stale).unlink(missing_ok=True)
         for weights in self.directory.glob(f"{schema.CHECKPOINT}/*.safetensors"):
             weights.unlink()
+        for later in (schema.PREDICTIONS, schema.EVALUATIONS):
+            shutil.rmtree(self.directory / later, ignore_errors=True)
         self._write_config()
         self._write_provenance()
         if diff := source.diff():

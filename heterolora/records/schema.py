@@ -31,6 +31,10 @@ RESTORED = "restored"
 """An empty file in a directory whose record comes from an archive and has no weights."""
 CHECKPOINT = "checkpoint"
 """The folder of `WEIGHTS` and, while a run is unfinished, of what it resumes from."""
+PREDICTIONS = "predictions"
+"""The folder of what the weights were later asked to predict."""
+EVALUATIONS = "evaluations"
+"""The folder of what benchmarks later found of the weights."""
 WEIGHTS = ("best.safetensors", "last.safetensors")
 
 SiteName = Annotated[str, Field(pattern=rf"^layers\.\d+\.({'|'.join(ROLES)})$")]
@@ -70,6 +74,21 @@ class EpochRow(RecordModel):
     @property
     def metrics(self) -> Mapping[str, float]:
         """Each validation metric, by its name."""
+        return self.__pydantic_extra__
+
+
+class TestRow(RecordModel):
+    """The weights of the best epoch on a split that selected nothing; further keys are metrics."""
+
+    __pydantic_extra__: dict[str, float]
+
+    split: str
+    epoch: int
+    loss: float
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Each metric, by its name."""
         return self.__pydantic_extra__
 
 
@@ -142,7 +161,7 @@ class Seconds(RecordModel):
     evaluating: float
 
 
-OPTIONAL = ("error", "higher_is_better", "unit", "searches_per_epoch")
+OPTIONAL = ("error", "test", "higher_is_better", "unit", "searches_per_epoch")
 """Fields that a finished run may lack."""
 
 
@@ -158,6 +177,7 @@ class RunRecord(RecordModel):
         unit: in which it is shown: `%` is a hundred times its value; None as for the direction.
         best: the row of the best epoch.
         last: the row of the last epoch.
+        test: how the best epoch does on a test split; None where there is none.
         searches_per_epoch: as really made; None for a strategy without a schedule.
     """
 
@@ -172,6 +192,7 @@ class RunRecord(RecordModel):
     unit: str | None = None
     best: EpochRow | None = None
     last: EpochRow | None = None
+    test: TestRow | None = None
     parameters: ParameterCounts | None = None
     seconds: Seconds | None = None
     peak_memory_bytes: int | None = None

@@ -131,11 +131,13 @@ def runs_of(table: Table, runs: pd.DataFrame) -> pd.DataFrame:
     They are those of its own experiment, or of all where there are none of it, as after a sweep
     that was written by hand; and borrowed ones for the entries that these do not fill.
     """
-    if table.report != "rows" or runs.empty:
+    if runs.empty:
         return runs
     names = runs["name"].astype(str).str.partition("/")[0]
     own = runs[names == table.name]
     own = runs if own.empty else own
+    if table.report != "rows":
+        return own
     others = runs[names.isin(table.borrows) & ~runs.index.isin(own.index)]
     unfilled = [where for where in table.wheres if not matching(own, where).any()]
     return pd.concat([own, others[matching(others, *unfilled)]])

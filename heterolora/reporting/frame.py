@@ -32,8 +32,8 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
 
     The columns are its settings by dotted key, None where it has no such key; `run`, the record;
     `status`, `identity`; `best` and `last`, its metric in its unit at the best and at the last
-    epoch; `selection`, the metric that chose the best epoch; and the numbers of `run.json`, such as
-    `seconds.training`.
+    epoch; `test`, the best epoch's on a test split, where a run has one; `selection`, the metric
+    that chose the best epoch; and the numbers of `run.json`, such as `seconds.training`.
     """
     rows = []
     for run in runs:
@@ -42,6 +42,8 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
         if run.finished:
             row |= flat(result.model_dump(include={"parameters", "seconds", "peak_memory_bytes"}))
             row |= {"best": run.best, "last": run.last, "selection": run.selection}
+            if run.test is not None:
+                row["test"] = run.test
         rows.append(row)
     made = pd.DataFrame(rows, dtype=object, columns=None if rows else ALWAYS)
     return made.where(made.notna(), None)
@@ -51,7 +53,11 @@ def matching(runs: pd.DataFrame, *wanted: Settings) -> pd.Series:
     """Which rows have all the values that one of `wanted` asks for; a list's in any order."""
     asked = [{key: _in_any_order(value) for key, value in where.items()} for where in wanted]
     keys = dict.fromkeys(key for where in asked for key in where)
-    rows = runs.reindex(columns=[*keys]).map(_in_any_order).to_dict("records")
+    known = {key: runs[key].tolist() for key in keys if key in runs}
+    rows = [
+        {key: _in_any_order(known[key][row]) if key in known else None for key in keys}
+        for row in range(len(runs))
+    ]
     found = [any(where.items() <= row.items() for where in asked) for row in rows]
     return pd.Series(found, index=runs.index, dtype=bool)
 

@@ -129,6 +129,7 @@ class Table(Spec):
         where: what the runs of all rows have.
         columns: the same for each column; without any, tasks stand across.
         rows: by name, in order.
+        made_by: the command that makes its runs; `make NAME` if empty.
         borrows: experiments whose runs fill the entries for which its own has none.
         tuned: a key that is chosen for each row by the half of the validation split that is not
             reported.
@@ -146,6 +147,7 @@ class Table(Spec):
     where: Settings = {}
     columns: Mapping[str, Settings] = {}
     rows: Mapping[str, Row] = {}
+    made_by: str = ""
     borrows: tuple[str, ...] = ()
     tuned: str | None = None
     tuning_seeds: tuple[int, ...] = ()
@@ -163,6 +165,11 @@ class Table(Spec):
                 against = dict(self._against(row, column))
                 found.append(Entry(name, column, where, against, row.optional))
         return {entry.label: entry for entry in found}
+
+    @property
+    def again(self) -> str:
+        """What is to be run for what is missing."""
+        return self.made_by or f"make {self.name}"
 
     @property
     def wheres(self) -> list[Settings]:

@@ -122,7 +122,8 @@ def _missing(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
     if absent and table.paper and any(cell.model == table.paper.model for cell in cells):
         yield f"no run at all on {', '.join(absent)}, which the paper's table has"
     if gaps:
-        yield f"run make {table.name} again, with the same MODEL= and TASK=, for what is missing"
+        same = "" if table.made_by else ", with the same MODEL= and TASK=,"
+        yield f"run {table.again} again{same} for what is missing"
 
 
 def _mixed(table: Table, cells: Sequence[Cell]) -> Iterator[str]:

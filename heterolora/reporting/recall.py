@@ -52,9 +52,8 @@ def by_rule(table: Table, runs: pd.DataFrame) -> Report:
             "right": len(planted(run)),
             "recall": recall(values, planted(run)),
         }
-        for arm, label in _labelled(arms(runs))
+        for arm, label in _labelled(arms(runs[[bool(planted(run)) for run in runs["run"]]]))
         for run in arm.runs
-        if planted(run)
         for rule, values in _rules(run, label)
     ]
     if not rows:

@@ -58,6 +58,7 @@ def _numbers(cell: Cell, compared: Sequence[Comparison]) -> dict[str, Any]:
     seen = cell.frame.reindex(columns=keys).astype(float)
     other = seen["seconds.training"] + seen["seconds.evaluating"]
     overhead = 100 * seen["seconds.searching"] / other.where(other > 0)
+    tested = cell.by_seed("test") if "test" in cell.frame else {}
     row: dict[str, Any] = {
         "model": cell.model,
         "task": cell.task,
@@ -68,6 +69,7 @@ def _numbers(cell: Cell, compared: Sequence[Comparison]) -> dict[str, Any]:
         "missing_seeds": " ".join(map(str, cell.missing)),
         **_spread("best", cell.best, "mean", "std", "median"),
         **_spread("last", last, "mean", "std"),
+        **(_spread("test", spread([*tested.values()]), "mean", "std") if tested else {}),
         "parameters_on": seen["parameters.enabled"].median(),
         "printed_mean": paper.printed,
         "printed_std": paper.std,
@@ -111,6 +113,7 @@ def _spread(prefix: str, found: Spread | None, *keys: str) -> dict[str, float | 
 def details(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
     """Every cell, and the paper's beside; `found` are their `numbers`."""
     published = any(cell.published for cell in cells)
+    tested = "test_mean" in found
     rows = []
     for cell, known in zip(cells, found.to_dict("records"), strict=True):
         row = {
@@ -119,6 +122,7 @@ def details(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
             "best epoch": mean_std(known["best_mean"], known["best_std"]),
             "median": text(known["best_median"], ".1f"),
             "last": text(known["last_mean"], ".1f"),
+            **({"test": mean_std(known["test_mean"], known["test_std"])} if tested else {}),
             "parameters": text(known["parameters_on"], ",.0f"),
         }
         if published:
@@ -131,6 +135,8 @@ def details(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
         "Over seeds: the best epoch's mean ± sample standard deviation and median, the last "
         "epoch's mean; the adapter parameters that are on at the end."
     )
+    if tested:
+        explanation += " Test: the best epoch on the split that selected nothing."
     if published:
         explanation += (
             " Printed: in the paper. Logged: mean ± std of what its authors' logs hold (number of "

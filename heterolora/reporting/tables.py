@@ -36,7 +36,7 @@ def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Re
         return replace(made, notes=[*left_out, *made.notes])
     cells = found = cells_of(table, runs)
     if not found:
-        raise RecordError(f"no run here belongs to {table.title}; run make {table.name}")
+        raise RecordError(f"no run here belongs to {table.title}; run {table.again}")
     if table.tuned:
         cells = [studies.at_best(cell, table.tuned, table.tuning_seeds) for cell in found]
     compared = compare(cells)

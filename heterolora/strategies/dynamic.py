@@ -8,14 +8,14 @@ from heterolora.strategies.base import Strategy
 
 @dataclass(frozen=True)
 class Dynamic(Strategy):
-    """Search again and again: every ceil(steps per epoch / k) steps of each epoch, from step 0.
+    """Search repeatedly: every ceil(steps per epoch / k) steps of each epoch, from step 0.
 
     With k = `searches_per_epoch` = 5 and MRPC's 459 steps: before steps 0, 92, 184, 276, 368.
     Where the steps do not divide evenly, an epoch may hold fewer than k searches.
     """
 
     enable_rate: float = setting(
-        0.25, help="a site holds up to rank budget / enable_rate", gt=0, le=1
+        0.25, help="maximum rank of a site is the budget's / enable_rate", gt=0, le=1
     )
     searches_per_epoch: int = setting(5, help="searches in an epoch, evenly spaced", gt=0)
 

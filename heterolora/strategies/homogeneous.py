@@ -1,4 +1,4 @@
-"""The baseline: LoRA as it is."""
+"""The baseline: plain LoRA."""
 
 from dataclasses import dataclass
 from typing import ClassVar

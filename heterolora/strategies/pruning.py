@@ -22,7 +22,7 @@ class Pruning(Strategy):
     """
 
     enable_rate: float = setting(
-        0.25, help="a site holds up to rank budget / enable_rate", gt=0, le=1
+        0.25, help="maximum rank of a site is the budget's / enable_rate", gt=0, le=1
     )
     initial: float = setting(
         1.5, help="every site begins with this many times the budget's rank", gt=1

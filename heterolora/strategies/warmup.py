@@ -17,7 +17,7 @@ class Warmup(Strategy):
     """
 
     enable_rate: float = setting(
-        0.25, help="a site holds up to rank budget / enable_rate", gt=0, le=1
+        0.25, help="maximum rank of a site is the budget's / enable_rate", gt=0, le=1
     )
     warmup: float = setting(0.1, help="share of all steps before the search", gt=0, lt=1)
 

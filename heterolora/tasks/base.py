@@ -43,8 +43,12 @@ class Examples:
         A smaller part is within a larger one.
         """
         order = torch.randperm(len(self), generator=torch_generator(0, "limit")).tolist()
-        chosen = sorted(order[:count])
-        return Examples({name: [rows[i] for i in chosen] for name, rows in self.columns.items()})
+        return self._at(sorted(order[:count]))
+
+    def parted(self, count: int) -> tuple["Examples", "Examples"]:
+        """All but a random part of `count` rows, and that part; the same ones in every run."""
+        order = torch.randperm(len(self), generator=torch_generator(0, "held out")).tolist()
+        return self._at(sorted(order[count:])), self._at(sorted(order[:count]))
 
     def fingerprint(self) -> str:
         """Sixteen hex digits of the content, to tell whether a dataset has changed."""
@@ -52,6 +56,9 @@ class Examples:
         for row in self.rows():
             digest.update(repr(row).encode())
         return digest.hexdigest()[:16]
+
+    def _at(self, indices: Sequence[int]) -> "Examples":
+        return Examples({name: [rows[i] for i in indices] for name, rows in self.columns.items()})
 
 
 class Metric(ABC):
@@ -100,6 +107,16 @@ class Task(Settings, ABC):
         """Whether its examples have what the loss needs."""
         return True
 
+    @property
+    def needs_decoder(self) -> bool:
+        """Whether its model must read from left to right."""
+        return False
+
+    @property
+    def packs(self) -> bool:
+        """Whether several of its training examples share a row."""
+        return False
+
     def problems(self) -> Iterable[str]:
         """What is wrong with its settings taken together: `key=value: rule; remedy`."""
         return ()
@@ -125,6 +142,16 @@ class Task(Settings, ABC):
         device: torch.device,
     ) -> Encoded:
         """Tokenize a split, truncated to what the task and the model's `positions` allow."""
+
+    def encode_evaluation(
+        self,
+        examples: Examples,
+        tokenizer: PreTrainedTokenizerBase,
+        positions: int,
+        device: torch.device,
+    ) -> Encoded:
+        """Tokenize a split that is evaluated; as one that is trained on unless a task differs."""
+        return self.encode(examples, tokenizer, positions, device)
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor | int]:

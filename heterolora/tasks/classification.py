@@ -11,18 +11,19 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from heterolora.errors import DataError
-from heterolora.losses import Batch, cross_entropy, squared_error
+from heterolora.losses import LABELS, Batch, cross_entropy, squared_error
 from heterolora.settings import setting
-from heterolora.tasks.base import Columns, Examples, Metric, Task
-from heterolora.tasks.encoded import LABELS, Encoded
+from heterolora.tasks.base import Columns, Examples, Metric
+from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.metrics import compute_metric
+from heterolora.tasks.predicting import Predicting, highest
 from heterolora.tasks.tokens import check_columns, check_texts, tokenize
 
-MetricName = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
+MetricName = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman", "exact_match"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classification(Task):
+class Classification(Predicting):
     """A label for one sentence or a pair; with `num_labels=1` a number, by regression."""
 
     metrics: tuple[MetricName, ...] = setting(
@@ -31,9 +32,7 @@ class Classification(Task):
     sentences: tuple[str, ...] = setting(
         help="the columns of one sentence or of a pair", example="[sentence]"
     )
-    label: str | None = setting(help="the column of the labels", example="label")
     num_labels: int = setting(help="classes, or 1 for a regression", gt=0, example=2)
-    max_length: int = setting(help="maximum number of tokens per example", gt=0, example=128)
 
     @property
     def is_regression(self) -> bool:
@@ -55,15 +54,13 @@ class Classification(Task):
         """The sentences, then the label."""
         return (*self.sentences, *([self.label] if self.label is not None else []))
 
-    @property
-    def has_labels(self) -> bool:
-        """Whether there is a column of them."""
-        return self.label is not None
-
     def problems(self) -> Iterable[str]:
         """Columns must differ, metrics fit the labels, and training needs labels."""
         if self.label is None:
-            yield ("label=null: fine-tuning needs labels; name their column with task.label=COLUMN")
+            yield (
+                "label=null: fine-tuning needs labels; name their column with task.label=COLUMN, "
+                "or predict them with a run of another task (scripts/predict.py RUN_DIR --task)"
+            )
         if not 1 <= len(self.sentences) <= 2:
             yield (
                 f"sentences={list(self.sentences)}: must name one column or two; for example "
@@ -77,9 +74,7 @@ class Classification(Task):
                 f"sentences={list(self.sentences)}: the columns {columns} must differ; name each "
                 "sentence's own with task.sentences=[...], the label's with task.label=..."
             )
-        fitting = ["pearson", "spearman"] if self.is_regression else ["accuracy", "matthews"]
-        if self.num_labels == 2:
-            fitting.append("f1")
+        fitting = self.fitting()
         for name in self.metrics:
             if name not in fitting:
                 yield (
@@ -87,13 +82,29 @@ class Classification(Task):
                     f"{self.num_labels}; choose from {', '.join(fitting)}"
                 )
 
+    def fitting(self) -> list[str]:
+        """The metrics that go with its labels."""
+        if self.is_regression:
+            return ["pearson", "spearman"]
+        return ["accuracy", "matthews", "macro_f1", *(["f1"] if self.num_labels == 2 else [])]
+
     def check(self, columns: Columns, where: str) -> Examples:
         """Every text is a string, every label one of the task's."""
-        assert self.label is not None
-        keys = {**dict.fromkeys(self.sentences, "task.sentences"), self.label: "task.label"}
-        check_columns(columns, keys, where)
+        keys = dict.fromkeys(self.sentences, "task.sentences")
+        check_columns(columns, {**keys, **self._label_key()}, where)
         for column in self.sentences:
             check_texts(columns, column, where)
+        texts = {column: list(columns[column]) for column in self.sentences}
+        return Examples(texts | self.checked_labels(columns, where))
+
+    def checked_labels(self, columns: Columns, where: str) -> dict[str, list[Any]]:
+        """The column of labels, each one of the task's; none where there is no column.
+
+        Raises:
+            DataError: naming the first row that has another.
+        """
+        if self.label is None:
+            return {}
         for row, label in enumerate(columns[self.label]):
             if not self._is_label(label):
                 raise DataError(
@@ -101,10 +112,7 @@ class Classification(Task):
                     f"{self._labels_wanted()}; repair the row, or set task.num_labels"
                 )
         number = float if self.is_regression else int
-        return Examples(
-            {column: list(columns[column]) for column in self.sentences}
-            | {self.label: [number(label) for label in columns[self.label]]}
-        )
+        return {self.label: [number(label) for label in columns[self.label]]}
 
     def encode(
         self,
@@ -114,10 +122,17 @@ class Classification(Task):
         device: torch.device,
     ) -> Encoded:
         """Tokenize sentences or pairs, truncated to `max_length` and to `positions`."""
-        *texts, labels = examples.columns.values()
-        encoded = tokenize(texts, tokenizer, min(self.max_length, positions), device)
+        texts = [examples.columns[column] for column in self.sentences]
+        return self.labelled(
+            tokenize(texts, tokenizer, min(self.max_length, positions), device), examples
+        )
+
+    def labelled(self, encoded: Encoded, examples: Examples) -> Encoded:
+        """Tokenized examples with their labels, if they have any."""
+        if self.label is None:
+            return encoded
         dtype = torch.float32 if self.is_regression else torch.int64
-        return encoded.with_labels(torch.tensor(labels, dtype=dtype).unbind())
+        return encoded.with_labels(torch.tensor(examples.columns[self.label], dtype=dtype).unbind())
 
     def loss(self, output: Any, batch: Batch) -> tuple[Tensor, int]:
         """Cross-entropy of classes, squared error of numbers."""
@@ -126,6 +141,19 @@ class Classification(Task):
     def metric(self) -> Metric:
         """Of all predictions together."""
         return Predictions(self)
+
+    def scores(self, output: Any, batch: Batch) -> list[list[float]]:
+        """The logit of each class, or the number."""
+        scores: list[list[float]] = output.logits.float().cpu().tolist()
+        return scores
+
+    def chosen(self, scores: Sequence[Sequence[float]], examples: Examples) -> list[Any]:
+        """The class of the highest logit, or the number."""
+        return [row[0] if self.is_regression else highest(row) for row in scores]
+
+    def _label_key(self) -> dict[str, str]:
+        """The column of labels, if there is one, with the setting that names it."""
+        return {} if self.label is None else {self.label: "task.label"}
 
     def _is_label(self, label: Any) -> bool:
         if isinstance(label, bool) or not isinstance(label, int | float):
@@ -166,5 +194,9 @@ class Predictions(Metric):
         numbers: Sequence[float] = predicted.double().tolist()
         return {
             "loss": total.item() / count,
-            **{name: compute_metric(name, labels.tolist(), numbers) for name in self.task.metrics},
+            **{name: self.measure(name, labels.tolist(), numbers) for name in self.task.metrics},
         }
+
+    def measure(self, name: str, labels: Sequence[float], predicted: Sequence[float]) -> float:
+        """A metric of all predictions."""
+        return compute_metric(name, labels, predicted)

@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from heterolora.losses import GROUPS, LABELS
 from heterolora.seeding import torch_generator
-
-LABELS = "labels"
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,7 @@ class Encoded:
         padding: what tokens are padded with, on the right.
         device: where batches go.
         truncated: how many examples are longer than `limit`.
+        dropped: how many were left out, since `limit` left nothing of them to learn.
         limit: the most tokens that an example was allowed to keep.
         multiple: of what the length of a shuffled batch is, but for `limit`.
         window: how many shuffled batches share examples of like length; None for pure chance.
@@ -32,6 +32,7 @@ class Encoded:
     padding: Mapping[str, int]
     device: torch.device
     truncated: int = 0
+    dropped: int = 0
     limit: int | None = None
     multiple: int = 1
     window: int | None = None
@@ -82,10 +83,22 @@ class Encoded:
         return self._cut(order[skip * size :], size, self.multiple)
 
     def halves(self) -> tuple["Encoded", "Encoded"]:
-        """Two disjoint random halves of the examples, the same ones in every run."""
-        order = torch.randperm(len(self), generator=torch_generator(0, "halves")).tolist()
+        """Two disjoint random halves of the examples, the same ones in every run.
+
+        Where examples have groups, these are halved, and none of them is divided.
+        """
+        together: dict[int, list[int]] = {}
+        for index in range(len(self)):
+            group = int(self.features[GROUPS][index]) if GROUPS in self.features else index
+            together.setdefault(group, []).append(index)
+        groups = list(together.values())
+        order = torch.randperm(len(groups), generator=torch_generator(0, "halves")).tolist()
         middle = (len(order) + 1) // 2
-        return self.subset(sorted(order[:middle])), self.subset(sorted(order[middle:]))
+        first, second = (
+            sorted(index for group in half for index in groups[group])
+            for half in (order[:middle], order[middle:])
+        )
+        return self.subset(first), self.subset(second)
 
     def subset(self, indices: Sequence[int]) -> "Encoded":
         """Some of the examples."""
@@ -94,10 +107,14 @@ class Encoded:
 
     def with_labels(self, labels: Sequence[Tensor], padding: int = -100) -> "Encoded":
         """The same examples with their labels; `padding` is for labels of tokens."""
+        return self.with_feature(LABELS, labels, padding)
+
+    def with_feature(self, name: str, values: Sequence[Tensor], padding: int = 0) -> "Encoded":
+        """The same examples with one more tensor each; `padding` is for those of tokens."""
         return replace(
             self,
-            features={**self.features, LABELS: labels},
-            padding={**self.padding, LABELS: padding},
+            features={**self.features, name: values},
+            padding={**self.padding, name: padding},
         )
 
     def _lengths(self, indices: Sequence[int]) -> list[int]:

@@ -20,6 +20,7 @@ class Meaning:
 
 METRICS: Mapping[str, Meaning] = {
     **dict.fromkeys(("accuracy", "f1", "matthews", "pearson", "spearman"), Meaning(True, unit="%")),
+    **dict.fromkeys(("macro_f1", "exact_match", "token_f1"), Meaning(True, unit="%")),
     "perplexity": Meaning(False, unit=""),
 }
 """Every metric that a task can have."""
@@ -31,7 +32,8 @@ def compute_metric(name: str, labels: Sequence[float], predicted: Sequence[float
     All but accuracy need scikit-learn or SciPy.
 
     A correlation that is undefined because predictions or labels are all equal counts as 0, and so
-    does an F1 without a predicted or a true positive. F1 is that of class 1.
+    does an F1 without a predicted or a true positive. F1 is that of class 1; `macro_f1` is the mean
+    over the classes that are among the labels or the predictions.
 
     Args:
         name: of the metric.
@@ -53,6 +55,7 @@ def compute_metric(name: str, labels: Sequence[float], predicted: Sequence[float
         return float(correlation(labels, predicted).statistic)
     from sklearn import metrics
 
-    if name == "f1":
-        return float(metrics.f1_score(labels, predicted, zero_division=0.0))
+    if name in ("f1", "macro_f1"):
+        average = {"f1": "binary", "macro_f1": "macro"}[name]
+        return float(metrics.f1_score(labels, predicted, average=average, zero_division=0.0))
     return float(metrics.matthews_corrcoef(labels, predicted))

@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from heterolora.errors import DataError
-from heterolora.losses import Batch, token_cross_entropy
+from heterolora.losses import LABELS, Batch, token_cross_entropy
 from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples, Metric, Task
-from heterolora.tasks.encoded import LABELS, Encoded
+from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.tokens import check_columns, check_texts, tokenize
 
 NONE = -100
@@ -93,6 +93,10 @@ class TokenLabels(Task):
     def loss(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the labels, summed over all tokens that have one."""
         return token_cross_entropy(output, batch)
+
+    def count(self, batch: Batch) -> Tensor:
+        """The tokens that have a label."""
+        return (batch[LABELS] != NONE).sum()
 
     def metric(self) -> Metric:
         """Of all labels together."""

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from heterolora.errors import DataError
+from heterolora.losses import LABELS
 from heterolora.tasks.base import Columns
 from heterolora.tasks.encoded import Encoded
 
@@ -72,5 +74,35 @@ def tokenize(
         padding={name: padding.get(name, 0) for name in encoded},
         device=device,
         truncated=truncated,
+        limit=limit,
+    )
+
+
+def labelled(
+    rows: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int,
+    device: torch.device,
+) -> Encoded:
+    """Rows of tokens, each token with its label.
+
+    Args:
+        rows: of n examples, (length,) each.
+        labels: as `rows`; -100 where there is none.
+        tokenizer: with a padding token.
+        limit: the most tokens of an example.
+        device: where batches go.
+    """
+    assert tokenizer.pad_token_id is not None
+    ones = torch.ones(limit, dtype=torch.int64)
+    return Encoded(
+        features={
+            "input_ids": rows,
+            "attention_mask": [ones[: len(row)] for row in rows],
+            LABELS: labels,
+        },
+        padding={"input_ids": tokenizer.pad_token_id, "attention_mask": 0, LABELS: -100},
+        device=device,
         limit=limit,
     )

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from heterolora.adapters import Adapters
 from heterolora.sites import Site
 from heterolora.strategies import Search
 from heterolora.training.processes import Processes
 from heterolora.training.signals import Signals, Terminated
+from heterolora.training.weights import Weights
 
 
 class SharedSignals(Signals):
@@ -68,3 +70,27 @@ class SharedSearch(Search):
         self.load_state_dict(state)
         self.adapters.apply({Site.parse(name): rank for name, rank in made["ranks"].items()})
         return made
+
+
+class SharedWeights:
+    """Weights that the first process keeps, and all of them go back to.
+
+    Args:
+        adapters: of this process.
+        kept: in the first process what keeps them; None in the others.
+    """
+
+    def __init__(self, adapters: Adapters, kept: Weights | None) -> None:
+        self._adapters = adapters
+        self._kept = kept
+
+    def save(self, name: str, epoch: int) -> None:
+        """Have the first process keep the weights, which are the same in all."""
+        if self._kept is not None:
+            self._kept.save(name, epoch)
+
+    def load(self, name: str) -> None:
+        """Have the adapters of every process be as they were saved. Each has to ask."""
+        if self._kept is not None:
+            self._kept.load(name)
+        self._adapters.load_state_dict(Processes().told(self._adapters.state_dict()))

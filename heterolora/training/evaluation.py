@@ -1,15 +1,31 @@
 """Validation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from heterolora.losses import Autocast, Batch, inputs
+from heterolora.losses import Autocast, inputs
 from heterolora.tasks import Metric, Task
 from heterolora.tasks.encoded import Encoded
 from heterolora.unpadding import without_padding
+
+
+@torch.no_grad()
+def outputs(
+    model: nn.Module, split: Encoded, batch_size: int, autocast: Autocast = nullcontext
+) -> Iterator[tuple[Any, dict[str, Tensor]]]:
+    """What the model gives for each batch of a split in its order, and the batch; dropout off.
+
+    The model is left in evaluation mode.
+    """
+    model.eval()
+    for batch in split.in_order(batch_size):
+        with autocast(), without_padding():
+            output = model(**inputs(batch))
+        yield output, batch
 
 
 def evaluate(
@@ -23,18 +39,18 @@ def evaluate(
 
     The model is left in evaluation mode.
     """
-    return measured(model, task, split.in_order(batch_size), autocast).compute()
+    return measured(model, task, split, batch_size, autocast).compute()
 
 
-@torch.no_grad()
 def measured(
-    model: nn.Module, task: Task, batches: Iterable[Batch], autocast: Autocast = nullcontext
+    model: nn.Module,
+    task: Task,
+    split: Encoded,
+    batch_size: int,
+    autocast: Autocast = nullcontext,
 ) -> Metric:
-    """The task's metric of some batches; the model is left in evaluation mode."""
-    model.eval()
+    """The task's metric of a split, of which another's may be the rest; see `evaluate`."""
     metric = task.metric()
-    for batch in batches:
-        with autocast(), without_padding():
-            output = model(**inputs(batch))
+    for output, batch in outputs(model, split, batch_size, autocast):
         metric.update(output, batch)
     return metric

@@ -21,7 +21,7 @@ from heterolora.training.engines import Engine
 from heterolora.training.logging import Logger
 from heterolora.training.schedule import Schedule
 from heterolora.training.signals import Signals
-from heterolora.training.weights import WeightFiles
+from heterolora.training.weights import Weights
 
 Result = TypeVar("Result")
 
@@ -36,6 +36,7 @@ class Progress:
         last: the row of the last epoch.
         losses: of the epoch's steps so far.
         logged: how many of `losses` are in the log.
+        test: the best epoch, with its loss and metrics on the test split.
     """
 
     step: int = 0
@@ -43,6 +44,7 @@ class Progress:
     last: dict[str, Any] | None = None
     losses: list[float] = field(default_factory=list)
     logged: int = 0
+    test: dict[str, Any] | None = None
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Trainer:
         train: the training split.
         validation: what is evaluated after each epoch, by the prefix of its metrics; that
             without a prefix chooses the best epoch.
+        test: what the best epoch's weights are evaluated on once, at the end; needs `weights`.
         epochs: passes over the training split.
         batch_size: examples in a step.
         seed: of the order of the examples.
@@ -87,7 +90,8 @@ class Trainer:
     max_steps: int | None = None
     patience: int | None = None
     log_every: int = 10
-    weights: WeightFiles | None = None
+    test: Encoded | None = None
+    weights: Weights | None = None
     checkpoints: CheckpointManager | None = None
     every_minutes: float = math.inf
     signals: Signals = field(default_factory=Signals)
@@ -144,6 +148,8 @@ class Trainer:
                 self._validate(epoch)
                 self._save(epoch)
                 self.signals.obey()
+            if self.test is not None:
+                self.progress.test = self._tested(self.test)
         return self.progress
 
     def evaluate(self) -> dict[str, float]:
@@ -275,6 +281,21 @@ class Trainer:
                 self.weights.save(name, epoch + 1)
         self.clock.lap("evaluating")
         self._tell(lambda logger: logger.log_epoch(row))
+
+    def _tested(self, split: Encoded) -> dict[str, Any]:
+        """The loss and metrics of the best epoch's weights; those of the last are then put back."""
+        if self.weights is None:
+            raise TypeError(
+                "a test split needs weights: without them none are kept of the best epoch"
+            )
+        assert self.progress.best is not None
+        self.weights.load("best")
+        try:
+            measured = self.engine.evaluate(split)
+        finally:
+            self.weights.load("last")
+        self.clock.lap("evaluating")
+        return {"epoch": self.progress.best["epoch"], **measured}
 
     def _is_best(self, row: Mapping[str, float]) -> bool:
         """Whether an epoch is better than all before it."""

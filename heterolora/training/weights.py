@@ -1,15 +1,25 @@
 """The trained weights of a run on disk: adapters and head, never the frozen model."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from heterolora.adapters import Adapters
-from heterolora.adapters.files import write_adapters
+from heterolora.adapters.files import read_adapters, write_adapters
 from heterolora.files import write_atomically, writing
 
 NAMES = ("best", "last")
+
+
+class Weights(Protocol):
+    """Keeps weights of a run by name: those of the best epoch, and of the last."""
+
+    def save(self, name: str, epoch: int) -> None:
+        """Keep the weights as they stand."""
+
+    def load(self, name: str) -> None:
+        """Have the adapters be as they were saved."""
 
 
 class WeightFiles:
@@ -37,6 +47,15 @@ class WeightFiles:
         with writing(file):
             self._folder.mkdir(parents=True, exist_ok=True)
             write_adapters(file, self._adapters, epoch=str(epoch))
+
+    def load(self, name: str) -> None:
+        """Have the adapters be as they were saved.
+
+        Raises:
+            OSError: if there is no such file.
+        """
+        _, state, _ = read_adapters(self._file(name))
+        self._adapters.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
         """The bytes of the files that there are."""

@@ -9,7 +9,7 @@ from heterolora.sites import Site
 
 @dataclass(frozen=True)
 class Proportional(Selection):
-    """Each site a rank of its own between the floor and its capacity, in proportion to its score.
+    """Each site gets a rank in proportion to its score, between the floor and its capacity.
 
     Ranks are given out one at a time, always where the quotient `score / (k - 1/2)` is highest,
     with k the rank that the site would come to, until the parameters are nearest to the budget:

@@ -9,7 +9,7 @@ from heterolora.sites import Site
 
 @dataclass(frozen=True)
 class Top(Selection):
-    """Sites go on in descending score, each with all its ranks.
+    """Sites are switched on in descending order of score, each with all its ranks.
 
     With a floor of f, the sites that are not chosen have f ranks.
     """

@@ -11,7 +11,7 @@ from heterolora.sites import Site
 
 @dataclass(frozen=True)
 class Waterfill(Selection):
-    """Ranks go, one at a time, to the site where the next one gains most for each parameter.
+    """Ranks are given one at a time, to the site where the next gains most per parameter.
 
     With gains g_1 >= g_2 >= ... of the ranks of a site and c the parameters of one rank, the rank
     k claims g_k / c. Since gains never rise, no ranks of the same parameters have a larger sum of

@@ -56,5 +56,6 @@ register(
         post_norm=lambda config: True,
         positions=lambda config: config.max_position_embeddings,
         optional=("pooler",),
+        decoder=False,
     )
 )

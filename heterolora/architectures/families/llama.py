@@ -10,6 +10,16 @@ from torch import Tensor
 
 from heterolora.architectures.family import Family, Parts, register
 
+PROJECTIONS = {
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+
 
 class LlamaParts(Parts):
     """A layer of Llama. It has no dropout but that inside its attention."""
@@ -40,15 +50,7 @@ for _model_type in ("llama", "mistral", "qwen2", "qwen3", "gemma"):
         Family(
             model_type=_model_type,
             layers="layers",
-            projections={
-                "q": "self_attn.q_proj",
-                "k": "self_attn.k_proj",
-                "v": "self_attn.v_proj",
-                "o": "self_attn.o_proj",
-                "gate": "mlp.gate_proj",
-                "up": "mlp.up_proj",
-                "down": "mlp.down_proj",
-            },
+            projections=PROJECTIONS,
             parts=LlamaParts,
             post_norm=lambda config: False,
             positions=lambda config: config.max_position_embeddings,

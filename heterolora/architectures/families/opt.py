@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.masking_utils import create_causal_mask
+from transformers.models.opt.modeling_opt import OPTDecoder
 
 from heterolora.architectures.family import Family, Parts, register
 
@@ -34,6 +36,30 @@ class OptParts(Parts):
         return y
 
 
+def separate(model: nn.Module) -> None:
+    """Give OPT the mask of its packed rows, which it makes without asking for their positions."""
+    for module in model.modules():
+        if isinstance(module, OPTDecoder):
+            module.register_forward_pre_hook(_masked, with_kwargs=True)
+
+
+def _masked(
+    decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    given = ("attention_mask", "past_key_values")
+    positions = kwargs.get("position_ids")
+    if positions is None or any(kwargs.get(name) is not None for name in given):
+        return None
+    mask = create_causal_mask(
+        config=decoder.config,
+        inputs_embeds=decoder.embed_tokens.weight.new_empty(*positions.shape, 0),
+        attention_mask=None,
+        past_key_values=None,
+        position_ids=positions,
+    )
+    return args, {**kwargs, "attention_mask": mask}
+
+
 register(
     Family(
         model_type="opt",
@@ -49,5 +75,6 @@ register(
         parts=OptParts,
         post_norm=lambda config: not config.do_layer_norm_before,
         positions=lambda config: config.max_position_embeddings,
+        separate=separate,
     )
 )

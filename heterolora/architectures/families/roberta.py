@@ -12,5 +12,6 @@ register(
         post_norm=lambda config: True,
         positions=lambda config: config.max_position_embeddings - config.pad_token_id - 1,
         optional=("pooler",),
+        decoder=False,
     )
 )

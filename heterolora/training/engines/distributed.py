@@ -69,9 +69,9 @@ class DistributedEngine(LocalEngine):
         return whole.compute()
 
     def _measured(self, split: Encoded) -> Metric:
-        batches = split.in_order(self._evaluation_batch_size)
+        size = self._evaluation_batch_size
         with self._processes.minding():
-            return measured(self.adapters.model, self.task, batches, self.autocast)
+            return measured(self.adapters.model, self.task, split, size, self.autocast)
 
     def _total(self, part: Batch) -> tuple[Tensor, Tensor | int]:
         total, count = super()._total(part)

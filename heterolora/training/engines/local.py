@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from heterolora.adapters import Adapters
+from heterolora.architectures import FAMILIES
 from heterolora.dropout import Dropout, has_dropout, recomputes
 from heterolora.losses import Autocast, Batch, inputs
 from heterolora.seeding import Stream
@@ -73,6 +74,7 @@ class LocalEngine:
         # Looked for once: a model has few among its many modules, and steps are many.
         modules = adapters.model.modules()
         self._may_recompute = [m for m in modules if hasattr(m, "gradient_checkpointing")]
+        self._is_of_one_run = not shareable(adapters)
         self._forward = forward or eager(adapters.model)
 
     def step(self, batch: Batch) -> Tensor:
@@ -121,11 +123,13 @@ class LocalEngine:
         """Whether a step cannot be made in one pass for many runs.
 
         One that is observed has no pass of its own there; a model without adapters trains what
-        such a pass would share; nor are parts of a step, or what is computed again, in it.
+        such a pass would share; nor are parts of a step, or what is computed again, in it; nor
+        what is not `shareable`.
         """
         return bool(
             self.observers
             or not self.adapters.sites
+            or self._is_of_one_run
             or len(self._parts(batch)) > 1
             or recomputes(self._may_recompute)
         )
@@ -182,3 +186,19 @@ def eager(model: Any) -> Callable[..., Any]:
             return model(**inputs)
 
     return forward
+
+
+def shareable(adapters: Adapters) -> bool:
+    """Whether a pass can be of many runs that train what these train.
+
+    Their heads are to be linear layers, and their projections to map the tokens of each run alone;
+    quantised layers keep a state that copies of a model do not share.
+    """
+    model = adapters.model
+    if getattr(model, "is_quantized", False):
+        return False
+    heads = {name.rpartition(".")[0] for name in adapters.head}
+    family = FAMILIES.get(model.config.model_type)
+    return all(isinstance(model.get_submodule(name), nn.Linear) for name in heads) and not (
+        family and family.beside_tokens
+    )

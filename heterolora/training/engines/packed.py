@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from heterolora.adapters import LowRank
 from heterolora.dropout import Dropout, has_dropout, recomputes
 from heterolora.losses import Batch, inputs
+from heterolora.tasks.packing import NOWHERE
 from heterolora.training.engines.local import LocalEngine
 from heterolora.unpadding import without_padding
 
@@ -275,13 +276,19 @@ def _corner(tensor: Tensor, like: Tensor) -> Tensor:
 
 def _joined(batches: Sequence[Batch], padding: int | None) -> dict[str, Tensor]:
     """The batches as one, padded to the longest."""
-    values = {"input_ids": padding or 0, "labels": -100}
+    values = {"input_ids": padding or 0, "labels": -100, "position_ids": NOWHERE}
     joined = {}
     for name, one in batches[0].items():
         rows = [batch[name] for batch in batches]
         if one.dim() > 1:
-            longest = max(row.shape[1] for row in rows)
+            longest = [max(sizes) for sizes in zip(*(row.shape[1:] for row in rows), strict=True)]
             value = values.get(name, 0)
-            rows = [F.pad(row, (0, longest - row.shape[1]), value=value) for row in rows]
+            rows = [F.pad(row, _missing(row, longest), value=value) for row in rows]
         joined[name] = torch.cat(rows)
     return joined
+
+
+def _missing(row: Tensor, longest: Sequence[int]) -> list[int]:
+    """What each dimension after the first lacks, as `F.pad` has it."""
+    lacking = [most - size for size, most in zip(row.shape[1:], longest, strict=True)]
+    return [end for most in reversed(lacking) for end in (0, most)]

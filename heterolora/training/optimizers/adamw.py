@@ -10,7 +10,7 @@ from heterolora.training.optimizers.base import Optimizer
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Optimizer):
-    """Torch's, with all parameters updated in one kernel."""
+    """AdamW of torch, fused."""
 
     weight_decay: float = setting(0.01, help="decoupled weight decay", ge=0)
     betas: tuple[float, ...] = setting(

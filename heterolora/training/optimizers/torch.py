@@ -13,7 +13,7 @@ from heterolora.training.optimizers.base import Optimizer
 
 @dataclass(frozen=True, kw_only=True)
 class Torch(Optimizer):
-    """A subclass of `torch.optim.Optimizer`, by its name.
+    """Any `torch.optim.Optimizer`, by its class name.
 
     What is off is frozen bit for bit if the optimizer leaves alone parameters without gradients, as
     all of torch do.

@@ -1,0 +1,183 @@
+"""A finished run's weights, as commands find them in its directory."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from heterolora.adapters import Adapters
+from heterolora.adapters.files import read_adapters
+from heterolora.architectures import Loaded
+from heterolora.build import build_adapters
+from heterolora.config import Config, checkpoints, validate
+from heterolora.config.model_rules import device_exists
+from heterolora.config.schema import Device
+from heterolora.data import sources
+from heterolora.errors import RecordError, one_line
+from heterolora.records import schema
+from heterolora.records.read import Run, read
+from heterolora.tasks import Encoded
+from heterolora.training.precision import resolve_device
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run that has weights.
+
+    Attributes:
+        run: its record.
+        config: its configuration, with the model where it is now.
+        which: of its weights, `best` or `last`.
+    """
+
+    run: Run
+    config: Config
+    which: str
+
+    @property
+    def directory(self) -> Path:
+        """The run's."""
+        return self.run.directory
+
+    @property
+    def weights(self) -> Path:
+        """The file of the weights."""
+        return weights_of(self.directory, self.which)
+
+    def on_device(self, name: str | None) -> "TrainedRun":
+        """The same, computed on a device; on that of the run, if it is here, for None.
+
+        Raises:
+            ConfigError: if this machine has no such device.
+        """
+        here = not list(device_exists(Device(self.config.device)))
+        name = name or (self.config.device if here else "auto")
+        config = validate({**self.config.resolved(), "device": name}, (device_exists,))
+        device = str(resolve_device(name))
+        return replace(self, config=config.model_copy(update={"device": device}))
+
+    def load(self) -> Loaded:
+        """The pretrained model with a head for the run's task.
+
+        Raises:
+            ModelError: if it cannot be had.
+        """
+        config = self.config
+        return checkpoints.load(config.model, config.task.build(), config.seed, config.device)
+
+    def adapters(self, loaded: Loaded) -> Adapters:
+        """Put what the run has trained, by whichever method, on its model, in place.
+
+        Args:
+            loaded: as `load` gives it; it moves to the configuration's device.
+
+        Raises:
+            RecordError: if the weights cannot be read or do not fit the model.
+            UserError: as the run's method, and its data where the method reads any.
+        """
+        split = TrainingSplit(lambda: _training_split(self.config, loaded), self._rows())
+        adapters = build_adapters(self.config, loaded, split)
+        try:
+            _, state, _ = read_adapters(self.weights)
+            adapters.load_state_dict(state)
+        except (OSError, SafetensorError) as error:
+            raise RecordError(f"{self.weights}: cannot be read ({one_line(error)})") from error
+        except ValueError as error:
+            raise RecordError(
+                f"{self.weights}: does not fit {self.config.model.where} with method="
+                f"{self.config.method.name} ({one_line(error)[:200]}); give the model that the run "
+                "was trained on"
+            ) from error
+        return adapters
+
+    def _rows(self) -> int | None:
+        """How many examples it was trained on; None where that was not kept."""
+        train = (self.run.provenance.data or {}).get("train")
+        return train["rows"] if train else None
+
+
+@dataclass(frozen=True)
+class TrainingSplit:
+    """What methods may ask of the training split, which is read only if one does.
+
+    Attributes:
+        read: gives it.
+        rows: how many examples it has; None if that is not known without reading it.
+    """
+
+    read: Callable[[], Encoded]
+    rows: int | None
+
+    @cached_property
+    def _examples(self) -> Encoded:
+        return self.read()
+
+    def batches(self, size: int) -> int:
+        """How many batches of `size` there are."""
+        return self._examples.batches(size) if self.rows is None else -(-self.rows // size)
+
+    def in_order(self, size: int, count: int | None = None) -> Iterator[dict[str, Tensor]]:
+        """The first `count` examples, `size` at a time."""
+        return self._examples.in_order(size, count)
+
+
+def _training_split(config: Config, loaded: Loaded) -> Encoded:
+    examples = sources.load(config.task, config.task.train_split)
+    if config.training.limit_examples is not None:
+        examples = examples.limited(config.training.limit_examples)
+    device = torch.device(config.device)
+    return config.task.build().encode(examples, loaded.tokenizer, loaded.positions, device)
+
+
+def weights_of(directory: Path, which: str) -> Path:
+    """The file of the best or the last weights of a run."""
+    return directory / schema.CHECKPOINT / f"{which}.safetensors"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command on a finished run takes: `run`, `weights` and `model`."""
+    parser.add_argument("run", type=Path, help="the directory of a finished run")
+    parser.add_argument(
+        "--weights",
+        choices=("best", "last"),
+        default="best",
+        help="of the best epoch or the last (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--model", metavar="DIR", help="the pretrained model, if it has moved since the run"
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """`device`, of a command that computes."""
+    parser.add_argument("--device", help="such as cpu (default: the run's, if it is here)")
+
+
+def opened(asked: argparse.Namespace) -> TrainedRun:
+    """The run that a command line with `add_arguments` asks for.
+
+    Raises:
+        RecordError: if it is not finished or has no weights.
+        ConfigError: if its configuration is none of this version's.
+    """
+    run, weights = read(asked.run), weights_of(asked.run, asked.weights)
+    if not weights.is_file():
+        raise RecordError(
+            f"{asked.run}: is {run.result.status} and has no {weights.name}; give a finished run "
+            "with its weights"
+        )
+    if not run.finished:
+        raise RecordError(
+            f"{asked.run}: is {run.result.status}, not finished; run its command again first"
+        )
+    # Whatever made the run, what is asked of it is done by one process.
+    config = validate({**run.config, "engine": "local"}, ())
+    if asked.model is not None:
+        moved = config.model.model_copy(update={"path": asked.model, "revision": None})
+        config = config.model_copy(update={"model": moved})
+    return TrainedRun(run, config, asked.weights)

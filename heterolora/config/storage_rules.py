@@ -1,0 +1,122 @@
+"""The rules across sections of how the weights of a model are kept, and laid out."""
+
+import importlib.util
+from collections.abc import Iterable
+
+from transformers import MODEL_MAPPING
+
+from heterolora.config import checkpoints
+from heterolora.config.model_rules import device_exists
+from heterolora.config.schema import (
+    Device,
+    MethodConfig,
+    ModelConfig,
+    Precision,
+    ProxyConfig,
+    SearchSpaceConfig,
+    StrategyConfig,
+)
+from heterolora.config.validation import Rule
+from heterolora.errors import ModelError
+from heterolora.training.precision import resolve_device, resolve_precision
+
+
+def bf16_needs_bf16(model: ModelConfig, precision: Precision, device: Device) -> Iterable[str]:
+    """What is trained is fp32, and meets weights of bf16 only under autocast."""
+    if model.dtype != "bf16" or list(device_exists(device)):
+        return
+    resolved = resolve_precision(precision, resolve_device(device))
+    if resolved != "bf16":
+        here = f", and precision=auto is {resolved} here" if precision == "auto" else ""
+        yield (
+            f"model.dtype=bf16: needs forward passes in bf16{here}; set precision=bf16, or "
+            "model.dtype=fp32"
+        )
+
+
+def quantization_is_there(model: ModelConfig, device: Device) -> Iterable[str]:
+    """Quantised weights need a GPU and bitsandbytes."""
+    if model.quantization is None:
+        return
+    if resolve_device(device).type != "cuda":
+        yield (
+            f"model.quantization={model.quantization}: needs a GPU, and device={device} is none; "
+            "set device=cuda where there is one, or model.quantization=null"
+        )
+    elif importlib.util.find_spec("bitsandbytes") is None:
+        yield (
+            f"model.quantization={model.quantization}: needs bitsandbytes, which is not installed; "
+            "pip install 'heterolora[quantization]', or set model.quantization=null"
+        )
+
+
+def weights_are_numbers(
+    model: ModelConfig,
+    strategy: StrategyConfig,
+    proxy: ProxyConfig | None,
+    importance: dict[str, ProxyConfig],
+) -> Iterable[str]:
+    """Some proxies compute with weights, which quantised ones are a code of."""
+    if model.quantization is None:
+        return
+    asked = {f"importance.{name}.name": other for name, other in importance.items()}
+    if proxy is not None and strategy.build().searches:
+        asked["proxy"] = proxy
+    for key, one in asked.items():
+        if one.build().reads_weights:
+            yield (
+                f"{key}={one.name}: computes with the model's weights, which "
+                f"model.quantization={model.quantization} keeps as codes; choose another, such as "
+                "gradnorm, or set model.quantization=null"
+            )
+
+
+def whole_layers_for_peft(
+    model: ModelConfig, method: MethodConfig, space: SearchSpaceConfig
+) -> Iterable[str]:
+    """Methods of PEFT are for projections that are linear layers of their own."""
+    try:
+        if not method.build().targets_layers:
+            return
+        family = checkpoints.family(model)
+    except ModelError:
+        return  # said by model_is_usable, or when the method is applied
+    parts = family.rows(checkpoints.settings(model))
+    fused = [role for role in space.projections if role in parts]
+    if fused:
+        yield (
+            f"method={method.name}: adapts whole layers, and {', '.join(fused)} of a "
+            f"{family.model_type} model are parts of one; choose method=heterolora, or other "
+            "search_space.projections, such as [o,down]"
+        )
+
+
+def attention_is_there(model: ModelConfig, precision: Precision, device: Device) -> Iterable[str]:
+    """The model has the attention that is asked for, and so has the machine."""
+    asked = f"model.attn_implementation={model.attn_implementation}"
+    remedy = "set model.attn_implementation=null, or eager"
+    if model.attn_implementation in (None, "eager") or list(device_exists(device)):
+        return
+    try:
+        kind = MODEL_MAPPING[type(checkpoints.settings(model))]
+    except ModelError:
+        return  # said by model_is_usable
+    flash = model.attn_implementation == "flash_attention_2"
+    if not (kind._supports_flash_attn if flash else kind._supports_sdpa):
+        name = checkpoints.settings(model).model_type
+        yield f"{asked}: {name} models have no such attention; {remedy}"
+    elif flash and resolve_device(device).type != "cuda":
+        yield f"{asked}: needs a GPU, and device={device} is none; {remedy}"
+    elif flash and importlib.util.find_spec("flash_attn") is None:
+        yield f"{asked}: needs flash-attn, which is not installed; install it, or {remedy}"
+    elif flash and resolve_precision(precision, resolve_device(device)) != "bf16":
+        yield f"{asked}: computes in bf16; set precision=bf16, or {remedy}"
+
+
+RULES: tuple[Rule, ...] = (
+    bf16_needs_bf16,
+    quantization_is_there,
+    weights_are_numbers,
+    whole_layers_for_peft,
+    attention_is_there,
+)

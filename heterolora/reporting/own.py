@@ -1,0 +1,103 @@
+"""A table of one's own sweep: its rows are told apart by what varies."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from heterolora.errors import RecordError
+from heterolora.reporting.arms import CONTENTS, CONTROL, Arm, arms, labels
+from heterolora.reporting.frame import Settings, shaping
+from heterolora.reporting.layout import Row, Table
+
+DATA = ("model", "task")
+"""Sections that tell cells of one row apart: tasks stand side by side."""
+
+
+def own_table(runs: pd.DataFrame, others: Sequence[str] = ()) -> Table:
+    """The table of runs that no experiment describes: a row for each arm, whatever its data.
+
+    A row is compared with the homogeneous row of its budget, and a searched one with the row of
+    random allocation of its budget, from which it differs in the fewest settings.
+
+    Args:
+        runs: the frame of runs.
+        others: experiments whose runs are in the same folder, and are not in the table.
+
+    Raises:
+        RecordError: if none of the runs is finished.
+    """
+    found = arms(runs)
+    if not found:
+        raise RecordError("no run here is finished; run the same command again to finish them")
+    settings: dict[str, Settings] = {}
+    of_label: dict[str, list[Arm]] = {}
+    for arm, label in zip(found, labels([_named(arm) for arm in found]), strict=True):
+        settings.setdefault(label, _apart_from_data(shaping(arm.runs[0])))
+        of_label.setdefault(label, []).append(arm)
+    varying = _varying(settings.values())
+    rows = {
+        label: _row(label, settings, varying, pd.concat([arm.frame for arm in of_label[label]]))
+        for label in settings
+    }
+    caption = "A row for each combination of settings; seeds are what its runs differ in."
+    if others:
+        caption += f" Runs of {', '.join(others)} are apart: choose one with --table."
+    names = ", ".join(sorted({str(name) for name in runs["name"]}))
+    return Table(
+        name=names, title=f"Runs of {names}", caption=caption, made_by="the same command", rows=rows
+    )
+
+
+def _row(
+    label: str, settings: Mapping[str, Settings], varying: Sequence[str], runs: pd.DataFrame
+) -> Row:
+    own = settings[label]
+    peers = {
+        name: other
+        for name, other in settings.items()
+        if name != label and _budget(other) == _budget(own)
+    }
+    homogeneous = [name for name, other in peers.items() if _is_homogeneous(other)]
+    random = [name for name, other in peers.items() if other.get("proxy.name") == CONTROL]
+    searched = not _is_homogeneous(own) and own.get("proxy.name") not in (None, CONTROL)
+
+    def nearest(names: Sequence[str]) -> str | None:
+        def apart(name: str) -> int:
+            return sum(settings[name].get(key) != own.get(key) for key in varying)
+
+        return min(names, key=apart, default=None)
+
+    baseline = None if _is_homogeneous(own) else nearest(homogeneous)
+    control = nearest(random) if searched else None
+    where = {key: own[key] for key in varying if key in own}
+    # What a run of another arm has, and this one has not.
+    where |= {key: None for key in varying if key not in own and runs[key].isna().all()}
+    return Row(where=where, baseline=baseline, controls={"random": control} if control else {})
+
+
+def _varying(settings: Iterable[Settings]) -> list[str]:
+    every = [*settings]
+    keys = dict.fromkeys(key for one in every for key in one)
+    return [key for key in keys if len({repr(one.get(key)) for one in every}) > 1]
+
+
+def _named(arm: Arm) -> dict[str, Any]:
+    """What an arm is named by."""
+    return {
+        key: value
+        for key, value in arm.settings.items()
+        if key not in CONTENTS and key.partition(".")[0] not in DATA
+    }
+
+
+def _apart_from_data(settings: Settings) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key.partition(".")[0] not in DATA}
+
+
+def _budget(settings: Settings) -> list[Any]:
+    return [value for key, value in settings.items() if key.startswith("rank_budget.")]
+
+
+def _is_homogeneous(settings: Settings) -> bool:
+    return settings.get("strategy.name") == "homogeneous"

@@ -1,0 +1,116 @@
+"""Classification of examples that belong together, such as the answers to one question."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from heterolora.errors import DataError
+from heterolora.losses import GROUPS, Batch
+from heterolora.settings import setting
+from heterolora.tasks.base import Columns, Examples, Metric
+from heterolora.tasks.classification import Predictions
+from heterolora.tasks.encoded import Encoded
+from heterolora.tasks.prompted import Prompted
+from heterolora.tasks.tokens import check_columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouped(Prompted):
+    """A label for each example of a group; `exact_match` is the share of groups wholly right."""
+
+    group: tuple[str, ...] = setting(
+        help="what the examples of a group have in common: columns, or fields of one",
+        example="[idx.question]",
+    )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of the texts and the label, and those of the groups."""
+        return tuple(dict.fromkeys([*super().columns, *self._group_columns()]))
+
+    def problems(self) -> Iterable[str]:
+        """Groups are told by something."""
+        yield from super().problems()
+        if not self.group:
+            yield "group=[]: must name at least one column; for example task.group=[idx.question]"
+
+    def fitting(self) -> list[str]:
+        """Whole groups can be right or wrong, whatever the labels."""
+        return [*super().fitting(), "exact_match"]
+
+    def check(self, columns: Columns, where: str) -> Examples:
+        """As for texts, and every example is of a group."""
+        check_columns(columns, dict.fromkeys(self._group_columns(), "task.group"), where)
+        named = [_named(columns, name, where) for name in self.group]
+        numbers: dict[tuple[Any, ...], int] = {}
+        groups = [numbers.setdefault(key, len(numbers)) for key in zip(*named, strict=True)]
+        return Examples({**super().check(columns, where).columns, GROUPS: groups})
+
+    def encode(
+        self,
+        examples: Examples,
+        tokenizer: PreTrainedTokenizerBase,
+        positions: int,
+        device: torch.device,
+    ) -> Encoded:
+        """Tokenize the texts; every example keeps the number of its group."""
+        encoded = super().encode(examples, tokenizer, positions, device)
+        return encoded.with_feature(GROUPS, torch.tensor(examples.columns[GROUPS]).unbind())
+
+    def metric(self) -> Metric:
+        """Of all predictions together, and of all groups."""
+        return GroupedPredictions(self)
+
+    def _group_columns(self) -> list[str]:
+        return list(dict.fromkeys(name.split(".")[0] for name in self.group))
+
+
+def _named(columns: Columns, name: str, where: str) -> list[Any]:
+    """A column, or a field of one: `idx.question`.
+
+    Raises:
+        DataError: naming the first row that lacks it.
+    """
+    column, *parts = name.split(".")
+    found = []
+    for row, value in enumerate(columns[column]):
+        for part in parts:
+            if not isinstance(value, dict) or part not in value:
+                raise DataError(
+                    f"{where}: row {row} has no {name}, which task.group names; name what there "
+                    "is, for example task.group=[idx]"
+                )
+            value = value[part]
+        found.append(value)
+    return found
+
+
+@dataclass
+class GroupedPredictions(Predictions):
+    """Keeps the group of each prediction as well."""
+
+    groups: list[Tensor] = field(default_factory=list)
+
+    def update(self, output: Any, batch: Batch) -> None:
+        """Keep the batch's logits, labels and groups, on the CPU."""
+        super().update(output, batch)
+        self.groups.append(batch[GROUPS].cpu())
+
+    def absorb(self, other: Self) -> None:
+        """Its groups come after those that are here, or go on with one of them."""
+        super().absorb(other)
+        self.groups += other.groups
+
+    def measure(self, name: str, labels: Sequence[float], predicted: Sequence[float]) -> float:
+        """`exact_match`: the share of groups of which every example has the right label."""
+        if name != "exact_match":
+            return super().measure(name, labels, predicted)
+        right: dict[int, bool] = {}
+        groups = torch.cat(self.groups).tolist()
+        for group, label, guess in zip(groups, labels, predicted, strict=True):
+            right[group] = right.get(group, True) and label == guess
+        return sum(right.values()) / len(right)

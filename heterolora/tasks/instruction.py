@@ -1,0 +1,148 @@
+"""Instruction tuning: the answer, from a prompt that a template makes of the instruction."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from string import Formatter
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from heterolora.errors import DataError, ModelError
+from heterolora.settings import setting
+from heterolora.tasks.base import Columns, Examples
+from heterolora.tasks.encoded import Encoded
+from heterolora.tasks.packing import Packable
+from heterolora.tasks.tokens import check_columns, check_texts, labelled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instruction(Packable):
+    """Every token of an answer, from the prompt and the answer so far; then the end of the text.
+
+    A template makes the prompt of the instruction and, where that is not empty, of its input.
+    Prompt and answer are tokenized apart, as they are when a model answers. An example that is too
+    long loses the end of its answer; one whose prompt leaves no room for an answer is left out.
+    """
+
+    instruction: str = setting(help="the column of the instructions", example="instruction")
+    input: str | None = setting(
+        None, help="the column of what an instruction is about, if there is one", example="input"
+    )
+    output: str = setting(help="the column of the answers", example="output")
+    prompt: str = setting(
+        help="the prompt without an input, with {instruction} in it",
+        example="'{instruction} Answer:'",
+    )
+    prompt_with_input: str | None = setting(
+        None,
+        help="the prompt with an input, with {instruction} and {input} in it",
+        example="'{instruction} {input} Answer:'",
+    )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Instruction, input if there is one, and answer."""
+        return (self.instruction, *([self.input] if self.input else []), self.output)
+
+    def problems(self) -> Iterable[str]:
+        """Columns differ, and each template has the places of what it is filled with."""
+        yield from super().problems()
+        if len(set(self.columns)) != len(self.columns):
+            yield (
+                f"output={self.output}: the columns {list(self.columns)} must differ; name each "
+                "with task.instruction=..., task.input=... and task.output=..."
+            )
+        wanted = {"prompt": {"instruction"}}
+        if self.input is not None and self.prompt_with_input is None:
+            yield (
+                f"prompt_with_input=null: task.input={self.input} needs a template; give one with "
+                "{instruction} and {input} in it, or set task.input=null"
+            )
+        elif self.prompt_with_input is not None:
+            wanted["prompt_with_input"] = {"instruction", "input"}
+        for name, places in wanted.items():
+            if _places(getattr(self, name)) != places:
+                asked = " and ".join(f"{{{place}}}" for place in sorted(places, reverse=True))
+                yield (
+                    f"{name}={getattr(self, name)!r}: must have the places {asked} and no other; "
+                    "a brace that is to be seen is written twice"
+                )
+
+    def check(self, columns: Columns, where: str) -> Examples:
+        """Every value is a string; inputs and answers may be empty."""
+        keys = {self.instruction: "task.instruction", self.output: "task.output"}
+        if self.input is not None:
+            keys[self.input] = "task.input"
+        check_columns(columns, keys, where)
+        for column in self.columns:
+            check_texts(columns, column, where)
+        return Examples({column: list(columns[column]) for column in self.columns})
+
+    def prompts(self, examples: Examples) -> list[str]:
+        """What the model is given of each example."""
+        columns = [examples.columns[name] for name in self.columns[:-1]]
+        return [self._prompt(*row) for row in zip(*columns, strict=True)]
+
+    def _prompt(self, instruction: str, given: str = "") -> str:
+        if given and self.prompt_with_input is not None:
+            return self.prompt_with_input.format(instruction=instruction, input=given)
+        return self.prompt.format(instruction=instruction)
+
+    def encode_alone(
+        self,
+        examples: Examples,
+        tokenizer: PreTrainedTokenizerBase,
+        positions: int,
+        device: torch.device,
+    ) -> Encoded:
+        """Prompt, answer and end of text; only the last two have labels.
+
+        Raises:
+            ModelError: if the tokenizer has no token for the end of a text.
+            DataError: if no prompt leaves room for an answer.
+        """
+        if tokenizer.eos_token_id is None:
+            raise ModelError(
+                f"task.kind={self.name}: an answer ends with the end-of-text token, which the "
+                "tokenizer has none of; set eos_token in its tokenizer_config.json"
+            )
+        limit = min(self.max_length, positions)
+        prompts = _begun(self.prompts(examples), tokenizer)
+        answers = tokenizer(examples.columns[self.output], add_special_tokens=False)["input_ids"]
+        rows = list(zip(prompts, answers, strict=True))
+        fitting = [(prompt, answer) for prompt, answer in rows if len(prompt) < limit]
+        if not fitting:
+            raise DataError(
+                f"task.max_length={limit}: leaves no room for any answer, since the shortest "
+                f"prompt has {min(map(len, prompts))} tokens; raise task.max_length"
+            )
+        ids, labels = [], []
+        for prompt, answer in fitting:
+            ends = torch.tensor([*answer, tokenizer.eos_token_id])
+            ids.append(torch.cat([torch.tensor(prompt), ends])[:limit])
+            labels.append(torch.cat([torch.full((len(prompt),), -100), ends])[:limit])
+        return replace(
+            labelled(ids, labels, tokenizer, limit, device),
+            truncated=sum(len(prompt) + len(answer) + 1 > limit for prompt, answer in fitting),
+            dropped=len(rows) - len(fitting),
+        )
+
+
+def _places(template: str) -> set[str]:
+    """The names in braces; what is no template has none."""
+    try:
+        return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    except ValueError:
+        return set()
+
+
+def _begun(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """The tokens of texts that go on: with what a tokenizer puts before them, and not after."""
+    found = tokenizer(list(texts), return_special_tokens_mask=True)
+    begun = []
+    for ids, special in zip(found["input_ids"], found["special_tokens_mask"], strict=True):
+        ends = len(ids)
+        while ends > 1 and special[ends - 1]:
+            ends -= 1
+        begun.append(ids[:ends])
+    return begun

@@ -1,0 +1,267 @@
+"""Choosing among texts: each gets a score from the head, and the query's highest is its answer."""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+
+from heterolora.errors import DataError
+from heterolora.losses import CHOICES, CREDITS, LABELS, Batch, choice_cross_entropy, choice_scores
+from heterolora.settings import setting
+from heterolora.tasks.base import Columns, Examples, Metric
+from heterolora.tasks.choices import Choices
+from heterolora.tasks.predicting import Predicting, highest
+from heterolora.tasks.prompted import fields_of, filled, template_problems
+from heterolora.tasks.tokens import check_columns, check_texts, tokenize
+
+CHOICE = "choice"
+"""What templates call the choice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultipleChoice(Predicting):
+    """The right one among the choices of a query, by a softmax over them.
+
+    `choices` names a column for each choice, and the label is the number of the right one; or one
+    column that has a list of texts, and the label is the list of those that are right.
+    """
+
+    metrics: tuple[Literal["accuracy", "exact_match", "token_f1"], ...] = setting(
+        help="the first one selects the best epoch", example="[accuracy]"
+    )
+    sentences: tuple[str, ...] = setting(
+        help="templates of one text or of a pair, in which {column} is the column's text and "
+        "{choice} the choice",
+        example="['{premise}', '{choice}']",
+    )
+    choices: tuple[str, ...] = setting(
+        help="the columns of the choices, or one column of lists of them",
+        example="[choice1,choice2]",
+    )
+    placeholder: str | None = setting(
+        None, help="what the choice replaces in the texts; null: nothing", example="@placeholder"
+    )
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether the choices are in a list, and the answers as well."""
+        return len(self.choices) == 1
+
+    @property
+    def model_class(self) -> Any:
+        """Any model with a head on the whole sequence."""
+        return AutoModelForSequenceClassification
+
+    @property
+    def model_options(self) -> Mapping[str, Any]:
+        """The head gives one score."""
+        return {"num_labels": 1}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of the templates and the choices, and the label."""
+        label = [self.label] if self.label is not None else []
+        return tuple(dict.fromkeys([*self._fields(), *self.choices, *label]))
+
+    def problems(self) -> Iterable[str]:
+        """Training needs labels, templates a place for the choice, and metrics fit the labels."""
+        if self.label is None:
+            yield "label=null: fine-tuning needs labels; name their column with task.label=COLUMN"
+        if not 1 <= len(self.sentences) <= 2:
+            yield (
+                f"sentences={list(self.sentences)}: must be one template or two; for example "
+                "task.sentences=['{premise}','{choice}']"
+            )
+        for template in self.sentences:
+            yield from template_problems("sentences", template, self.label)
+        if self.placeholder is None and CHOICE not in fields_of(self.sentences):
+            yield (
+                f"sentences={list(self.sentences)}: no template has the choice; write {{choice}} "
+                "in one, or set task.placeholder"
+            )
+        if not self.choices:
+            yield "choices=[]: must name their columns; for example task.choices=[choice1,choice2]"
+        fitting = ["exact_match", "token_f1"] if self.of_texts else ["accuracy"]
+        if not self.metrics or not set(self.metrics) <= set(fitting):
+            yield (
+                f"metrics={list(self.metrics)}: must be of {', '.join(fitting)}; name at least one"
+            )
+
+    def check(self, columns: Columns, where: str) -> Examples:
+        """Every text and choice is a string, and every label names a choice that there is."""
+        keys = dict.fromkeys(self._fields(), "task.sentences")
+        keys |= dict.fromkeys(self.choices, "task.choices")
+        check_columns(columns, keys | ({self.label: "task.label"} if self.label else {}), where)
+        for name in self._fields() if self.of_texts else [*self._fields(), *self.choices]:
+            check_texts(columns, name, where)
+        choices = self._choices(columns, where)
+        made = {name: list(columns[name]) for name in self._fields()} | {CHOICES: choices}
+        if self.label is None:
+            return Examples(made)
+        labels = self._lists(self.label, columns, where) if self.of_texts else columns[self.label]
+        for row, (label, there) in enumerate(zip(labels, choices, strict=True)):
+            if not any(self._right(label, there)):
+                raise DataError(
+                    f"{where}: row {row} has {self.label} {label!r}, which is none of its "
+                    f"{len(there)} choices; repair or drop that row"
+                )
+        return Examples(made | {self.label: list(labels)})
+
+    def encode(
+        self,
+        examples: Examples,
+        tokenizer: PreTrainedTokenizerBase,
+        positions: int,
+        device: torch.device,
+    ) -> Choices:
+        """Tokenize each choice of each query in its texts."""
+        features: dict[str, list[Tensor]] = {}
+        padding: dict[str, int] = {CHOICES: 0, LABELS: 0, CREDITS: 0}
+        limit, truncated = min(self.max_length, positions), 0
+        for row in range(len(examples)):
+            one = tokenize(self._made(examples, row), tokenizer, limit, device)
+            padding |= one.padding
+            truncated += bool(one.truncated)
+            made = {
+                name: pad_sequence(list(rows), True, one.padding[name]).to(torch.int32)
+                for name, rows in one.features.items()
+            }
+            for name, tensor in {**made, **self._measures(examples, row)}.items():
+                features.setdefault(name, []).append(tensor)
+        return Choices(features, padding, device, truncated, limit)
+
+    def loss(self, output: Any, batch: Batch) -> tuple[Tensor, int]:
+        """Cross-entropy of the choices of each query; of several right ones, of their sum."""
+        return choice_cross_entropy(output, batch)
+
+    def metric(self) -> Metric:
+        """Of the choices with the highest scores."""
+        return Chosen(self)
+
+    def scores(self, output: Any, batch: Batch) -> list[list[float]]:
+        """The score of each choice."""
+        rows = zip(choice_scores(output, batch).cpu(), batch[CHOICES].cpu(), strict=True)
+        return [row[there.bool()].tolist() for row, there in rows]
+
+    def chosen(self, scores: Sequence[Sequence[float]], examples: Examples) -> list[Any]:
+        """The number of the choice with the highest score, or its text where there is a list."""
+        numbers = [highest(row) for row in scores]
+        if not self.of_texts:
+            return numbers
+        rows = zip(examples.columns[CHOICES], numbers, strict=True)
+        return [choices[number] for choices, number in rows]
+
+    def _fields(self) -> list[str]:
+        return [name for name in fields_of(self.sentences) if name != CHOICE]
+
+    def _choices(self, columns: Columns, where: str) -> list[Any]:
+        """The choices of each query."""
+        if self.of_texts:
+            return self._lists(self.choices[0], columns, where)
+        return [*zip(*(columns[name] for name in self.choices), strict=True)]
+
+    @staticmethod
+    def _lists(name: str, columns: Columns, where: str) -> list[Any]:
+        """A column of lists of texts, none of them empty.
+
+        Raises:
+            DataError: naming the first row that has something else.
+        """
+        for row, texts in enumerate(columns[name]):
+            whole = isinstance(texts, list | tuple) and all(isinstance(x, str) for x in texts)
+            if not whole or not texts:
+                raise DataError(
+                    f"{where}: row {row} of column '{name}' must be a list of strings, not "
+                    f"{texts!r}; repair or drop that row"
+                )
+        return [tuple(texts) for texts in columns[name]]
+
+    def _made(self, examples: Examples, row: int) -> list[list[str]]:
+        """For each template, its text with each choice of a query."""
+        choices = examples.columns[CHOICES][row]
+        texts = {CHOICE: choices}
+        for name in self._fields():
+            text = examples.columns[name][row]
+            texts[name] = [
+                text if self.placeholder is None else text.replace(self.placeholder, choice)
+                for choice in choices
+            ]
+        return [filled(template, texts) for template in self.sentences]
+
+    def _measures(self, examples: Examples, row: int) -> dict[str, Tensor]:
+        """Which choices there are, which are right, and what each is worth."""
+        choices = examples.columns[CHOICES][row]
+        made = {CHOICES: torch.ones(len(choices), dtype=torch.int32)}
+        if self.label is None:
+            return made
+        label = examples.columns[self.label][row]
+        made[LABELS] = torch.tensor(self._right(label, choices), dtype=torch.int32)
+        if self.of_texts:
+            worth = [max(token_f1(choice, answer) for answer in label) for choice in choices]
+            made[CREDITS] = torch.tensor(worth)
+        return made
+
+    def _right(self, label: Any, choices: Sequence[str]) -> list[bool]:
+        """Of each choice, whether the label says that it is right."""
+        if self.of_texts:
+            answers = {normalized(answer) for answer in label}
+            return [normalized(choice) in answers for choice in choices]
+        number = None if isinstance(label, bool) else label
+        return [number == index for index in range(len(choices))]
+
+
+def normalized(answer: str) -> str:
+    """In small letters, without punctuation, articles and repeated blanks, as SQuAD compares."""
+    plain = "".join(letter for letter in answer.lower() if letter not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
+
+
+def token_f1(answer: str, truth: str) -> float:
+    """F1 of the words of a normalized answer, each counted as often as it is there."""
+    said, right = normalized(answer).split(), normalized(truth).split()
+    common = sum((Counter(said) & Counter(right)).values())
+    return 2 * common / (len(said) + len(right)) if common else 0.0
+
+
+@dataclass
+class Chosen(Metric):
+    """Counts what the choices with the highest scores are worth."""
+
+    task: MultipleChoice
+    total: float = 0.0
+    queries: int = 0
+    right: int = 0
+    worth: float = 0.0
+
+    def update(self, output: Any, batch: Batch) -> None:
+        """Add the batch's losses, right answers and token F1."""
+        total, count = self.task.loss(output, batch)
+        self.total += total.item()
+        self.queries += count
+        best = choice_scores(output, batch).argmax(-1, keepdim=True)
+        self.right += int(batch[LABELS].gather(1, best).sum())
+        if CREDITS in batch:
+            self.worth += float(batch[CREDITS].gather(1, best).sum())
+
+    def absorb(self, other: Self) -> None:
+        """Add its losses and counts."""
+        self.total += other.total
+        self.queries += other.queries
+        self.right += other.right
+        self.worth += other.worth
+
+    def compute(self) -> dict[str, float]:
+        """The mean loss of a query, and the mean over queries of each metric."""
+        share = self.right / self.queries
+        means = {"accuracy": share, "exact_match": share, "token_f1": self.worth / self.queries}
+        return {
+            "loss": self.total / self.queries,
+            **{name: means[name] for name in self.task.metrics},
+        }

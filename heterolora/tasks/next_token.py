@@ -1,0 +1,79 @@
+"""What all tasks of a language model share: every token is predicted from those before it."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from heterolora.losses import Batch, next_token
+from heterolora.settings import setting
+from heterolora.tasks.base import Metric, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextToken(Task):
+    """`-log p(token_{t+1} | tokens up to t)`, at every position whose next token has a label.
+
+    The head is the checkpoint's own, and stays as it is.
+    """
+
+    metrics: tuple[Literal["perplexity"], ...] = setting(
+        ("perplexity",), help="the first one selects the best epoch"
+    )
+    max_length: int = setting(help="maximum number of tokens per example", gt=1, example=128)
+
+    @property
+    def model_class(self) -> Any:
+        """Any decoder with its language-modelling head."""
+        return AutoModelForCausalLM
+
+    @property
+    def needs_decoder(self) -> bool:
+        """A model that reads in both directions has seen what it is to predict."""
+        return True
+
+    def problems(self) -> Iterable[str]:
+        """There is a metric."""
+        if not self.metrics:
+            yield "metrics=[]: must name one; set task.metrics=[perplexity]"
+
+    def loss(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of the next token, summed over all tokens that have a label."""
+        return next_token(output, batch)
+
+    def count(self, batch: Batch) -> Tensor:
+        """The tokens that have a loss."""
+        return (batch["labels"][:, 1:] != -100).sum()
+
+    def metric(self) -> Metric:
+        """The perplexity of all tokens together."""
+        return Perplexity(self)
+
+
+@dataclass
+class Perplexity(Metric):
+    """`exp(the mean loss of a token)`."""
+
+    task: NextToken
+    total: float = 0.0
+    count: int = 0
+
+    def update(self, output: Any, batch: Batch) -> None:
+        """Add the batch's losses."""
+        total, count = self.task.loss(output, batch)
+        self.total += total.item()
+        self.count += int(count)
+
+    def absorb(self, other: Self) -> None:
+        """Add its losses."""
+        self.total += other.total
+        self.count += other.count
+
+    def compute(self) -> dict[str, float]:
+        """The mean loss of a token, and its exponential; infinite where that overflows."""
+        mean = self.total / self.count
+        perplexity = math.exp(mean) if mean < 700 else math.inf
+        return {"loss": mean, **dict.fromkeys(self.task.metrics, perplexity)}

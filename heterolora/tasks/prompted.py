@@ -1,0 +1,144 @@
+"""Classification of texts that are made from columns: by templates, with words marked in them."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any
+
+from heterolora.errors import DataError
+from heterolora.settings import setting
+from heterolora.tasks.base import Columns, Examples
+from heterolora.tasks.classification import Classification
+from heterolora.tasks.tokens import check_columns, check_texts
+
+BY_CHARACTERS = {"column", "start", "end", "by"}
+BY_WORDS = {"column", "word", "span", "by"}
+"""The keys of the two kinds of marks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompted(Classification):
+    """A label for one text or a pair, each made by a template."""
+
+    sentences: tuple[str, ...] = setting(
+        help="templates of one text or of a pair, in which {column} is the column's text",
+        example="['{premise}', '{hypothesis}']",
+    )
+    marks: tuple[dict[str, str], ...] = setting(
+        (),
+        help="what to mark in a column, with `by` before and after it: from the character in the "
+        "column `start` to that in `end`, or from the word in the column `word` on, as many words "
+        "as the text in the column `span` has",
+        example="[{column: sentence, start: start, end: end, by: '*'}]",
+    )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of the templates, those that say where marks go, and the label."""
+        placed = [mark[key] for mark in self.marks for key in mark if key not in ("column", "by")]
+        label = [self.label] if self.label is not None else []
+        return tuple(dict.fromkeys([*fields_of(self.sentences), *placed, *label]))
+
+    def problems(self) -> Iterable[str]:
+        """Templates name columns, the label not among them, and marks say where."""
+        yield from super().problems()
+        for template in self.sentences:
+            yield from template_problems("sentences", template, self.label)
+        known = fields_of(self.sentences)
+        for mark in self.marks:
+            if mark.keys() not in (BY_CHARACTERS, BY_WORDS):
+                yield (
+                    f"marks={dict(mark)}: must have the keys column, start, end and by, or column, "
+                    "word, span and by; for example {column: text, start: start, end: end, by: '*'}"
+                )
+            elif mark["column"] not in known:
+                yield (
+                    f"marks={dict(mark)}: no template has the column; name one of "
+                    f"{', '.join(known)}"
+                )
+
+    def check(self, columns: Columns, where: str) -> Examples:
+        """Every text is a string, every mark within it, every label one of the task's."""
+        check_columns(columns, dict.fromkeys(self.columns, "task.sentences"), where)
+        texts = {name: columns[name] for name in fields_of(self.sentences)}
+        for name in texts:
+            check_texts(columns, name, where)
+        for name in dict.fromkeys(mark["column"] for mark in self.marks):
+            texts[name] = self._marked(name, columns, where)
+        made = {template: filled(template, texts) for template in self.sentences}
+        return Examples(made | self.checked_labels(columns, where))
+
+    def _marked(self, name: str, columns: Columns, where: str) -> list[str]:
+        """The column, each of its marks in its place."""
+        marks = [mark for mark in self.marks if mark["column"] == name]
+        texts = []
+        for row, text in enumerate(columns[name]):
+            places = []
+            for mark in marks:
+                span = _span(mark, text, {key: columns[mark[key]][row] for key in _places(mark)})
+                if span is None:
+                    said = ", ".join(
+                        f"{mark[key]}={columns[mark[key]][row]}" for key in _places(mark)
+                    )
+                    raise DataError(
+                        f"{where}: row {row} has {said}, which is not in its {name}; repair or "
+                        "drop that row"
+                    )
+                places += [(place, mark["by"]) for place in span]
+            for place, by in sorted(places, reverse=True):
+                text = text[:place] + by + text[place:]
+            texts.append(text)
+        return texts
+
+
+def _places(mark: Mapping[str, str]) -> tuple[str, str]:
+    """The keys of a mark under which it has the columns that say where."""
+    return ("start", "end") if "start" in mark else ("word", "span")
+
+
+def _span(mark: Mapping[str, str], text: str, at: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The first character that is marked and the one after the last; None if they are not there."""
+    if "start" in mark:
+        start, end = at["start"], at["end"]
+        return (start, end) if 0 <= start < end <= len(text) else None
+    words = [(word.start(), word.end()) for word in re.finditer(r"\S+", text)]
+    first, last = at["word"], at["word"] + len(at["span"].split()) - 1
+    return (words[first][0], words[last][1]) if 0 <= first <= last < len(words) else None
+
+
+def fields_of(templates: Sequence[str]) -> list[str]:
+    """The columns that templates name, each once; those that cannot be read have none."""
+    found: list[str] = []
+    for template in templates:
+        try:
+            found += [name for _, name, _, _ in Formatter().parse(template) if name]
+        except ValueError:
+            continue
+    return list(dict.fromkeys(found))
+
+
+def template_problems(key: str, template: str, label: str | None) -> Iterable[str]:
+    """What is wrong with a template: it is none, names no column, or gives the label away."""
+    names = fields_of([template])
+    try:
+        plain = all(
+            name is None or (name.isidentifier() and not spec and not conversion)
+            for _, name, spec, conversion in Formatter().parse(template)
+        )
+    except ValueError:
+        plain = False
+    if not plain or not names:
+        yield (
+            f"{key}={template!r}: must name columns in braces; for example '{{sentence}}', with "
+            "double braces for any others"
+        )
+    elif label in names:
+        yield f"{key}={template!r}: must not have the column of the labels; leave {label} out"
+
+
+def filled(template: str, texts: Mapping[str, Sequence[str]]) -> list[str]:
+    """A template for each row, its columns replaced by their texts."""
+    names = fields_of([template])
+    rows = zip(*(texts[name] for name in names), strict=True)
+    return [template.format(**dict(zip(names, row, strict=True))) for row in rows]

@@ -1,0 +1,136 @@
+"""Language modelling of a whole split as one text: WikiText and its like."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from heterolora.errors import DataError
+from heterolora.settings import setting
+from heterolora.tasks.base import Columns, Examples
+from heterolora.tasks.encoded import Encoded
+from heterolora.tasks.next_token import NextToken
+from heterolora.tasks.tokens import check_columns, check_texts, labelled
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextStream(NextToken):
+    """The next token of a split whose rows are joined to one text, with an empty line between them.
+
+    It is trained on blocks of `block_length` tokens, one after the other; what is left at the end
+    is shorter than a block and is not used. It is evaluated by strided perplexity, the exponential
+    of the mean loss of a token (https://huggingface.co/docs/transformers/perplexity): windows of
+    `max_length` tokens begin `stride` tokens apart, and in each only the tokens that were in no
+    window before are scored, the others being their context.
+    """
+
+    text: str = setting(help="the column of the texts", example="text")
+    max_length: int = setting(
+        help="maximum number of tokens in a window of the evaluation", gt=1, example=512
+    )
+    block_length: int | None = setting(
+        None, help="tokens in a training example; null: max_length", gt=1, example=512
+    )
+    stride: int | None = setting(
+        None, help="new tokens in each window after the first; null: half of it", gt=0, example=256
+    )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The text."""
+        return (self.text,)
+
+    def problems(self) -> Iterable[str]:
+        """Every token is in some window."""
+        yield from super().problems()
+        if self.stride is not None and self.stride > self.max_length:
+            yield (
+                f"stride={self.stride}: must be at most task.max_length={self.max_length}, or "
+                "tokens between two windows are not scored; lower it, or raise task.max_length"
+            )
+
+    def check(self, columns: Columns, where: str) -> Examples:
+        """Every text is a string, and one of them has something in it."""
+        check_columns(columns, {self.text: "task.text"}, where)
+        check_texts(columns, self.text, where)
+        if not any(columns[self.text]):
+            raise DataError(f"{where}: has no text in column '{self.text}'; give a split with some")
+        return Examples({self.text: list(columns[self.text])})
+
+    def encode(
+        self,
+        examples: Examples,
+        tokenizer: PreTrainedTokenizerBase,
+        positions: int,
+        device: torch.device,
+    ) -> Encoded:
+        """The blocks of the stream, each token of which but the first is predicted.
+
+        Raises:
+            DataError: if the stream is shorter than a block.
+        """
+        stream = self._stream(examples, tokenizer)
+        length = min(self.block_length or self.max_length, positions)
+        if len(stream) < length:
+            raise DataError(
+                f"task.block_length={length}: must be at most {len(stream)}, the number of tokens "
+                "to train on; lower it, or give more text"
+            )
+        whole = len(stream) // length
+        blocks = list(stream[: whole * length].view(whole, length))
+        return labelled(blocks, blocks, tokenizer, length, device)
+
+    def encode_evaluation(
+        self,
+        examples: Examples,
+        tokenizer: PreTrainedTokenizerBase,
+        positions: int,
+        device: torch.device,
+    ) -> Encoded:
+        """The windows of the stream, in which only new tokens have a label.
+
+        Raises:
+            DataError: if there is no token to score, or the model has fewer positions than stride.
+        """
+        stream = self._stream(examples, tokenizer)
+        length = min(self.max_length, positions)
+        stride = max(1, length // 2) if self.stride is None else self.stride
+        if stride > length:
+            raise DataError(
+                f"task.stride={stride}: must be at most {length}, the positions of the model; "
+                f"for example task.stride={length // 2}"
+            )
+        if len(stream) < 2:
+            raise DataError(
+                f"task.text={self.text}: has {len(stream)} tokens to evaluate, and the first is "
+                "never scored; give more text"
+            )
+        windows, labels = [], []
+        for begin, known, end in spans(len(stream), length, stride):
+            windows.append(stream[begin:end])
+            labels.append(torch.cat([stream.new_full((known - begin,), -100), stream[known:end]]))
+        return labelled(windows, labels, tokenizer, length, device)
+
+    def _stream(self, examples: Examples, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+        """The tokens of all rows, (tokens,)."""
+        text = "\n\n".join(examples.columns[self.text])
+        return torch.tensor(tokenizer(text, truncation=False)["input_ids"])
+
+
+def spans(tokens: int, length: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Of each window where it begins, where its new tokens begin, and where it ends.
+
+    Args:
+        tokens: of the stream.
+        length: of a window.
+        stride: from one window to the next, at most `length`.
+    """
+    known = 0
+    for begin in range(0, tokens, stride):
+        end = min(begin + length, tokens)
+        yield begin, known, end
+        known = end
+        if end == tokens:
+            return

@@ -1,0 +1,79 @@
+"""`--help` names every key, with the value that it has and what it may be."""
+
+import re
+
+import pytest
+from conftest import CommandLine, composed
+from omegaconf import OmegaConf
+
+from heterolora.cli.help import allowed, options
+from heterolora.config import Config, plugins
+from heterolora.records.read import flat
+
+
+@pytest.fixture(scope="module")
+def shown() -> str:
+    import io
+
+    from rich.console import Console
+
+    from heterolora.cli.help import show
+
+    console = Console(file=io.StringIO(), width=200)
+    show(["optimizer.learning_rate=3e-4", "proxy=snip", "tracking=[local,csv]"], console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return str(text)
+
+
+def test_every_key_is_there_with_its_value(shown: str) -> None:
+    cfg = composed("proxy=snip", "tracking=[local,csv]")
+    values = flat(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    fixed = {f"{group}.{tag}" for group in plugins.GROUPS for tag in ("name", "kind")}
+    for key in values:
+        if key not in {*fixed, "importance", "table"} and not key.startswith("tracking."):
+            assert re.search(rf"^ +{re.escape(key)} +\S", shown, re.MULTILINE), key
+    assert re.search(r"optimizer\.learning_rate +0\.0003 +\S.*\[number > 0\]", shown)
+    assert re.search(r"proxy\.weights +probe +\S.*\[current \| probe\]", shown)
+
+
+def test_every_group_is_there_with_its_options(shown: str) -> None:
+    for group in ("model", "task", "proxy", "strategy", "rank_budget", "hydra/launcher"):
+        for option in options(group):
+            assert option in shown, option
+    assert "proxy=snip" in shown
+
+
+def test_every_key_of_the_schema_is_described() -> None:
+    """What a reader would otherwise have to look up in the code."""
+    known = Config.model_json_schema()
+    sections = [*known["$defs"].values(), known]
+    silent = {
+        f"{section['title']}.{name}"
+        for section in sections
+        for name, field in section["properties"].items()
+        if "description" not in field and "$ref" not in field and "anyOf" not in field
+    }
+    assert silent <= {"Config.importance", "Config.tracking", "Config.table"}
+
+
+@pytest.mark.parametrize(
+    ("described", "words"),
+    [
+        ({"type": "integer", "exclusiveMinimum": 0}, "whole number > 0"),
+        ({"type": "number", "minimum": 0, "exclusiveMaximum": 1}, "number >= 0, < 1"),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "text or null"),
+        ({"type": "array", "items": {"enum": ["q", "v"]}}, "list of q | v"),
+        ({"type": "boolean"}, "true | false"),
+    ],
+)
+def test_what_is_allowed_is_said_in_words(described: dict[str, object], words: str) -> None:
+    assert allowed(described, {}) == words
+
+
+def test_the_command_line_helps(command_line: CommandLine) -> None:
+    done = command_line("proxy=fisher", "--help")
+    assert done.code == 0
+    assert "proxy=fisher" in done.out
+    wrong = command_line("proxy=fischer", "--help")
+    assert wrong.code == 2
+    assert wrong.err.startswith("error: proxy=fischer: there is no such proxy")

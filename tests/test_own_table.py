@@ -1,0 +1,90 @@
+"""The table of one's own sweep."""
+
+from pathlib import Path
+
+import pytest
+from records import write_run
+
+from heterolora.errors import RecordError
+from heterolora.records.load import load
+from heterolora.reporting import tables
+from heterolora.reporting.frame import frame
+from heterolora.reporting.own import own_table
+from heterolora.reporting.render import FORMATS
+from heterolora.reporting.report import Report
+
+ARMS = {
+    "homogeneous, r2": ["strategy=homogeneous", "rank_budget=r2"],
+    "homogeneous, r8": ["strategy=homogeneous", "rank_budget=r8"],
+    "static constant": ["strategy=static", "proxy=constant", "rank_budget=r2"],
+    "static gradnorm": ["strategy=static", "proxy=gradnorm", "rank_budget=r2"],
+    "dynamic gradnorm": ["strategy=dynamic", "proxy=gradnorm", "rank_budget=r2"],
+}
+
+
+def made(output: Path) -> Report:
+    runs = frame(load(output)[0])
+    return tables.report(own_table(runs), runs)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Five arms of three seeds on two tasks, one of them failed once."""
+    for task in ("mrpc", "rte"):
+        for place, (_, overrides) in enumerate(ARMS.items()):
+            for seed in (0, 1, 2):
+                accuracies = [0.5, 0.6 + place / 100 + seed / 1000]
+                common = [f"task.name={task}", f"seed={seed}", "name=mine", "training.batch_size=4"]
+                write_run(tmp_path, *overrides, *common, accuracies=accuracies)
+    return tmp_path
+
+
+def test_each_arm_is_a_row_and_each_task_a_column(sweep: Path) -> None:
+    first = made(sweep).sections[0].frame
+    assert len(first) == len(ARMS)
+    assert {"mrpc", "rte"} <= set(first.columns)
+    best = dict(zip(first.iloc[:, 0], first["mrpc"], strict=True))
+    (gradnorm,) = (value for name, value in best.items() if "dynamic gradnorm" in name)
+    assert gradnorm.startswith("64.1 ± 0.1")
+    assert not [note for note in made(sweep).notes if "belong to no row" in note]
+
+
+def test_rows_are_compared_within_their_budget(sweep: Path) -> None:
+    runs = frame(load(sweep)[0])
+    rows = own_table(runs).rows
+    against = {name: (row.baseline, dict(row.controls)) for name, row in rows.items()}
+    (r2,) = (name for name in rows if "homogeneous" in name and "r2" in name)
+    (r8,) = (name for name in rows if "homogeneous" in name and "r8" in name)
+    (random,) = (name for name in rows if "constant" in name)
+    assert against.pop(r2) == against.pop(r8) == (None, {})
+    assert against.pop(random) == (r2, {})
+    assert set(against) == {name for name in rows if "gradnorm" in name}
+    for found in against.values():
+        assert found == (r2, {"random": random})
+
+
+def test_a_learning_rate_that_varies_tells_rows_apart(tmp_path: Path) -> None:
+    for rate in (1e-3, 2e-3):
+        for seed in (0, 1):
+            own = ("strategy=homogeneous", f"optimizer.learning_rate={rate}", f"seed={seed}")
+            write_run(tmp_path, *own, accuracies=[0.5])
+    first = made(tmp_path).sections[0].frame
+    assert sorted(first.iloc[:, 0]) == ["homogeneous, lr 0.001", "homogeneous, lr 0.002"]
+
+
+def test_every_format_renders(sweep: Path) -> None:
+    for form in FORMATS.values():
+        assert "dynamic gradnorm" in form(made(sweep))
+
+
+def test_what_is_missing_is_run_by_the_same_command(sweep: Path) -> None:
+    write_run(
+        sweep, *ARMS["homogeneous, r2"], "task.name=mrpc", "seed=3", "name=mine", accuracies=[0.6]
+    )
+    notes = made(sweep).notes
+    assert not [note for note in notes if "MODEL=" in note]
+
+
+def test_without_a_finished_run_there_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="no run here is finished"):
+        own_table(frame(load(tmp_path)[0]))
