@@ -390,8 +390,8 @@ TASKS: dict[str, Task] = {
     "answers": MultipleChoice(
         metrics=("exact_match", "token_f1"), choices=("answers",), **OF_CHOICES
     ),
-    "labels of tokens": TokenLabels(text="text", label="label"),
-    "next tokens": CausalLM(text="text"),
+    "labels of tokens": TokenLabels(text="text", label="label", max_length=8),
+    "next tokens": CausalLM(text="text", max_length=8),
 }
 
 

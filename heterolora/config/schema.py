@@ -5,7 +5,7 @@ The sections of proxies, selections, strategies, tasks and trackers are derived 
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NewType, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NewType, Self
 
 from pydantic import (
     BaseModel,
@@ -355,7 +355,7 @@ class Config(Section):
     precision: Precision = Field(examples=["auto"])
     """Number format of forward passes; auto is bf16 on GPUs that have it."""
     engine: Engine = Field(default="local", examples=["distributed"])
-    """`local`: one process; `distributed`: several for each run; `sharded`: with parts of the model."""
+    """`local`, or several processes, each with the model (`distributed`) or a part (`sharded`)."""
     output: str = Field(min_length=1, examples=["outputs"])
     """Folder of all runs."""
     rerun: bool = Field(strict=True, examples=["true"])
