@@ -153,7 +153,8 @@ def assert_same_run(one: Command, other: Command, weights: float = 1e-4) -> None
     assert len(searches) == len(theirs) > 1
     for mine, yours in zip(searches, theirs, strict=True):
         assert mine["ranks"] == yours["ranks"]
-        assert mine["scores"] == pytest.approx(yours["scores"], rel=1e-3, abs=1e-6)
+        least = 1e-5 * max(yours["scores"].values())  # below it a sum of gradients is rounding
+        assert mine["scores"] == pytest.approx(yours["scores"], rel=1e-3, abs=least)
     ours, its = one.outcome(), other.outcome()
     assert ours["names"] == its["names"]
     assert ours["run"]["status"] == its["run"]["status"] == "finished"
@@ -517,8 +518,8 @@ def places(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 KINDS = {
     "rte": ["evaluation.split=halves", "evaluation.test=test"],
-    "multirc": ["evaluation.test=test"],
-    "record": ["evaluation.test=test"],
+    "multirc": ["evaluation.test=test", "optimizer.learning_rate=0.001"],
+    "record": ["evaluation.test=test", "optimizer.learning_rate=0.001"],
     "wikitext2": ["task.stride=6", "task.max_length=24"],
     "alpaca": [*PROMPTS, "task.held_out=12", "task.max_length=24", "task.packing=true"],
 }
@@ -531,7 +532,8 @@ def test_tasks_of_every_kind_in_three_processes(
     kind: str, engine: str, places: dict[str, Path], tmp_path: Path
 ) -> None:
     """Batches of an evaluation cut groups and streams in two; what is trained can be predicted."""
-    model = places["llama" if kind in ("wikitext2", "alpaca") else "opt"]
+    # The Llama has large weights: no two choices have one score, and rounding grows in long steps.
+    model = places["opt" if kind == "rte" else "llama"]
     more = [one for one in KINDS[kind] if engine == "distributed" or "packing" not in one]
     more = ["evaluation.batch_size=5", *more]
     command = command_of(model, places[kind], tmp_path / "one", *more, task=kind)
