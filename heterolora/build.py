@@ -10,18 +10,22 @@ import torch
 
 from heterolora.adapters import Adapters, Space
 from heterolora.allocation import Pool, enabled_rank, homogeneous_budget, make_pools
-from heterolora.architectures import Loaded
+from heterolora.architectures import Loaded, layers_of
 from heterolora.config import Config, checkpoints
 from heterolora.config.schema import SchedulerConfig
 from heterolora.methods.base import Given, Trained
 from heterolora.proxies.base import Examples
+from heterolora.state import stateful
 from heterolora.strategies import Search
 from heterolora.tasks import Task
 from heterolora.tasks.base import Examples as Rows
 from heterolora.tasks.encoded import Encoded
+from heterolora.training.agreement import SharedSearch, SharedWeights
 from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.compiling import LENGTHS, compiled
 from heterolora.training.engines import LocalEngine
+from heterolora.training.engines.distributed import DistributedEngine
+from heterolora.training.engines.sharding import shard
 from heterolora.training.logging import Logger
 from heterolora.training.precision import autocast_for
 from heterolora.training.schedule import make_schedule
@@ -101,7 +105,9 @@ class TrainingSplit(Examples, Protocol):
 
 def build_adapters(config: Config, loaded: Loaded, train: TrainingSplit) -> Adapters:
     """What the method trains of the loaded model, which moves to its device."""
-    loaded.model.to(torch.device(config.device))
+    device = torch.device(config.device)
+    if config.engine != "sharded":  # whose layers go there one by one: it may not hold them all
+        loaded.model.to(device)
     given = Given(
         loaded=loaded,
         space=build_space(config),
@@ -111,6 +117,8 @@ def build_adapters(config: Config, loaded: Loaded, train: TrainingSplit) -> Adap
         train=train,
     )
     adapters = config.method.build().apply(given)
+    if config.engine == "sharded":
+        shard(adapters, layers_of(loaded.model, loaded.family), device)
     start, ranks = config.strategy.build().start, config.rank_budget.ranks()
     if start is not None:
         adapters.apply({site: round(start * ranks[site.kind]) for site in adapters.sites})
@@ -135,7 +143,8 @@ def build_search(config: Config, adapters: Adapters, task: Task, train: Encoded)
     """What makes the searches; None under a strategy that makes none."""
     if config.proxy is None or config.selection is None:
         return None
-    return Search(
+    kind = Search if config.engine == "local" else SharedSearch
+    return kind(
         adapters=adapters,
         proxy=config.proxy.build(),
         examples=train,
@@ -158,7 +167,8 @@ def build_engine(
         # Transformers 6 has another name for it.
         enable = getattr(model, "activation_checkpointing_enable", None)
         (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    return LocalEngine(
+    kind = LocalEngine if config.engine == "local" else DistributedEngine
+    return kind(
         adapters,
         task,
         optimizer,
@@ -178,8 +188,8 @@ def build_trainer(
     splits: Mapping[str, Encoded],
     search: Search | None,
     logger: Logger,
-    weights: Path,
-    checkpoints: CheckpointManager,
+    weights: Path | None,
+    checkpoints: CheckpointManager | None,
     signals: Signals,
 ) -> Trainer:
     """The trainer of a run.
@@ -191,12 +201,12 @@ def build_trainer(
         splits: `train` and `validation`, and `test` if there is one.
         search: what the strategy calls for.
         logger: told of everything.
-        weights: a folder for the best and the last weights.
-        checkpoints: keeps the state.
+        weights: a folder for the best and the last weights; None where another process keeps them.
+        checkpoints: keeps the state; None likewise.
         signals: that stop the run.
     """
     engine = build_engine(config, adapters, task, search)
-    files = WeightFiles(weights, adapters)
+    files = None if weights is None else WeightFiles(weights, adapters)
     trainer = Trainer(
         engine=engine,
         train=_batched(config, splits["train"]),
@@ -213,7 +223,7 @@ def build_trainer(
         max_steps=config.training.max_steps,
         patience=config.training.patience,
         log_every=config.training.log_every,
-        weights=files,
+        weights=files if config.engine == "local" else SharedWeights(adapters, files),
         checkpoints=checkpoints,
         every_minutes=config.checkpoint.every_minutes,
         signals=signals,
@@ -222,7 +232,8 @@ def build_trainer(
         trainer.schedule = make_schedule(
             config.scheduler.name, config.scheduler.warmup, trainer.total_steps
         )
-    checkpoints.stateful |= {"weights": files, "trainer": trainer}
+    if checkpoints is not None:
+        checkpoints.stateful |= stateful({"weights": files, "trainer": trainer})
     return trainer
 
 

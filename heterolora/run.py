@@ -10,22 +10,15 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from heterolora import architectures
-from heterolora.adapters import Adapters
 from heterolora.architectures import Loaded
-from heterolora.build import (
-    build_adapters,
-    build_budget,
-    build_search,
-    build_splits,
-    build_trainer,
-)
-from heterolora.config import Config, checkpoints, identity, prepare
+from heterolora.build import build_budget
+from heterolora.config import Config, identity, prepare
 from heterolora.config.fingerprints import model_fingerprint
 from heterolora.data import sources
 from heterolora.errors import one_line
 from heterolora.loggers.base import Loggers, RunInfo, clear
 from heterolora.loggers.console import ConsoleLogger, headline, print_summary
+from heterolora.material import Material
 from heterolora.proxies.base import scores_of
 from heterolora.records import schema
 from heterolora.records.lock import lock_file, locked
@@ -135,7 +128,28 @@ def run(cfg: DictConfig, console: Console, label: str = "") -> Outcome:
     return drive(running(cfg, console, label, Signals()))
 
 
-def running(cfg: DictConfig, console: Console, label: str, signals: Signals) -> Steps[Outcome]:
+class Others:
+    """The other processes of a run: here there are none.
+
+    Attributes:
+        hardware: what `provenance.json` says of them.
+    """
+
+    hardware: Mapping[str, Any] = {}
+
+    def begin(self) -> None:
+        """Have them read data and model as well."""
+
+    def align(self, trainer: Trainer) -> None:
+        """Have them go on from where this one's trainer stands."""
+
+
+ALONE = Others()
+
+
+def running(
+    cfg: DictConfig, console: Console, label: str, signals: Signals, others: Others = ALONE
+) -> Steps[Outcome]:
     """`run`, but for the optimizer steps, which are yielded: others may be made beside them.
 
     Args:
@@ -143,6 +157,7 @@ def running(cfg: DictConfig, console: Console, label: str, signals: Signals) -> 
         console: where progress is shown.
         label: what tells this run's lines from those of others on the same console.
         signals: that stop the run.
+        others: that make the run with this process.
     """
     config = prepare(cfg)
     directory = directory_of(config)
@@ -155,14 +170,19 @@ def running(cfg: DictConfig, console: Console, label: str, signals: Signals) -> 
             if done is None:
                 use_deterministic_kernels()
                 with matmul_precision(config.training.tf32, torch.device(config.device)):
-                    result = yield from _execute(config, directory, console, label, signals)
+                    result = yield from _execute(config, directory, console, label, signals, others)
                 return Outcome(config, directory, result, skipped=False)
             checkpoints_of(directory).discard()  # for one that was killed before it could
     return Outcome(config, directory, done, skipped=True)
 
 
 def _execute(
-    config: Config, directory: Path, console: Console, label: str, signals: Signals
+    config: Config,
+    directory: Path,
+    console: Console,
+    label: str,
+    signals: Signals,
+    others: Others,
 ) -> Steps[RunRecord]:
     """Open the record, then train; whatever fails in between, `run.json` says so."""
     device = torch.device(config.device)
@@ -170,8 +190,9 @@ def _execute(
     manager = checkpoints_of(directory)
     resume = not config.rerun and manager.exists()
     begun = (directory / schema.RUN).exists() and not config.rerun
-    origin = provenance(config.device, device_name(device))
-    record = Record.open(directory, config.resolved(), origin, resume)
+    now = provenance(config.device, device_name(device))
+    now["hardware"] |= others.hardware
+    record = Record.open(directory, config.resolved(), now, resume)
     if not resume:
         clear(directory)
     if begun and not resume:
@@ -183,9 +204,16 @@ def _execute(
     run: Row = {"status": "failed", "error": None, "seed": config.seed}
     run["identity"] = identity(config)
     try:
-        trainer = _load(config, record, loggers, manager, signals)
+        others.begin()
+        material = Material.read(config)
+        origin = _origin(config, material.loaded, material.splits)
+        record.add_provenance(**origin)
+        manager.facts |= _facts(config, origin)
+        manager.stateful["record"] = record
+        weights = directory / schema.CHECKPOINT
+        trainer = material.trainer(loggers, weights, manager, signals)
         try:
-            yield from _train(config, trainer, record, loggers, console, label, resume)
+            yield from _train(config, trainer, record, loggers, console, label, resume, others)
         finally:
             run |= _numbers(config, trainer)
         run["status"] = "finished"
@@ -204,57 +232,6 @@ def checkpoints_of(directory: Path) -> CheckpointManager:
     return CheckpointManager(directory / schema.CHECKPOINT / "resume")
 
 
-def _load(
-    config: Config, record: Record, loggers: Loggers, manager: CheckpointManager, signals: Signals
-) -> Trainer:
-    """Load data and model, and build all that a training needs."""
-    task, splits = config.task.build(), sources.load_splits(config.task)
-    if config.evaluation.test is not None:
-        splits["test"] = sources.load_test(config.task, config.evaluation.test)
-    if config.training.limit_examples is not None:
-        splits["train"] = splits["train"].limited(config.training.limit_examples)
-    loaded = checkpoints.load(config.model, task, config.seed, config.device)
-    origin = _origin(config, loaded, splits)
-    record.add_provenance(**origin)
-    manager.facts |= _facts(config, origin)
-    manager.stateful["record"] = record
-    with memory_advice(torch.device(config.device)):
-        encoded = build_splits(config, task, splits, loaded)
-        adapters = build_adapters(config, loaded, encoded["train"])
-        if task.packs:
-            architectures.separate(adapters.model, loaded.family)
-        _warn_of_width(adapters)
-        return build_trainer(
-            config,
-            adapters,
-            task,
-            encoded,
-            build_search(config, adapters, task, encoded["train"]),
-            loggers,
-            record.directory / schema.CHECKPOINT,
-            manager,
-            signals,
-        )
-
-
-def _warn_of_width(adapters: Adapters) -> None:
-    """Say where a site that is on would have more ranks than a matrix there can have."""
-    wide = {
-        site.role: (adapter.capacity, min(adapter.A.shape[1], adapter.B.shape[0]))
-        for site, adapter in adapters.items()
-        if adapter.capacity > min(adapter.A.shape[1], adapter.B.shape[0])
-    }
-    if wide:
-        role, (capacity, width) = next(iter(wide.items()))
-        logger.warning(
-            "sites of role %s can have rank %d (rank budget / enable rate), but the model's width "
-            "there is %d: ranks above that cost parameters and add nothing",
-            role,
-            capacity,
-            width,
-        )
-
-
 def _train(
     config: Config,
     trainer: Trainer,
@@ -263,12 +240,14 @@ def _train(
     console: Console,
     label: str,
     resume: bool,
+    others: Others,
 ) -> Steps[None]:
     """Take up what an earlier process left, and train."""
     device = torch.device(config.device)
     with memory_advice(device):
-        scores = _scores(config, trainer)  # of the weights before training
+        scores = scores_before(config, trainer)
         resumed = _resume(record, trainer) if resume else None
+        others.align(trainer)
     info = replace(run_info(config, record.directory), resumed=resumed)
     for tracker in config.tracking.values():
         loggers.add(tracker.build().follow(info, console))
@@ -278,7 +257,7 @@ def _train(
     with memory_advice(device):
         yield from trainer.steps()
         if scores:
-            record.log_importance(_importance(trainer, scores))
+            record.log_importance(importance_after(trainer, scores))
 
 
 def _resume(record: Record, trainer: Trainer) -> int:
@@ -290,7 +269,7 @@ def _resume(record: Record, trainer: Trainer) -> int:
     return step
 
 
-def _scores(config: Config, trainer: Trainer) -> dict[str, dict[Site, float]]:
+def scores_before(config: Config, trainer: Trainer) -> dict[str, dict[Site, float]]:
     """What each proxy of `importance` says of every site before training."""
     proxies = {name: section.build() for name, section in config.importance.items()}
     autocast = autocast_for(config.precision, trainer.device)
@@ -298,7 +277,7 @@ def _scores(config: Config, trainer: Trainer) -> dict[str, dict[Site, float]]:
     return scores_of(proxies, adapters, trainer.train, loss, autocast)
 
 
-def _importance(trainer: Trainer, scores: dict[str, dict[Site, float]]) -> list[Row]:
+def importance_after(trainer: Trainer, scores: dict[str, dict[Site, float]]) -> list[Row]:
     """What each site is worth after training, beside what the proxies said of it before."""
     adapters = trainer.engine.adapters
     said = {

@@ -69,6 +69,7 @@ IGNORED = [
     "runs_per_job=2",
     "name=a/b",
     "device=auto",
+    "engine=distributed",
     "output=o",
     "rerun=true",
     "offline=true",

@@ -37,9 +37,11 @@ HARNESS = {
     **dict.fromkeys(["data", "records"], 7),
     "loggers": 8,
     "build": 9,
-    **dict.fromkeys(["run", "reporting"], 10),
-    "cli": 11,
-    "__main__": 12,
+    "material": 10,
+    **dict.fromkeys(["run", "reporting"], 11),
+    "distributed": 12,
+    "cli": 13,
+    "__main__": 14,
 }
 FLOORS = {**LIBRARY, **HARNESS}
 

@@ -14,6 +14,7 @@ from heterolora.config import (
     ModelConfig,
     RankBudgetConfig,
     SearchSpaceConfig,
+    engine_rules,
     model_rules,
     prepare,
     rules,
@@ -44,11 +45,12 @@ def test_a_rule_asks_for_sections_by_their_types() -> None:
         return []
 
     assert bound(some) == {"budget_by_any_name": "rank_budget", "s": "search_space"}
-    for rule in (*rules.RULES, *model_rules.RULES, *storage_rules.RULES):
+    every = (*rules.RULES, *model_rules.RULES, *storage_rules.RULES, *engine_rules.RULES)
+    for rule in every:
         assert bound(rule).keys() == typing.get_type_hints(rule).keys() - {"return"}
 
 
-@pytest.mark.parametrize("room", [rules, model_rules, storage_rules])
+@pytest.mark.parametrize("room", [rules, model_rules, storage_rules, engine_rules])
 def test_every_rule_is_asked(room: ModuleType) -> None:
     written = {
         name

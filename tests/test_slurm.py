@@ -182,6 +182,32 @@ def test_a_sweep_equals_the_local_one_failures_and_all(
     assert on_slurm == {file.parent: file.read_bytes() for file in tmp_path.rglob("metrics.jsonl")}
 
 
+def test_a_run_of_two_tasks_is_requeued_and_ends_as_in_one(
+    submit: Submit,
+    cluster: dict[str, str],
+    uninterrupted: Uninterrupted,
+    long: list[str],
+    tmp_path: Path,
+) -> None:
+    """Each task is a process of the run; a signal ahead of the time limit reaches both."""
+    output = tmp_path / "outputs"
+    tasks = ["hydra.launcher.tasks_per_node=2", "engine=distributed"]
+    process = submit(*long, f"output={output}", *tasks)
+    wait_until(lambda: steps(output) > 100)
+    (job,) = {task.partition("_")[0] for task in tasks_of(next(output.glob(".sweeps/2*")))}
+    command = ["scancel", "--signal=USR2", job]
+    subprocess.run(command, env=cluster, check=True)
+    code, out, err = ended(process)
+    assert code == 0, err + logs(output)
+    assert out[-1] == "1 run: 1 finished, 0 skipped, 0 failed"
+    (file,) = output.rglob("provenance.json")
+    assert json.loads(file.read_text())["resumed"]
+    (rows, searches, weights), (others, theirs, its) = record(output), uninterrupted.record
+    assert len(rows.splitlines()) == len(others.splitlines())
+    assert len(searches) == len(theirs)
+    assert weights.keys() == its.keys()
+
+
 def test_jobs_run_the_source_that_was_there_when_they_were_submitted(
     submit: Submit, tiny: list[str], tmp_path: Path
 ) -> None:
@@ -268,3 +294,5 @@ def test_what_each_node_would_settle_for_itself_is_refused(submit: Submit, tiny:
     code, _, err = ended(submit(*tiny, "precision=auto"))
     assert code == 2
     assert err.startswith("error: precision=auto: each node would choose its own")
+    several = [*tiny, "engine=distributed", "runs_per_job=2"]
+    assert "make one run and end with it; set runs_per_job=1" in ended(submit(*several))[2]

@@ -48,6 +48,11 @@ def launch(config: DictConfig, jobs: Sequence[int], max_packed: int, n_jobs: int
             ["hydra/launcher=packed: needs this project's sweeper; set hydra/sweeper=grid"]
         )
     plan = json.loads((folder / slurm.PLAN).read_text())
+    for run in plan["runs"]:
+        if (engine := run["config"].get("engine", "local")) != "local":
+            raise ConfigError(
+                [f"engine={engine}: hydra/launcher=packed trains in one process; set engine=local"]
+            )
     groups: dict[str, list[int]] = {}
     for index in (index for job in jobs for index in plan["jobs"][job]):
         shared = without(plan["runs"][index]["config"], OF_EACH_RUN)

@@ -62,7 +62,15 @@ class GridSweeper(Sweeper):
             SystemExit: with the exit code of the worst run, if one failed.
         """
         from heterolora.cli.sweeper import Sweep
+        from heterolora.distributed import started
 
+        if (count := started()) > 1:
+            raise ConfigError(
+                [
+                    f"-m: {count} processes were started, and a sweep is planned by one; start it "
+                    "alone with hydra/launcher=slurm, or leave out -m for one run"
+                ]
+            )
         assert self.hydra_context is not None
         assert self.config is not None
         assert self.launcher is not None

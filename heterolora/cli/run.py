@@ -18,7 +18,8 @@ from rich.console import Console
 
 from heterolora.cli import plugins
 from heterolora.cli.compose import HYDRA_VERSION, check_command_line, composition_problems
-from heterolora.errors import ConfigError, UserError, print_errors
+from heterolora.cli.processes import first, print_once
+from heterolora.errors import ConfigError, UserError
 from heterolora.locations import CONF
 
 
@@ -57,7 +58,7 @@ def task(cfg: DictConfig) -> float:
         _check_launcher()
         return single(cfg)
     except UserError as error:  # Hydra would print a traceback of it
-        print_errors(error)
+        print_once(error)
         raise SystemExit(error.exit_code) from None
 
 
@@ -75,19 +76,28 @@ def quiet_libraries() -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # Only in-place changes of a layer's output would be lost, and no family makes any.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
     transformers.logging.disable_progress_bar()
 
 
 def single(cfg: DictConfig) -> float:
     """One run, with its whole summary.
 
+    Returns:
+        The task's first metric at the best epoch; not a number where another process tells of it.
+
     Raises:
         UserError: for anything that the user can put right.
     """
-    from heterolora.run import run
+    from heterolora.distributed import running
+    from heterolora.training.signals import Signals
+    from heterolora.training.trainer import drive
 
     console = Console()
-    outcome = run(cfg, console)
+    outcome = drive(running(cfg, console, "", Signals()))
+    if outcome is None:
+        return float("nan")
     outcome.show(console)
     return outcome.metric
 
@@ -113,12 +123,13 @@ def report_errors(command: Callable[[], object]) -> int:
         command()
     except (HydraException, OmegaConfBaseException) as error:
         overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-        print_errors(ConfigError(composition_problems(error, overrides)))
+        print_once(ConfigError(composition_problems(error, overrides)))
         return UserError.exit_code
     except UserError as error:
-        print_errors(error)
+        print_once(error)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if first():
+            print("interrupted", file=sys.stderr)
         return 130
     return 0

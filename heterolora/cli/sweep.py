@@ -67,11 +67,13 @@ def attempting(
     cfg: DictConfig, folder: Path, index: int, overrides: str, signals: "Signals"
 ) -> "Steps[float]":
     """One run, but for its optimizer steps, which are yielded; and a line on how it ended."""
-    from heterolora.run import running  # and torch, which a summary does without
+    from heterolora.distributed import running  # and torch, which a summary does without
 
     label, console = f"#{index}", Console()
     try:
         outcome = yield from running(cfg, console, label, signals)
+        if outcome is None:
+            return float("nan")  # the first of several processes tells of the run
     except UserError as error:
         reason = "; ".join(str(error).splitlines())
         row, metric = row_of("failed", overrides, reason, error.exit_code), float("nan")

@@ -215,10 +215,10 @@ def _directory(cfg: DictConfig) -> str | None:
 
 
 def _check_for_cluster(runs: Sequence[Row]) -> None:
-    """Refuse what each node would settle for itself.
+    """Refuse what each node would settle for itself, and what a job cannot do.
 
     Raises:
-        ConfigError: if that is left open.
+        ConfigError: if there is either.
     """
     if any(run["config"]["precision"] == "auto" for run in runs):
         raise ConfigError(
@@ -227,6 +227,14 @@ def _check_for_cluster(runs: Sequence[Row]) -> None:
                 "could not be known here; set precision=bf16 or precision=fp32"
             ]
         )
+    for config in (run["config"] for run in runs):
+        if (engine := config.get("engine", "local")) != "local" and config["runs_per_job"] > 1:
+            raise ConfigError(
+                [
+                    f"runs_per_job={config['runs_per_job']}: the processes of engine={engine} make "
+                    "one run and end with it; set runs_per_job=1"
+                ]
+            )
 
 
 def _known(run: Row, queued: Mapping[str, str]) -> Row | None:

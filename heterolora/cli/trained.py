@@ -175,7 +175,8 @@ def opened(asked: argparse.Namespace) -> TrainedRun:
         raise RecordError(
             f"{asked.run}: is {run.result.status}, not finished; run its command again first"
         )
-    config = validate(run.config, ())
+    # Whatever made the run, what is asked of it is done by one process.
+    config = validate({**run.config, "engine": "local"}, ())
     if asked.model is not None:
         moved = config.model.model_copy(update={"path": asked.model, "revision": None})
         config = config.model_copy(update={"model": moved})

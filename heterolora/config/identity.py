@@ -15,6 +15,7 @@ NOT_IN_IDENTITY: Mapping[str, Any] = {
     "seed": True,
     "name": True,
     "device": True,
+    "engine": True,
     "output": True,
     "rerun": True,
     "offline": True,

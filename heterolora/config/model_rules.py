@@ -264,20 +264,9 @@ def _memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _observing(key: str, proxy: ProxyConfig | None) -> tuple[str, str] | None:
-    """The setting by which a proxy observes training steps, and the remedy; None if it does not."""
-    if proxy is None or not proxy.build().observes:
-        return None
-    if hasattr(proxy, "source"):
-        return f"{key}.source=running", f"set {key}.source=probe"
-    if key == "proxy":
-        return f"proxy={proxy.name}", "choose another, such as proxy=snip"
-    return f"{key}.name={proxy.name}", f"choose another, such as +proxy@{key}=snip"
-
-
 def observed_is_eager(training: TrainingConfig, proxy: ProxyConfig | None) -> Iterable[str]:
     """What observes training steps does not see into a compiled model."""
-    if training.compile and (found := _observing("proxy", proxy)):
+    if training.compile and proxy and (found := proxy.observing("proxy")):
         setting, remedy = found
         yield (
             f"{setting}: cannot see into the steps of training.compile=true; {remedy}, or set "
@@ -290,7 +279,7 @@ def observed_is_searched(
 ) -> Iterable[str]:
     """Scores of training steps need searches after the first, which no step precedes."""
     chosen = strategy.build()
-    found = _observing("proxy", proxy)
+    found = proxy.observing("proxy") if proxy else None
     if (
         found
         and chosen.searches
@@ -302,7 +291,7 @@ def observed_is_searched(
             "strategy=dynamic"
         )
     for name, other in importance.items():
-        if found := _observing(f"importance.{name}", other):
+        if found := other.observing(f"importance.{name}"):
             setting, remedy = found
             yield f"{setting}: scores are taken before training; {remedy}"
 

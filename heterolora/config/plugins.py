@@ -16,7 +16,6 @@ from pydantic.fields import FieldInfo
 
 from heterolora.config.schema import (
     MethodConfig,
-    Number,
     OptimizerConfig,
     PluginConfig,
     ProxyConfig,
@@ -25,6 +24,7 @@ from heterolora.config.schema import (
     TaskConfig,
     TrackerConfig,
 )
+from heterolora.config.values import Number
 from heterolora.locations import CONF
 from heterolora.settings import Settings, class_in, names_in, settable
 

@@ -19,11 +19,11 @@ def prepare(cfg: DictConfig) -> Config:
         ConfigError: with every problem.
     """
     # Rules ask the model and the machine; who reads records does without torch.
-    from heterolora.config import model_rules, rules, storage_rules
+    from heterolora.config import engine_rules, model_rules, rules, storage_rules
     from heterolora.training.precision import resolve_device, resolve_precision
 
-    every = (*rules.RULES, *model_rules.RULES, *storage_rules.RULES)
-    config = validate(_resolved(cfg), every)
+    asked = (*rules.RULES, *model_rules.RULES, *storage_rules.RULES, *engine_rules.RULES)
+    config = validate(_resolved(cfg), asked)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     return config.model_copy(update={"device": str(device), "precision": precision})
@@ -43,9 +43,9 @@ def changes(cfg: DictConfig, changed: Collection[str]) -> list[str]:
 
     asked = rules.RULES
     if not set(ASKED).isdisjoint(changed):
-        from heterolora.config import model_rules, storage_rules
+        from heterolora.config import engine_rules, model_rules, storage_rules
 
-        asked = (*asked, *model_rules.RULES, *storage_rules.RULES)
+        asked = (*asked, *model_rules.RULES, *storage_rules.RULES, *engine_rules.RULES)
     return problems_of_changes(_resolved(cfg), asked, changed)
 
 

@@ -11,7 +11,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PlainValidator,
     SerializeAsAny,
     ValidationInfo,
     field_validator,
@@ -19,6 +18,7 @@ from pydantic import (
 )
 
 from heterolora.config.embedded import PLANTED
+from heterolora.config.values import Number, PathPart, PositiveInt, PositiveNumber, Rank
 from heterolora.settings import Settings, settable
 from heterolora.sites import Kind, LoraRole, ShortcutRole
 
@@ -30,31 +30,12 @@ if TYPE_CHECKING:
     from heterolora.tasks import Task
     from heterolora.training.optimizers import Optimizer
 
-PositiveInt = Annotated[int, Field(strict=True, gt=0)]
-
-
-def _rank(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("must be a valid integer, or a part of a rank between 0 and 1")
-    if value < 0:
-        raise ValueError("must be greater than or equal to 0")
-    if isinstance(value, float) and not 0 < value < 1:
-        raise ValueError("must be a valid integer, or a part of a rank between 0 and 1")
-    return value
-
-
-Rank = Annotated[int | float, PlainValidator(_rank)]
-"""A whole number, or a part of one rank for each site; zero for a kind of site that the search
-space does not have."""
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-"""A finite number; `true` is none."""
-PathPart = r"[A-Za-z0-9][\w.-]*"
-"""A name that can be a folder, and cannot lead out of one."""
-PositiveNumber = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
 Device = NewType("Device", str)
 """The name of a device; a type of its own, by which rules ask for it."""
 Precision = Literal["auto", "fp32", "bf16"]
 """The number format of forward passes."""
+Engine = Literal["local", "distributed", "sharded"]
+"""What trains: one process; several, each with the model; or several, each with a part of it."""
 
 
 class Section(BaseModel):
@@ -248,6 +229,20 @@ class ProxyConfig(PluginConfig):
         made: Proxy = super().build()
         return made
 
+    def observing(self, key: str) -> tuple[str, str] | None:
+        """The setting by which it observes training steps, and the remedy; None if it does not.
+
+        Args:
+            key: that this is the section of.
+        """
+        if not self.build().observes:
+            return None
+        if hasattr(self, "source"):
+            return f"{key}.source=running", f"set {key}.source=probe"
+        if key == "proxy":
+            return f"proxy={self.name}", "choose another, such as proxy=snip"
+        return f"{key}.name={self.name}", f"choose another, such as +proxy@{key}=snip"
+
 
 class SelectionConfig(PluginConfig):
     """A selection, by the name of its file in `heterolora/allocation/selection`."""
@@ -359,6 +354,8 @@ class Config(Section):
     """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`; auto uses a GPU where there is one."""
     precision: Precision = Field(examples=["auto"])
     """Number format of forward passes; auto is bf16 on GPUs that have it."""
+    engine: Engine = Field(default="local", examples=["distributed"])
+    """`local`, or several processes, each with the model (`distributed`) or a part (`sharded`)."""
     output: str = Field(min_length=1, examples=["outputs"])
     """Folder of all runs."""
     rerun: bool = Field(strict=True, examples=["true"])

@@ -20,9 +20,6 @@ from heterolora.config.validation import Rule
 from heterolora.errors import ModelError
 from heterolora.training.precision import resolve_device, resolve_precision
 
-READ_WEIGHTS = ("synflow", "gora")
-"""Proxies that compute with the model's weights as numbers."""
-
 
 def bf16_needs_bf16(model: ModelConfig, precision: Precision, device: Device) -> Iterable[str]:
     """What is trained is fp32, and meets weights of bf16 only under autocast."""
@@ -66,7 +63,7 @@ def weights_are_numbers(
     if proxy is not None and strategy.build().searches:
         asked["proxy"] = proxy
     for key, one in asked.items():
-        if one.name in READ_WEIGHTS:
+        if one.build().reads_weights:
             yield (
                 f"{key}={one.name}: computes with the model's weights, which "
                 f"model.quantization={model.quantization} keeps as codes; choose another, such as "

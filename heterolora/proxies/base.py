@@ -61,6 +61,11 @@ class Proxy(Settings, ABC):
         return "current"
 
     @property
+    def reads_weights(self) -> bool:
+        """Whether frozen weights are read, other than by a pass through the model as it is."""
+        return False
+
+    @property
     def observes(self) -> bool:
         """Whether training steps are to be observed."""
         return False

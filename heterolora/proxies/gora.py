@@ -29,6 +29,11 @@ class Gora(SampleProxy):
     d_out x d_in for each site.
     """
 
+    @property
+    def reads_weights(self) -> bool:
+        """Those beside the sites."""
+        return True
+
     def scores(
         self,
         adapters: Ranked[Any],

@@ -37,6 +37,11 @@ class SynFlow(SaliencyProxy):
     num_batches: int = setting(1, help="number of batches to score", gt=0)
 
     @property
+    def reads_weights(self) -> bool:
+        """All of them, by their absolute values."""
+        return True
+
+    @property
     def needs_labels(self) -> bool:
         """Only the loss reads them."""
         return self.objective == "loss"

@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -67,6 +67,10 @@ class Metric(ABC):
     @abstractmethod
     def update(self, output: Any, batch: Batch) -> None:
         """Take in the model's output for a batch."""
+
+    @abstractmethod
+    def absorb(self, other: Self) -> None:
+        """Take in what another one was given, as if its batches came next."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -180,6 +180,11 @@ class Predictions(Metric):
         """Keep the batch's logits and labels, on the CPU."""
         self.logits.append(output.logits.float().cpu())
         self.labels.append(batch[LABELS].cpu())
+
+    def absorb(self, other: Self) -> None:
+        """Its logits and labels come after those that are here."""
+        self.logits += other.logits
+        self.labels += other.labels
 
     def compute(self) -> dict[str, float]:
         """The mean loss and the metrics of all predictions."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -99,6 +99,11 @@ class GroupedPredictions(Predictions):
         """Keep the batch's logits, labels and groups, on the CPU."""
         super().update(output, batch)
         self.groups.append(batch[GROUPS].cpu())
+
+    def absorb(self, other: Self) -> None:
+        """Its groups come after those that are here, or go on with one of them."""
+        super().absorb(other)
+        self.groups += other.groups
 
     def measure(self, name: str, labels: Sequence[float], predicted: Sequence[float]) -> float:
         """`exact_match`: the share of groups of which every example has the right label."""

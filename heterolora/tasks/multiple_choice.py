@@ -5,7 +5,7 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -249,6 +249,13 @@ class Chosen(Metric):
         self.right += int(batch[LABELS].gather(1, best).sum())
         if CREDITS in batch:
             self.worth += float(batch[CREDITS].gather(1, best).sum())
+
+    def absorb(self, other: Self) -> None:
+        """Add its losses and counts."""
+        self.total += other.total
+        self.queries += other.queries
+        self.right += other.right
+        self.worth += other.worth
 
     def compute(self) -> dict[str, float]:
         """The mean loss of a query, and the mean over queries of each metric."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -66,6 +66,11 @@ class Perplexity(Metric):
         total, count = self.task.loss(output, batch)
         self.total += total.item()
         self.count += int(count)
+
+    def absorb(self, other: Self) -> None:
+        """Add its losses."""
+        self.total += other.total
+        self.count += other.count
 
     def compute(self) -> dict[str, float]:
         """The mean loss of a token, and its exponential; infinite where that overflows."""

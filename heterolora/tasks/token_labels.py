@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -118,6 +118,12 @@ class Agreement(Metric):
         self.total += total.item()
         self.count += int(count)
         self.right += int((output.logits.argmax(-1) == batch[LABELS]).sum())
+
+    def absorb(self, other: Self) -> None:
+        """Add its losses and counts."""
+        self.total += other.total
+        self.count += other.count
+        self.right += other.right
 
     def compute(self) -> dict[str, float]:
         """The mean loss of a label, and the share."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from heterolora.losses import Autocast, inputs
-from heterolora.tasks import Task
+from heterolora.tasks import Metric, Task
 from heterolora.tasks.encoded import Encoded
 from heterolora.unpadding import without_padding
 
@@ -39,7 +39,18 @@ def evaluate(
 
     The model is left in evaluation mode.
     """
+    return measured(model, task, split, batch_size, autocast).compute()
+
+
+def measured(
+    model: nn.Module,
+    task: Task,
+    split: Encoded,
+    batch_size: int,
+    autocast: Autocast = nullcontext,
+) -> Metric:
+    """The task's metric of a split, of which another's may be the rest; see `evaluate`."""
     metric = task.metric()
     for output, batch in outputs(model, split, batch_size, autocast):
         metric.update(output, batch)
-    return metric.compute()
+    return metric

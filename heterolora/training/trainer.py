@@ -21,7 +21,7 @@ from heterolora.training.engines import Engine
 from heterolora.training.logging import Logger
 from heterolora.training.schedule import Schedule
 from heterolora.training.signals import Signals
-from heterolora.training.weights import WeightFiles
+from heterolora.training.weights import Weights
 
 Result = TypeVar("Result")
 
@@ -91,7 +91,7 @@ class Trainer:
     patience: int | None = None
     log_every: int = 10
     test: Encoded | None = None
-    weights: WeightFiles | None = None
+    weights: Weights | None = None
     checkpoints: CheckpointManager | None = None
     every_minutes: float = math.inf
     signals: Signals = field(default_factory=Signals)
@@ -190,7 +190,7 @@ class Trainer:
     def _pause(self, epoch: int) -> None:
         """Between two steps: save if it is time or a signal has come, which then has its way."""
         due = time.monotonic() - self._saved >= 60 * self.every_minutes
-        if due or self.signals.waiting:
+        if self.signals.waiting or due:  # in this order: some signals are asked for by others too
             self._save(epoch)
             self.signals.obey()
 

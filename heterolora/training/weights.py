@@ -1,7 +1,7 @@
 """The trained weights of a run on disk: adapters and head, never the frozen model."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -10,6 +10,16 @@ from heterolora.adapters.files import read_adapters, write_adapters
 from heterolora.files import write_atomically, writing
 
 NAMES = ("best", "last")
+
+
+class Weights(Protocol):
+    """Keeps weights of a run by name: those of the best epoch, and of the last."""
+
+    def save(self, name: str, epoch: int) -> None:
+        """Keep the weights as they stand."""
+
+    def load(self, name: str) -> None:
+        """Have the adapters be as they were saved."""
 
 
 class WeightFiles:

@@ -79,6 +79,12 @@ class LocalEngine:
 
     def step(self, batch: Batch) -> Tensor:
         """One optimizer step down the mean loss of `batch`; the loss, left on the device."""
+        loss = self.descend(batch)
+        self.update()
+        return loss
+
+    def descend(self, batch: Batch) -> Tensor:
+        """Leave the gradients of the mean loss of `batch`; the loss, left on the device."""
         self.adapters.model.train()
         # Before the forward pass: its CUDA graph may take the place of the last step's gradients.
         self.optimizer.zero_grad(set_to_none=True)
@@ -86,18 +92,21 @@ class LocalEngine:
             for observe in self.observers:
                 observing.enter_context(observe(self.adapters))
             losses = [self._descended(part, batch) for part in self._parts(batch)]
-        self.update()
         return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
     def _descended(self, part: Batch, whole: Batch) -> Tensor:
         """Add up the gradients of a part's share of the mean loss of the whole; the share."""
         with self.dropout:
-            with self.autocast():
-                output = self._forward(**inputs(part))
-            total, count = self.task.loss(output, part)
+            total, count = self._total(part)
         loss = total / (count if part is whole else self.task.count(whole))
         torch.autograd.backward(loss)
         return loss.detach()
+
+    def _total(self, part: Batch) -> tuple[Tensor, Tensor | int]:
+        """The sum of the losses of a part, and how many they are."""
+        with self.autocast():
+            output = self._forward(**inputs(part))
+        return self.task.loss(output, part)
 
     def _parts(self, batch: Batch) -> list[Batch]:
         """A batch in parts of `micro_batch_size`; the batch itself where it has no more."""

@@ -1,0 +1,105 @@
+"""The rules across sections of the configuration that say what each engine can train."""
+
+from collections.abc import Iterable
+
+from heterolora.config.schema import (
+    Device,
+    Engine,
+    MethodConfig,
+    ModelConfig,
+    ProxyConfig,
+    StrategyConfig,
+    TaskConfig,
+    TrainingConfig,
+)
+from heterolora.config.validation import Rule
+from heterolora.training.precision import resolve_device
+
+
+def engine_on_device(engine: Engine, device: Device) -> Iterable[str]:
+    """Processes talk to each other on CPUs and on CUDA, and each has a GPU of its own."""
+    if engine == "local":
+        return
+    if ":" in device:
+        yield (
+            f"device={device}: engine={engine} gives each process a GPU of its own; set device=cuda"
+        )
+    elif resolve_device(device).type not in ("cpu", "cuda"):
+        yield f"engine={engine}: trains on CPUs and on CUDA; set device=cpu, or engine=local"
+
+
+def engine_of_observers(engine: Engine, proxy: ProxyConfig | None) -> Iterable[str]:
+    """What observes training steps would see one process's share of each."""
+    if engine != "local" and proxy and (found := proxy.observing("proxy")):
+        setting, remedy = found
+        yield (
+            f"{setting}: would see one process's share of each step with engine={engine}; "
+            f"{remedy}, or set engine=local"
+        )
+
+
+def sharded_method(engine: Engine, method: MethodConfig) -> Iterable[str]:
+    """What is trained has to be apart from what is divided."""
+    if engine == "sharded" and method.kind != "heterolora":
+        yield (
+            f"engine=sharded: method={method.name} trains within the layers that it divides; set "
+            "engine=distributed, or method=heterolora"
+        )
+
+
+def sharded_weights(
+    engine: Engine,
+    strategy: StrategyConfig,
+    proxy: ProxyConfig | None,
+    importance: dict[str, ProxyConfig],
+) -> Iterable[str]:
+    """A proxy cannot read weights of which a process has a part."""
+    if engine != "sharded":
+        return
+    asked = {f"importance.{name}.name": other for name, other in importance.items()}
+    if proxy is not None and strategy.build().searches:
+        asked["proxy"] = proxy
+    for key, one in asked.items():
+        if one.build().reads_weights:
+            yield (
+                f"{key}={one.name}: reads whole weights, of which engine=sharded leaves each "
+                "process a part; choose another, such as gradnorm, or set engine=distributed"
+            )
+
+
+def sharded_is_eager(engine: Engine, training: TrainingConfig) -> Iterable[str]:
+    """Layers are gathered from outside of what is compiled."""
+    if engine == "sharded" and training.compile:
+        yield (
+            "training.compile=true: engine=sharded is not compiled; set training.compile=false, or "
+            "engine=distributed"
+        )
+
+
+def sharded_is_not_quantized(engine: Engine, model: ModelConfig) -> Iterable[str]:
+    """The codes of bitsandbytes are for one device, with the state that reads them."""
+    if engine == "sharded" and model.quantization is not None:
+        yield (
+            f"model.quantization={model.quantization}: engine=sharded does not divide quantised "
+            "weights; set model.quantization=null, or engine=distributed"
+        )
+
+
+def sharded_rows(engine: Engine, task: TaskConfig) -> Iterable[str]:
+    """Whether a model keeps packed examples apart is seen by its embeddings, called alone."""
+    if engine == "sharded" and task.build().packs:
+        yield (
+            "task.packing=true: engine=sharded trains on examples in rows of their own; set "
+            "task.packing=false, or engine=distributed"
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    engine_on_device,
+    engine_of_observers,
+    sharded_method,
+    sharded_weights,
+    sharded_is_eager,
+    sharded_is_not_quantized,
+    sharded_rows,
+)

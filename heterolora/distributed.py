@@ -1,0 +1,167 @@
+"""A run that several processes make together: the first one leads, the others follow.
+
+The first keeps the record, the lock, the checkpoints and the weights, and talks to loggers and to
+the user. The others read data and model, start from the state that it tells them, and make their
+share of every step.
+"""
+
+import logging
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from omegaconf import DictConfig
+from rich.console import Console
+
+from heterolora import run
+from heterolora.config import prepare
+from heterolora.errors import ConfigError, UserError, one_line
+from heterolora.loggers.base import Loggers
+from heterolora.material import Material
+from heterolora.seeding import use_deterministic_kernels
+from heterolora.training.agreement import SharedSignals
+from heterolora.training.memory import memory_advice
+from heterolora.training.precision import matmul_precision
+from heterolora.training.processes import Processes
+from heterolora.training.signals import Signals
+from heterolora.training.trainer import Steps, Trainer
+
+STEP_TASKS = "SLURM_STEP_NUM_TASKS"
+"""srun sets it, in every task; a batch script or a shell has none."""
+
+
+def started() -> int:
+    """How many processes torchrun or srun started for this command; 0 if neither of them did."""
+    return int(os.environ.get("WORLD_SIZE") or os.environ.get(STEP_TASKS) or 0)
+
+
+def running(
+    cfg: DictConfig, console: Console, label: str, signals: Signals
+) -> Steps[run.Outcome | None]:
+    """`heterolora.run.running`, in as many processes as the engine takes.
+
+    Returns:
+        What became of it; None in a process that followed.
+
+    Raises:
+        UserError: as there, or if processes and engine do not fit; never in one that followed.
+    """
+    engine, count = cfg.get("engine", "local"), started()
+    if engine not in ("distributed", "sharded"):
+        if count > 1:
+            raise ConfigError(
+                [
+                    f"engine={engine}: {count} processes were started for one run; set "
+                    "engine=distributed, or start one"
+                ]
+            )
+        return (yield from run.running(cfg, console, label, signals))
+    if count == 0:
+        raise ConfigError(
+            [
+                f"engine={engine}: no processes were started for it; use torchrun "
+                "--nproc-per-node=GPUS train.py, srun, or hydra/launcher=slurm, or set engine=local"
+            ]
+        )
+    with _group(cfg.device) as processes:
+        if processes.leads:
+            return (yield from _leading(cfg, console, label, processes))
+        yield from _following(cfg, processes)
+    return None
+
+
+class Followers(run.Others):
+    """The processes other than the first.
+
+    Args:
+        processes: all of them.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        self._waiting = True
+        self.hardware = {"processes": processes.size}
+
+    def begin(self) -> None:
+        """Have them read data and model as well."""
+        self._waiting = False
+        self._processes.told(True)
+
+    def align(self, trainer: Trainer) -> None:
+        """Have them go on from where this one's trainer stands."""
+        self._processes.told(trainer.state_dict())
+
+    def dismiss(self) -> None:
+        """Let them go, where there is no run to be made."""
+        if self._waiting:
+            self._processes.told(False)
+
+
+def _leading(
+    cfg: DictConfig, console: Console, label: str, processes: Processes
+) -> Steps[run.Outcome]:
+    """The part of the first process."""
+    followers = Followers(processes)
+    try:
+        signals = SharedSignals(processes)
+        return (yield from run.running(cfg, console, label, signals, followers))
+    except BaseException as error:
+        processes.fail(one_line(error))
+        raise
+    finally:
+        followers.dismiss()
+
+
+def _following(cfg: DictConfig, processes: Processes) -> Steps[None]:
+    """The part of every other process."""
+    try:
+        if processes.told(False):
+            yield from _followed(cfg, processes)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:  # the first process tells of it
+        processes.fail(one_line(error))
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        raise SystemExit(1) from None
+
+
+def _followed(cfg: DictConfig, processes: Processes) -> Steps[None]:
+    logging.getLogger("heterolora").setLevel(logging.ERROR)  # the first process has warned
+    config = prepare(cfg)
+    use_deterministic_kernels()
+    device = torch.device(config.device)
+    with matmul_precision(config.training.tf32, device), memory_advice(device):
+        signals = SharedSignals(processes)
+        trainer = Material.read(config).trainer(Loggers(), None, None, signals)
+        scores = run.scores_before(config, trainer)
+        trainer.load_state_dict(processes.told({}))
+        yield from trainer.steps()
+        if scores:
+            run.importance_after(trainer, scores)
+
+
+@contextmanager
+def _group(device: str) -> Iterator[Processes]:
+    """All processes that were started, each with its own GPU where there are any."""
+    if "RANK" not in os.environ:
+        _export_slurm()
+    backend = "gloo"
+    if device != "cpu" and torch.cuda.is_available():
+        # Each may see all GPUs of its node, or its own alone.
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend)
+    yield Processes()
+    dist.destroy_process_group()  # after an error the others may no longer be there to do so too
+
+
+def _export_slurm() -> None:
+    """Have the environment say of the tasks of a SLURM step what torchrun says of its processes."""
+    from submitit.helpers import TorchDistributedEnvironment
+
+    os.environ.setdefault("SUBMITIT_EXECUTOR", "slurm")  # by which submitit knows where it is
+    TorchDistributedEnvironment().export(set_cuda_visible_devices=False)

@@ -1,0 +1,93 @@
+"""What a run is made of: its data and its model are read, and become a trainer."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from heterolora import architectures
+from heterolora.adapters import Adapters
+from heterolora.architectures import Loaded
+from heterolora.build import build_adapters, build_search, build_splits, build_trainer
+from heterolora.config import Config, checkpoints
+from heterolora.data import sources
+from heterolora.tasks import Examples, Task
+from heterolora.training.checkpoint import CheckpointManager
+from heterolora.training.logging import Logger
+from heterolora.training.memory import memory_advice
+from heterolora.training.signals import Signals
+from heterolora.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What was read for a run.
+
+    Attributes:
+        config: of the run.
+        task: of the run.
+        splits: `train` and `validation`, and `test` if there is one.
+        loaded: the model.
+    """
+
+    config: Config
+    task: Task
+    splits: Mapping[str, Examples]
+    loaded: Loaded
+
+    @classmethod
+    def read(cls, config: Config) -> "Material":
+        """Read data and model.
+
+        Raises:
+            UserError: if they cannot be had.
+        """
+        task, splits = config.task.build(), sources.load_splits(config.task)
+        if config.evaluation.test is not None:
+            splits["test"] = sources.load_test(config.task, config.evaluation.test)
+        if config.training.limit_examples is not None:
+            splits["train"] = splits["train"].limited(config.training.limit_examples)
+        loaded = checkpoints.load(config.model, task, config.seed, config.device)
+        return cls(config, task, splits, loaded)
+
+    def trainer(
+        self,
+        logger: Logger,
+        weights: Path | None,
+        manager: CheckpointManager | None,
+        signals: Signals,
+    ) -> Trainer:
+        """All that a training needs; arguments are as `build_trainer` has them."""
+        config, task = self.config, self.task
+        with memory_advice(torch.device(config.device)):
+            encoded = build_splits(config, task, self.splits, self.loaded)
+            adapters = build_adapters(config, self.loaded, encoded["train"])
+            if task.packs:
+                architectures.separate(adapters.model, self.loaded.family)
+            _warn_of_width(adapters)
+            search = build_search(config, adapters, task, encoded["train"])
+            return build_trainer(
+                config, adapters, task, encoded, search, logger, weights, manager, signals
+            )
+
+
+def _warn_of_width(adapters: Adapters) -> None:
+    """Say where a site that is on would have more ranks than a matrix there can have."""
+    wide = {
+        site.role: (adapter.capacity, min(adapter.A.shape[1], adapter.B.shape[0]))
+        for site, adapter in adapters.items()
+        if adapter.capacity > min(adapter.A.shape[1], adapter.B.shape[0])
+    }
+    if wide:
+        role, (capacity, width) = next(iter(wide.items()))
+        logger.warning(
+            "sites of role %s can have rank %d (rank budget / enable rate), but the model's width "
+            "there is %d: ranks above that cost parameters and add nothing",
+            role,
+            capacity,
+            width,
+        )

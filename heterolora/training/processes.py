@@ -1,0 +1,131 @@
+"""The processes that make one run together, and what they tell each other.
+
+Messages go through torch.distributed, whose default group has to be there: on the CPU (gloo) what
+is said about the run, and where it is computed (NCCL on GPUs) what is computed.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from heterolora.errors import TrainingError
+
+Value = TypeVar("Value")
+CPU = torch.device("cpu")
+FAILED = "heterolora/failed"
+"""A key of the group's store: what ended the first process that failed."""
+
+LOST = (
+    "closed by peer",
+    "Connection reset",
+    "Broken pipe",
+    "Socket Timeout",
+    "Timed out waiting",
+)
+"""What gloo says where another process has ended: it has no exception of its own for that."""
+
+
+class LostError(TrainingError):
+    """Another process of the run has ended."""
+
+
+class Processes:
+    """All processes of the default group; the first one leads.
+
+    Attributes:
+        rank: of this one, from 0.
+        size: how many there are.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that keeps the record and talks to the user."""
+        return self.rank == 0
+
+    def told(self, value: Value) -> Value:
+        """What the first process has; tensors are on the CPU. Every process has to ask.
+
+        Raises:
+            LostError: if another process has ended.
+        """
+        written = io.BytesIO()
+        if self.leads:
+            torch.save(value, written)
+        message: list[Any] = [written.getvalue()]
+        with self.minding():
+            dist.broadcast_object_list(message, src=0, device=CPU)
+        if self.leads:
+            return value
+        read: Value = torch.load(io.BytesIO(message[0]), map_location=CPU, weights_only=True)
+        return read
+
+    def gathered(self, value: Value) -> list[Value]:
+        """What every process has, in their order; everywhere the same."""
+        values: list[Any] = [None] * self.size
+        with self.minding():
+            dist.all_gather_object(values, value)
+        return values
+
+    def largest(self, number: int) -> int:
+        """The largest number of any process."""
+        message = torch.tensor(number)
+        with self.minding():
+            dist.all_reduce(message, op=dist.ReduceOp.MAX)
+        return int(message)
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Put in place of each tensor its sum over all processes, in one message.
+
+        Args:
+            tensors: of the same shapes in every process, all on one device.
+        """
+        with torch.no_grad():
+            message = torch.cat([tensor.flatten() for tensor in tensors])
+            dist.all_reduce(message)
+            start = 0
+            for tensor in tensors:
+                end = start + tensor.numel()
+                tensor.copy_(message[start:end].view_as(tensor))
+                start = end
+
+    def fail(self, reason: str) -> None:
+        """Leave word of why this process ends, if no other has failed before."""
+        with suppress(Exception):  # the store may have gone with the process that had it
+            said = f"process {self.rank} of {self.size}: {reason}"
+            _store().compare_set(FAILED, "", said)
+
+    @contextmanager
+    def minding(self) -> Iterator[None]:
+        """Tell of a process that has ended, where something inside waits for it.
+
+        Raises:
+            LostError: with what it has said, if it has.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not any(sign in str(error) for sign in LOST):
+                raise
+            raise LostError(self._last_words()) from error
+
+    def _last_words(self) -> str:
+        with suppress(Exception):
+            if _store().check([FAILED]):
+                said: bytes = _store().get(FAILED)
+                return said.decode()
+        return (
+            "another process of this run has ended without a word, as when it is killed or its "
+            "node fails; run the same command again to go on from the last checkpoint"
+        )
+
+
+def _store() -> Any:
+    return dist.distributed_c10d._get_default_store()
