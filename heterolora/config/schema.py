@@ -43,6 +43,16 @@ def _rank(value: Any) -> Any:
     return value
 
 
+def _held_out(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise ValueError("must be a valid integer greater than 0, or a share between 0 and 1")
+    if isinstance(value, float) and value >= 1:
+        raise ValueError("must be a valid integer greater than 0, or a share between 0 and 1")
+    return value
+
+
+HeldOut = Annotated[int | float, PlainValidator(_held_out)]
+"""A number of examples, or a share of them."""
 Rank = Annotated[int | float, PlainValidator(_rank)]
 """A whole number, or a part of one rank for each site; zero for a kind of site that the search
 space does not have."""
@@ -295,8 +305,8 @@ class TaskConfig(PluginConfig):
     """Split to train on."""
     validation_split: str | None = Field(examples=["validation"])
     """Split to evaluate after each epoch."""
-    held_out: PositiveInt | None = Field(default=None, examples=[2000])
-    """Examples to hold out of the training split when there is no validation split."""
+    held_out: HeldOut | None = Field(default=None, examples=[2000])
+    """Examples, or the share of them, to hold out where there is no validation split."""
     planting: Annotated[int, Field(strict=True, ge=0)] | None = Field(default=None, examples=[0])
     """Seed of the planted task."""
     kind: str
