@@ -17,10 +17,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from heterolora import run
-from heterolora.config import prepare
 from heterolora.errors import ConfigError, UserError, one_line
 from heterolora.loggers.base import Loggers
 from heterolora.material import Material
+from heterolora.preparing import prepare
 from heterolora.seeding import use_deterministic_kernels
 from heterolora.training.agreement import SharedSignals
 from heterolora.training.memory import memory_advice

@@ -38,10 +38,27 @@ def write_atomically(file: Path, content: str | bytes) -> None:
     sync_directory(file.parent)
 
 
-def split_files(directory: str | Path, split: str) -> list[Path]:
-    """The parquet files of a split: `<split>.parquet`, else `<split>-*.parquet` in order."""
-    whole = Path(directory) / f"{split}.parquet"
-    return [whole] if whole.is_file() else sorted(Path(directory).glob(f"{split}-*.parquet"))
+FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
+"""The endings of files of examples; `.json` holds JSON lines as well."""
+
+
+def split_files(path: str | Path, split: str) -> list[Path]:
+    """The files of a split, in order; none where there is no such split.
+
+    Args:
+        path: one file, which is whatever split is asked for; a folder with `<split>` or `<split>-*`
+            in one of `FORMATS`; or one that `datasets` saved, of one split or of several.
+        split: its name.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    for ending in FORMATS:
+        whole = path / f"{split}{ending}"
+        if found := [whole] if whole.is_file() else sorted(path.glob(f"{split}-*{ending}")):
+            return found
+    saved = path / split if (path / "dataset_dict.json").is_file() else path
+    return sorted(saved.glob("data-*.arrow"))
 
 
 @contextmanager

@@ -12,13 +12,14 @@ from rich.console import Console
 
 from heterolora.architectures import Loaded
 from heterolora.build import build_budget
-from heterolora.config import Config, identity, prepare
+from heterolora.config import Config, identity
 from heterolora.config.fingerprints import model_fingerprint
 from heterolora.data import sources
 from heterolora.errors import one_line
 from heterolora.loggers.base import Loggers, RunInfo, clear
 from heterolora.loggers.console import ConsoleLogger, headline, print_summary
 from heterolora.material import Material
+from heterolora.preparing import prepare
 from heterolora.proxies.base import scores_of
 from heterolora.records import schema
 from heterolora.records.lock import lock_file, locked

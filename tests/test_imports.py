@@ -36,7 +36,7 @@ HARNESS = {
     "config": 6,
     **dict.fromkeys(["data", "records"], 7),
     "loggers": 8,
-    "build": 9,
+    **dict.fromkeys(["build", "preparing"], 9),
     "material": 10,
     **dict.fromkeys(["run", "reporting"], 11),
     "distributed": 12,

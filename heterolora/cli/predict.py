@@ -29,6 +29,7 @@ from heterolora.cli.trained import TrainedRun, add_arguments, add_device, opened
 from heterolora.config import TaskConfig, plugins, suggestion
 from heterolora.data import sources
 from heterolora.data.submissions import submission
+from heterolora.data.tables import read_files
 from heterolora.errors import ConfigError, DataError, RecordError
 from heterolora.files import write_atomically, writing
 from heterolora.locations import CONF
@@ -127,7 +128,8 @@ def read(task: TaskConfig, data: Path | None, split: str | None) -> Data:
         DataError: if it cannot be read.
     """
     if data is not None and not data.is_dir():
-        return Data(str(data), split or data.stem, sources.read_files([data], f"--data {data}"))
+        columns = read_files([data], f"--data {data}", task.build().texts)
+        return Data(str(data), split or data.stem, columns)
     if data is not None:
         task = task.model_copy(update={"path": str(data)})
     split = split or task.validation_split

@@ -23,10 +23,11 @@ from omegaconf import DictConfig
 from heterolora.cli.compose import HYDRA_VERSION
 from heterolora.cli.run import report_errors
 from heterolora.cli.sweeper import composed, swept
-from heterolora.config import Config, checkpoints, prepare
+from heterolora.config import Config, checkpoints
 from heterolora.data import sources
 from heterolora.errors import ConfigError
 from heterolora.locations import CONF, INSTALLED
+from heterolora.preparing import prepare
 
 CACHES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
 """The variables of the environment that say where the caches are."""

@@ -19,11 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 from heterolora.cli import slurm
 from heterolora.cli.compose import check_overrides, composition_problems
 from heterolora.cli.sweep import Row, note, row_of, summarize
-from heterolora.config import prepare
 from heterolora.errors import ConfigError, RecordError, UserError, one_line
 from heterolora.files import write_atomically
 from heterolora.locations import INSTALLED
 from heterolora.loggers.console import headline
+from heterolora.preparing import prepare
 from heterolora.records import source
 from heterolora.records.lock import holder
 from heterolora.records.record import check_writable, finished

@@ -24,7 +24,7 @@ from heterolora.config.schema import (
     TrackerConfig,
 )
 from heterolora.config.validation import Rule
-from heterolora.files import split_files
+from heterolora.files import FORMATS, split_files
 
 TRAIN_WHAT_IS_KEPT = ("full", "bitfit")
 """Methods that train parameters of the model itself."""
@@ -36,17 +36,10 @@ def task_fits_itself(task: TaskConfig) -> Iterable[str]:
 
 
 def data_is_there(task: TaskConfig) -> Iterable[str]:
-    """`task.path` is a directory that holds the task's splits; an embedded task has two."""
+    """`task.path` holds the task's splits; an embedded task has two."""
     if task.path is not None:
-        if not Path(task.path).is_dir():
-            yield f"task.path={task.path}: is not a directory; give the one with the parquet files"
-            return
-        for key, split in _splits(task).items():
-            if not split_files(task.path, split):
-                yield (
-                    f"task.path={task.path}: holds neither {split}.parquet nor {split}-*.parquet; "
-                    f"add it, or name the split that is there with task.{key}=SPLIT"
-                )
+        path = Path(task.path)
+        yield from _file_is_read(task, path) if path.is_file() else _folder_is_read(task, path)
     elif task.source in TASKS:
         for key, split in _splits(task).items():
             if split not in ("train", "validation"):
@@ -54,6 +47,37 @@ def data_is_there(task: TaskConfig) -> Iterable[str]:
                     f"task.{key}={split}: the embedded task {task.source} has the splits train and "
                     f"validation; set task.{key}={key.removesuffix('_split')}"
                 )
+
+
+def _file_is_read(task: TaskConfig, file: Path) -> Iterable[str]:
+    """One file is of a known format, and has the training split alone."""
+    if file.suffix.lower() not in FORMATS:
+        yield f"task.path={file}: must be a file of {', '.join(FORMATS)}, or a folder of such files"
+    if task.validation_split is not None:
+        yield (
+            f"task.validation_split={task.validation_split}: task.path={file} is one file; set "
+            "task.validation_split=null task.held_out=0.2, or give a folder with a file per split"
+        )
+
+
+def _folder_is_read(task: TaskConfig, folder: Path) -> Iterable[str]:
+    """A folder has every split that is named, and its validation split is not passed over."""
+    if not folder.is_dir():
+        yield f"task.path={folder}: is no file or folder; give one of {', '.join(FORMATS)}"
+        return
+    for key, split in _splits(task).items():
+        if not split_files(folder, split):
+            yield (
+                f"task.path={folder}: holds no file {split} or {split}-* of "
+                f"{', '.join(FORMATS)}; add it, or name the split that is there with "
+                f"task.{key}=SPLIT"
+            )
+    found = split_files(folder, "validation")
+    if task.validation_split is None and any(file.stem == "validation" for file in found):
+        yield (
+            f"task.validation_split=null: task.path={folder} has a validation split; set "
+            "task.validation_split=validation task.held_out=null"
+        )
 
 
 def _splits(task: TaskConfig) -> dict[str, str]:

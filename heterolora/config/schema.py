@@ -18,7 +18,14 @@ from pydantic import (
 )
 
 from heterolora.config.embedded import PLANTED
-from heterolora.config.values import Number, PathPart, PositiveInt, PositiveNumber, Rank
+from heterolora.config.values import (
+    HeldOut,
+    Number,
+    PathPart,
+    PositiveInt,
+    PositiveNumber,
+    Rank,
+)
 from heterolora.settings import Settings, settable
 from heterolora.sites import Kind, LoraRole, ShortcutRole
 
@@ -290,8 +297,8 @@ class TaskConfig(PluginConfig):
     """Split to train on."""
     validation_split: str | None = Field(examples=["validation"])
     """Split to evaluate after each epoch."""
-    held_out: PositiveInt | None = Field(default=None, examples=[2000])
-    """Examples to hold out of the training split when there is no validation split."""
+    held_out: HeldOut | None = Field(default=None, examples=[2000])
+    """Examples, or the share of them, to hold out where there is no validation split."""
     planting: Annotated[int, Field(strict=True, ge=0)] | None = Field(default=None, examples=[0])
     """Seed of the planted task."""
     kind: str

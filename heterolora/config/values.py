@@ -25,3 +25,15 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 PathPart = r"[A-Za-z0-9][\w.-]*"
 """A name that can be a folder, and cannot lead out of one."""
 PositiveNumber = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
+
+
+def _held_out(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise ValueError("must be a valid integer greater than 0, or a share between 0 and 1")
+    if isinstance(value, float) and value >= 1:
+        raise ValueError("must be a valid integer greater than 0, or a share between 0 and 1")
+    return value
+
+
+HeldOut = Annotated[int | float, PlainValidator(_held_out)]
+"""A number of examples, or a share of them."""

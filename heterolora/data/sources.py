@@ -3,15 +3,16 @@
 import functools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from heterolora.config import TaskConfig
 from heterolora.config.embedded import PARAPHRASE, TASKS
 from heterolora.data import planted
+from heterolora.data.tables import read_files
 from heterolora.errors import DataError, one_line
-from heterolora.files import split_files
+from heterolora.files import FORMATS, split_files
 from heterolora.network import PREFETCH
 from heterolora.tasks import Examples
 from heterolora.tasks.base import Columns
@@ -38,7 +39,7 @@ def read(task: TaskConfig, split: str) -> tuple[str, Columns]:
         DataError: if it cannot be read or reached.
     """
     if task.path is not None:
-        where, columns = task.path, _read_split(task.path, split)
+        where, columns = task.path, _read_split(task.path, split, task.build().texts)
     elif task.planted:
         assert task.planting is not None  # a rule of the configuration
         where, columns = task.source, _answered(split, task.planting)
@@ -83,12 +84,15 @@ def _parted(task: TaskConfig) -> dict[str, Examples]:
     """The training split without what is held out of it, and that."""
     assert task.held_out is not None  # a rule of the configuration
     whole = load(task, task.train_split)
-    if task.held_out >= len(whole):
+    count = task.held_out
+    if isinstance(count, float):
+        count = max(1, round(count * len(whole)))
+    if count >= len(whole):
         raise DataError(
             f"task.held_out={task.held_out}: must be less than {len(whole)}, the number of "
             f"examples in the split {task.train_split}; lower it"
         )
-    train, validation = whole.parted(task.held_out)
+    train, validation = whole.parted(count)
     return {"train": train, "validation": validation}
 
 
@@ -123,36 +127,15 @@ def fetch(task: TaskConfig) -> Path | None:
     return Path(_open(task, task.train_split).cache_files[0]["filename"]).parent
 
 
-def read_files(files: Sequence[Path], name: str) -> Columns:
-    """All columns of parquet files, one after the other.
-
-    Args:
-        files: at least one.
-        name: what to call them in an error.
-
-    Raises:
-        DataError: if they cannot be read.
-    """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        table = pa.concat_tables([parquet.read_table(file) for file in files])
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{name}: cannot be read as parquet: {one_line(error)}") from error
-    columns: Columns = table.to_pydict()
-    return columns
-
-
-def _read_split(path: str, split: str) -> Columns:
+def _read_split(path: str, split: str, texts: Collection[str]) -> Columns:
     files = split_files(path, split)
     if not files:
-        there = sorted(file.stem for file in Path(path).glob("*.parquet"))
+        there = sorted({file.stem for end in FORMATS for file in Path(path).glob(f"*{end}")})
         raise DataError(
             f"task.path={path}: holds no file of the split {split}; name one that is there"
             + (f" ({', '.join(there)})" if there else "")
         )
-    return read_files(files, f"task.path={path}")
+    return read_files(files, f"task.path={path}", texts)
 
 
 def _read_starter(split: str) -> Columns:

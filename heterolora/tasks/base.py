@@ -117,6 +117,24 @@ class Task(Settings, ABC):
         """Whether several of its training examples share a row."""
         return False
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns of a dataset that are texts, whatever they look like in a CSV file."""
+        return ()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it needs nothing of the training data to be complete; see `settled`."""
+        return True
+
+    def settled(self, columns: Columns, where: str) -> dict[str, Any]:
+        """The settings that the training data decides, where they were not given.
+
+        Raises:
+            DataError: if it cannot.
+        """
+        return {}
+
     def problems(self) -> Iterable[str]:
         """What is wrong with its settings taken together: `key=value: rule; remedy`."""
         return ()

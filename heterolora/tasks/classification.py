@@ -54,6 +54,11 @@ class Classification(Predicting):
         """The sentences, then the label."""
         return (*self.sentences, *([self.label] if self.label is not None else []))
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The sentences."""
+        return self.sentences
+
     def problems(self) -> Iterable[str]:
         """Columns must differ, metrics fit the labels, and training needs labels."""
         if self.label is None:

@@ -1,0 +1,23 @@
+"""A composed configuration becomes that of a run, with what only the data can say."""
+
+from omegaconf import DictConfig
+
+from heterolora import config
+from heterolora.config import Config
+from heterolora.data import sources
+
+
+def prepare(cfg: DictConfig) -> Config:
+    """Validate a composed configuration, and settle what depends on the machine and the data.
+
+    Raises:
+        ConfigError: with every problem.
+        DataError: if the data is needed for it, and cannot be read.
+    """
+    valid = config.prepare(cfg)
+    task = valid.task.build()
+    if task.is_settled:
+        return valid
+    where, columns = sources.read(valid.task, valid.task.train_split)
+    settled = valid.task.model_copy(update=task.settled(columns, where))
+    return valid.model_copy(update={"task": settled})

@@ -1,0 +1,123 @@
+"""Classification of one's own texts, whose labels are words, whole numbers or truth values."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from heterolora.errors import DataError
+from heterolora.settings import setting
+from heterolora.tasks.base import Columns, Examples
+from heterolora.tasks.classification import Classification
+from heterolora.tasks.predicting import highest
+from heterolora.tasks.tokens import check_columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextClassification(Classification):
+    """A class for each text or pair of texts; the classes are those of the training data."""
+
+    text: str = setting(help="the column of the texts", example="text")
+    text_pair: str | None = setting(
+        None, help="the column of a second text that belongs to the first", example="text_pair"
+    )
+    labels: tuple[str, ...] | None = setting(
+        None,
+        help="the classes in the order of the model's outputs; null: those of the training data",
+        example="[bad,good]",
+    )
+    sentences: tuple[str, ...] = field(init=False, default=())
+    num_labels: int = field(init=False, default=2)
+
+    def __post_init__(self) -> None:
+        texts = (self.text,) if self.text_pair is None else (self.text, self.text_pair)
+        object.__setattr__(self, "sentences", texts)
+        if self.labels is not None:
+            object.__setattr__(self, "num_labels", len(self.labels))
+        super().__post_init__()
+
+    @property
+    def model_options(self) -> Mapping[str, Any]:
+        """The size of the head, and what its outputs are called."""
+        names = dict(enumerate(self.labels or ()))
+        ids = {name: index for index, name in names.items()}
+        return {"num_labels": self.num_labels, "id2label": names, "label2id": ids}
+
+    def problems(self) -> Iterable[str]:
+        """As of any classification; and each class is named once."""
+        yield from super().problems()
+        if self.labels is not None and len({*self.labels}) < max(2, len(self.labels)):
+            yield (
+                f"labels={list(self.labels)}: must name two classes or more, each once; leave it "
+                "out to have those of the training data"
+            )
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the classes are known."""
+        return self.labels is not None or self.label is None
+
+    def settled(self, columns: Columns, where: str) -> dict[str, Any]:
+        """`labels`: the classes of a split, in order; numbers in theirs.
+
+        Raises:
+            DataError: if a label cannot be one, or there are not two classes.
+        """
+        assert self.label is not None
+        check_columns(columns, {self.label: "task.label"}, where)
+        found = {_spelled(label, row, where) for row, label in enumerate(columns[self.label])}
+        if len(found) < 2:
+            raise DataError(
+                f"{where}: column '{self.label}' has one class only ({', '.join(found)}); give "
+                "examples of two classes or more"
+            )
+        return {"labels": tuple(sorted(found, key=_place))}
+
+    def checked_labels(self, columns: Columns, where: str) -> dict[str, list[Any]]:
+        """The number of each label."""
+        if self.label is None:
+            return {}
+        assert self.labels is not None  # settled with the configuration
+        number = {name: index for index, name in enumerate(self.labels)}
+        found = []
+        for row, label in enumerate(columns[self.label]):
+            name = _spelled(label, row, where)
+            if name not in number:
+                raise DataError(
+                    f"{where}: row {row} has label {name!r}, but the task has the labels "
+                    f"{', '.join(self.labels)}; repair the row, or name all with task.labels=[...]"
+                )
+            found.append(number[name])
+        return {self.label: found}
+
+    def chosen(self, scores: Sequence[Sequence[float]], examples: Examples) -> list[Any]:
+        """The class of the highest logit, by its name."""
+        assert self.labels is not None
+        return [self.labels[highest(row)] for row in scores]
+
+
+def _spelled(label: Any, row: int, where: str) -> str:
+    """A label as a word: 3.0 and 3 are `3`, true is `true`.
+
+    Raises:
+        DataError: for a number that is not whole, and for what is none of these.
+    """
+    if isinstance(label, bool):
+        return str(label).lower()
+    if isinstance(label, float) and label.is_integer():
+        return str(int(label))
+    if isinstance(label, int):
+        return str(label)
+    if isinstance(label, str) and label:
+        return label
+    raise DataError(
+        f"{where}: row {row} has label {label!r}, which is no class; repair the row, or, to learn "
+        "numbers on a scale, set task.kind=classification task.num_labels=1"
+    )
+
+
+def _place(name: str) -> tuple[bool, float, str]:
+    """Numbers in their order, then words in theirs."""
+    try:
+        return False, float(name), name
+    except ValueError:
+        return True, 0.0, name
