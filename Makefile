@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?=
+NAME ?=
 
 # For experiments. Without a GPU two runs go side by side, each on its share of the cores.
 MODEL ?=
@@ -39,6 +40,10 @@ test: setup ## Run the tests, except the slow ones
 .PHONY: test-all
 test-all: setup ## Run all tests with coverage; the slow ones install SLURM and Chromium (root and apt-get), kill many processes or build a wheel
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under=90
+
+.PHONY: contracts
+contracts: setup ## Run the contract tests on one proxy, selection rule or strategy, such as your own: NAME=gradnorm
+	$(BIN)/python -m pytest -k '$(NAME)' tests/test_proxies.py tests/test_allocation.py tests/test_strategies.py
 
 .PHONY: lint
 lint: files ## Check style, formatting, types and what is in the repository

@@ -18,6 +18,10 @@ class ConfigError(UserError):
         super().__init__("\n".join(self.problems))
 
 
+class PluginError(UserError):
+    """What another installed package adds, and cannot be used."""
+
+
 class DataError(UserError):
     """A dataset that cannot be read, or whose rows break the task's rules."""
 

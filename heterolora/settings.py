@@ -5,15 +5,19 @@ declaration serves the constructor, its checks, and the schema and help that a c
 from it. A field made otherwise is the object's own.
 """
 
+import functools
 import importlib
 import importlib.util
 import inspect
 import math
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from heterolora.errors import PluginError, one_line
 
 
 def setting(
@@ -77,27 +81,90 @@ class Settings:
 
 
 def class_in(package: str, name: str, kind: Any = Settings) -> Any:
-    """The concrete class of a kind that the file `name` of a package defines; None without one."""
-    module_name = f"{package}.{name}"
+    """The concrete class of a kind that a package has under a name; None without one.
+
+    It is the class that the file `name` of the package defines, or the one that another installed
+    package names in its entry point `name` of the group that is called as the package is.
+
+    Raises:
+        PluginError: for an entry point that names no such class.
+    """
     if not re.fullmatch(r"(?!base$)[a-z][a-z0-9_]*", name):  # base: what the others share
         return None
-    if importlib.util.find_spec(module_name) is None:
-        return None
+    if importlib.util.find_spec(f"{package}.{name}") is not None:
+        return _defined(f"{package}.{name}", kind)
+    entry = added(package).get(name)
+    return None if entry is None else _named(entry, kind)
+
+
+def names_in(package: str, kind: Any = Settings) -> list[str]:
+    """The names under which `class_in` finds a class."""
+    modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    own = [one.name for one in modules if class_in(package, one.name, kind)]
+    return sorted([*own, *added(package)])
+
+
+def added(package: str) -> Mapping[str, EntryPoint]:
+    """What other installed packages add to a package of this one, by name.
+
+    Raises:
+        PluginError: for a name that is taken.
+    """
+    entries: dict[str, EntryPoint] = {}
+    for entry in installed().select(group=package):
+        taken = importlib.util.find_spec(f"{package}.{entry.name}") is not None
+        if taken or entries.get(entry.name, entry) != entry:
+            raise PluginError(_problem(entry, "there is another of this name; rename one"))
+        entries[entry.name] = entry
+    return entries
+
+
+@functools.cache
+def installed() -> Any:  # of another type before Python 3.12
+    """The entry points of all installed packages."""
+    return entry_points()
+
+
+def added_by() -> dict[str, str]:
+    """The versions of the installed packages that add to this one, by name."""
+    groups = [group for group in installed().groups if group.startswith(f"{__package__}.")]
+    entries = [entry for group in groups for entry in installed().select(group=group)]
+    return {entry.dist.name: entry.dist.version for entry in entries if entry.dist is not None}
+
+
+def _defined(module_name: str, kind: Any) -> Any:
+    """The first concrete class of a kind that a module defines."""
     for member in vars(importlib.import_module(module_name)).values():
-        if (
-            inspect.isclass(member)
-            and issubclass(member, kind)
-            and not inspect.isabstract(member)
-            and member.__module__ == module_name
-        ):
+        if _is_concrete(member, kind) and member.__module__ == module_name:
             return member
     return None
 
 
-def names_in(package: str, kind: Any = Settings) -> list[str]:
-    """The names of the files of a package that define a concrete class of a kind."""
-    modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
-    return sorted(module.name for module in modules if class_in(package, module.name, kind))
+def _named(entry: EntryPoint, kind: Any) -> Any:
+    try:
+        found = entry.load()
+    except Exception as error:  # whatever the other package raises
+        raise PluginError(
+            _problem(entry, f"cannot be imported ({one_line(error)}); repair or uninstall it")
+        ) from error
+    if not _is_concrete(found, kind):
+        raise PluginError(
+            _problem(entry, "must name a class of that kind, with all its methods; correct it")
+        )
+    if (module := found.__module__.rpartition(".")[2]) != entry.name:
+        raise PluginError(
+            _problem(entry, f"must be called as the file that defines the class is, {module}")
+        )
+    return found
+
+
+def _is_concrete(member: Any, kind: Any) -> bool:
+    return inspect.isclass(member) and issubclass(member, kind) and not inspect.isabstract(member)
+
+
+def _problem(entry: EntryPoint, rule: str) -> str:
+    package = "" if entry.dist is None else f" of {entry.dist.name}"
+    return f"entry point {entry.name} = {entry.value}{package}, in the group {entry.group}: {rule}"
 
 
 def settable(kind: type[Settings]) -> list["Field[Any]"]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
@@ -49,7 +49,7 @@ from transformers import (
 )
 
 from heterolora.cli import run as command
-from heterolora.cli.compose import HYDRA_VERSION
+from heterolora.cli.compose import composing
 from heterolora.config import prepare
 from heterolora.errors import ConfigError
 
@@ -262,7 +262,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def composed(*overrides: str) -> DictConfig:
     """The configuration that the command line would compose."""
-    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+    with composing():
         return compose("config", list(overrides))
 
 

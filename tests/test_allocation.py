@@ -8,7 +8,6 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from conftest import CONF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +26,7 @@ from heterolora.allocation import (
 from heterolora.allocation import pools as pools_module
 from heterolora.allocation.budget import nearest_prefix
 from heterolora.errors import AllocationError
+from heterolora.settings import added, class_in, names_in
 from heterolora.sites import ROLES, Site
 
 patiently = settings(deadline=None)
@@ -315,17 +315,18 @@ def test_pools_by_hand() -> None:
     assert (made.tied, made.degenerate, made.parameters) == (2, True, 40)
 
 
+PACKAGE = "heterolora.allocation.selection"
 SELECTIONS = [
     *(Top(), Top(floor=1), Top(normalize="role")),
     *(Proportional(), Proportional(floor=1), Proportional(normalize="role")),
     *(Waterfill(), Waterfill(floor=1), Waterfill(normalize="role")),
+    *(class_in(PACKAGE, name)() for name in added(PACKAGE)),
 ]
 every_selection = pytest.mark.parametrize("selection", SELECTIONS, ids=repr)
 
 
 def test_every_selection_is_tested() -> None:
-    names = {file.stem for file in (CONF / "selection").glob("*.yaml")}
-    assert names == {selection.name for selection in SELECTIONS}
+    assert {*names_in(PACKAGE)} == {selection.name for selection in SELECTIONS}
 
 
 @st.composite

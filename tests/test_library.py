@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, WIRINGS
+from safetensors import safe_open
+from safetensors.torch import load_file
+from support import randomise
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 import heterolora as hl
@@ -168,6 +171,39 @@ def test_seed_and_ranks_are_saved(checkpoints: dict[str, Path], tmp_path: Path) 
     again = hl.load(classifier(checkpoints["bert"]), tmp_path)
     assert again.seed == 7
     assert again.ranks == adapters.ranks
+
+
+def test_a_saved_file_explains_itself(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """What it has is what to add to the weights, and nothing of what is off."""
+    adapters = hl.adapt(classifier(checkpoints["bert"]), {"q": 4, "v": 4}, lora_alpha=5, seed=7)
+    randomise(adapters)
+    adapters.apply({site: (0, 1, 3, 4)[index % 4] for index, site in enumerate(adapters)})
+    hl.save(adapters, tmp_path)
+    words = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
+    with torch.no_grad():
+        expected = adapters.model.eval()(**words).logits
+
+    plain = classifier(checkpoints["bert"])
+    file = tmp_path / "adapters.safetensors"
+    with safe_open(file, "pt") as stream:
+        scaling = json.loads(stream.metadata()["scaling"])
+    saved = load_file(file)
+    assert {*scaling} == {str(site) for site, rank in adapters.ranks.items() if rank}
+    assert {name.rpartition(".")[0] for name in saved if name.startswith("layers")} == {*scaling}
+    projections = {"q": "query", "v": "value"}
+    with torch.no_grad():
+        for site, factor in scaling.items():
+            _, layer, role = site.split(".")
+            attention = plain.bert.encoder.layer[int(layer)].attention.self
+            weight = getattr(attention, projections[role]).weight
+            weight += factor * saved[f"{site}.B"] @ saved[f"{site}.A"]
+        for name, parameter in plain.named_parameters():
+            if f"head.{name}" in saved:
+                parameter.copy_(saved[f"head.{name}"])
+        assert torch.allclose(plain(**words).logits, expected, atol=1e-6)
+        again = hl.load(classifier(checkpoints["bert"]), tmp_path)
+        assert torch.equal(again.model(**words).logits, expected)
+    assert all(again[site].B[:, rank:].eq(0).all() for site, rank in again.ranks.items())
 
 
 def classifier(path: Path) -> torch.nn.Module:

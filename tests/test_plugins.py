@@ -1,18 +1,22 @@
 """Sections that are derived from the classes of the library."""
 
+import os
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from conftest import ROOT
 from pydantic import ValidationError
 
 from heterolora.config import PluginConfig, plugins, validate
 from heterolora.config.plugins import GROUPS, KINDS, Group, choices, find, section
-from heterolora.errors import ConfigError
-from heterolora.settings import Settings, class_in, setting
+from heterolora.errors import ConfigError, PluginError
+from heterolora.records.load import load
+from heterolora.settings import Settings, added, class_in, installed, setting
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,8 @@ def test_what_is_no_name_of_a_file(name: str, dummies: str) -> None:
 @pytest.mark.parametrize("group", ["proxy", "selection", "strategy"])
 def test_every_yaml_of_a_group_is_a_choice(group: str) -> None:
     folder = Path(__file__).parents[1] / "conf" / group
-    assert choices(group) == sorted(file.stem for file in folder.glob("*.yaml"))
+    own = {*choices(group)} - {*added(GROUPS[group].package)}
+    assert own == {file.stem for file in folder.glob("*.yaml")}
     assert plugins.find(group, "base") is None
 
 
@@ -172,3 +177,118 @@ def test_a_group_may_have_another_tag_than_its_name(
         validate({"task": {"name": "mine", "size": 0}}, ())
     wrong = "task.size=0: must be greater than or equal to 1; for example task.size=1"
     assert wrong in raised.value.problems
+
+
+MINE = """
+from dataclasses import dataclass
+
+from heterolora.proxies.gradnorm import GradNorm
+from heterolora.settings import setting
+
+
+@dataclass(frozen=True)
+class Mine(GradNorm):
+    "A norm to a power."
+
+    power: float = setting(0.5, help="the exponent", gt=0)
+
+    def scores(self, *given, **more):
+        return {site: s**self.power for site, s in super().scores(*given, **more).items()}
+
+
+class Other:
+    pass
+"""
+
+
+def package(folder: Path, *entries: str) -> Path:
+    """A package of the user's that is installed in `folder`, with some entry points."""
+    (folder / "my_scores").mkdir()
+    (folder / "my_scores" / "mine.py").write_text(MINE)
+    (folder / "my_scores" / "broken.py").write_text("import nothing_of_this_name\n")
+    info = folder / "my_scores-1.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-scores\nVersion: 1.5\n")
+    (info / "entry_points.txt").write_text("\n".join(["[heterolora.proxies]", *entries, ""]))
+    return folder
+
+
+@pytest.fixture
+def another_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., None]]:
+    """Install a package that adds proxies."""
+
+    def install(*entries: str) -> None:
+        monkeypatch.syspath_prepend(package(tmp_path, *entries))
+        installed.cache_clear()
+
+    yield install
+    installed.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_scores"]:
+        del sys.modules[name]
+
+
+def test_an_installed_package_adds_a_proxy(another_package: Callable[..., None]) -> None:
+    another_package("mine = my_scores.mine:Mine")
+    assert "mine" in choices("proxy")
+    found = find("proxy", "mine")
+    assert found is not None
+    assert found(name="mine").build().power == 0.5
+    with pytest.raises(ValidationError, match="greater than 0"):
+        found(name="mine", power=-1)
+    (offered,) = plugins.offered()
+    assert offered[:2] == ("proxy", "mine")
+    assert offered[2].items() >= {"name": "mine", "power": 0.5, "num_batches": 32}.items()
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("gradnorm = my_scores.mine:Mine", "there is another of this name"),
+        ("mine = my_scores.mine:Other", "must name a class of that kind"),
+        (
+            "yours = my_scores.mine:Mine",
+            "must be called as the file that defines the class is, mine",
+        ),
+        ("broken = my_scores.broken:Mine", "cannot be imported .No module named 'nothing_of"),
+        ("mine = my_scores.mine:Nothing", "cannot be imported "),
+    ],
+)
+def test_what_a_package_adds_wrongly(
+    entry: str, said: str, another_package: Callable[..., None]
+) -> None:
+    another_package(entry)
+    with pytest.raises(PluginError, match=said) as raised:
+        list(plugins.offered())
+    assert str(raised.value).startswith(
+        f"entry point {entry} of my-scores, in the group heterolora.p"
+    )
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.slow
+def test_a_run_and_the_contract_of_an_added_proxy(tmp_path: Path, tiny: list[str]) -> None:
+    folder = package(tmp_path, "mine = my_scores.mine:Mine")
+    env = {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}"}
+
+    def made(*command: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True
+        )
+
+    done = made("train.py", *tiny, "proxy=mine", "proxy.power=2", "strategy=static")
+    assert done.returncode == 0, done.stderr
+    output = Path(dict(one.split("=", 1) for one in tiny)["output"])
+    ((run,), _) = load(output)
+    assert run.setting("proxy.power") == 2
+    assert run.provenance.packages["my-scores"] == "1.5"
+    assert "mine" in made("scripts/report.py", str(output), "--table", "2").stdout
+    assert (
+        "proxy=mint: there is no such proxy; did you mean mine?"
+        in made("train.py", "proxy=mint").stderr
+    )
+    tests = ["tests/test_proxies.py", "tests/test_allocation.py", "tests/test_strategies.py"]
+    contract = made("-m", "pytest", "-p", "no:cacheprovider", "-k", "mine", *tests)
+    assert contract.returncode == 0, contract.stdout
+    assert "passed" in contract.stdout

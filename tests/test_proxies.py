@@ -23,7 +23,8 @@ from heterolora.proxies.control import Control
 from heterolora.proxies.synflow import check_float64
 from heterolora.seeding import torch_generator
 
-ALL = sorted(file.stem for file in (CONF / "proxy").glob("*.yaml"))
+ALL = plugins.choices("proxy")
+OWN = sorted(file.stem for file in (CONF / "proxy").glob("*.yaml"))
 every_proxy = pytest.mark.parametrize("name", ALL)
 
 DISTINCT = {"constant": 1, "eva": 3}
@@ -37,6 +38,8 @@ def test_a_finite_score_for_each_site(name, family, checkpoints, pairs) -> None:
     scores = here.scores(configured(name))
     assert list(scores) == list(here.adapters.sites)
     assert all(math.isfinite(score) and score >= 0 for score in scores.values())
+    if name not in OWN:  # another package's may have ties
+        return
     # ModernBERT's norms have no bias, so that SYNFLOW's input of ones, which they centre, is zero.
     same = (name, family) == ("synflow", "modernbert")
     assert len(set(scores.values())) == (1 if same else DISTINCT.get(name, len(scores)))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from conftest import CONF, composed
+from conftest import composed
 from hypothesis import given
 from hypothesis import strategies as st
 from support import configured, randomise, subject
@@ -23,7 +23,7 @@ from heterolora.strategies.pruning import Pruning
 from heterolora.strategies.search import Search
 from heterolora.streams import python_generator
 
-ALL = sorted(file.stem for file in (CONF / "strategy").glob("*.yaml"))
+ALL = plugins.choices("strategy")
 
 
 def configured_strategy(name: str, **changes: object) -> Strategy:

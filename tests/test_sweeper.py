@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONF, CommandLine
-from hydra import compose, initialize_config_dir
+from conftest import CommandLine
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 
 from heterolora.cli import slurm
-from heterolora.cli.compose import HYDRA_VERSION
+from heterolora.cli.compose import composing
 from heterolora.cli.sweeper import swept
 from heterolora.errors import ConfigError
 
@@ -23,7 +23,7 @@ GRIDS = [
 
 def combinations(arguments: list[str], **sweeper: Any) -> list[str]:
     """What a sweep of that configuration and command line runs."""
-    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+    with composing():
         cfg = compose("config", return_hydra_config=True).hydra.sweeper
         cfg.merge_with(sweeper)
         return [" ".join(c) for c in swept(GlobalHydra.instance().config_loader(), cfg, arguments)]

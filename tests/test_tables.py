@@ -339,6 +339,28 @@ def test_runs_in_no_row_are_counted_and_named(template: Run) -> None:
     )
 
 
+def test_a_proxy_of_ones_own_has_a_row_beside_the_papers(template: Run) -> None:
+    runs = list(published_runs(template, "table2"))
+    mine = arm_runs(template, "table2", "GRAD-NORM, dynamic", {0: 85.0, 13: 86.0})
+    runs += [variant(run, {"proxy.name": "mine", "name": "table2"}, 85.0) for run in mine]
+    rows = TABLES["table2"].with_proxies(["gradnorm", "mine"])
+    made = tables.report(rows, frame(runs))
+    assert grid(made).loc["mine", "dynamic"] == "85.0 ± 0.0 (2)"
+    assert not [text for text in made.notes if "belong to no row" in text]
+    assert TABLES["table2"].with_proxies(["gradnorm", "constant"]) == TABLES["table2"]
+
+
+def test_what_keeps_the_nearest_run_out_of_a_table_is_said(template: Run) -> None:
+    (run,) = arm_runs(template, "table2", "GRAD-NORM, dynamic", {0: 85.0})
+    stranger = variant(run, {"rank_budget.lora_rank": 4}, 85.0)
+    with pytest.raises(RecordError) as error:
+        report("table2", [stranger])
+    assert (
+        f"the nearest, {stranger.directory}, has rank_budget.lora_rank=4 instead of 2; run"
+        in str(error.value)
+    )
+
+
 def test_many_seeds_are_said_to_be_estimated(template: Run) -> None:
     labels = ("r2 homogeneous", "r2 dynamic random")
     few, many = (

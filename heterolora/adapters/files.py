@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from heterolora.adapters.adapters import Adapters
 from heterolora.adapters.space import Space
@@ -20,23 +21,44 @@ def write_adapters(file: Path, adapters: Adapters, **metadata: str) -> None:
 
     The header has `space` and `ranks` as JSON, and `metadata`.
     """
-    described = {
+    _write(file, adapters.named_tensors(), described(adapters) | metadata)
+
+
+def write_enabled(file: Path, adapters: Adapters) -> None:
+    """Write what is on, and no more: the model is `W x + scaling B A x` at each site in the file.
+
+    A is (rank, in_features) and B (out_features, rank). The header has, beside that of
+    `write_adapters`, the factors by site as JSON, as `scaling`.
+    """
+    ranks = {site: rank for site, rank in adapters.ranks.items() if rank}
+    scaling = {str(site): adapters.space.scaling_of(site)(rank) for site, rank in ranks.items()}
+    tensors: dict[str, Tensor] = {f"head.{name}": one for name, one in adapters.head.items()}
+    for site, rank in ranks.items():
+        tensors[f"{site}.A"] = adapters[site].A[:rank]
+        tensors[f"{site}.B"] = adapters[site].B[:, :rank]
+    _write(file, tensors, described(adapters) | {"scaling": json.dumps(scaling)})
+
+
+def described(adapters: Adapters) -> dict[str, str]:
+    """What is needed to put weights on a model again."""
+    return {
         "format": FORMAT,
         "model_type": adapters.model.config.model_type,
         "seed": str(adapters.seed),
         "space": json.dumps(adapters.space.to_dict()),
         "ranks": json.dumps(adapters.state_dict()["ranks"]),
-        **metadata,
     }
-    tensors = {
-        name: tensor.detach().contiguous().cpu()
-        for name, tensor in adapters.named_tensors().items()
-    }
-    write_atomically(file, save(tensors, described))
+
+
+def _write(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    write_atomically(file, save(whole, dict(header)))
 
 
 def read_adapters(file: Path) -> tuple[Space, dict[str, Any], Mapping[str, str]]:
-    """The search space, the state for `Adapters.load_state_dict`, and the whole header.
+    """The search space, the ranks and tensors, and the whole header.
+
+    These are the state for `Adapters.load_state_dict` where `write_adapters` wrote them.
 
     Raises:
         ValueError: if the file holds no adapters of this project.

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from heterolora.adapters import Adapters, Space
-from heterolora.adapters.files import read_adapters, write_adapters
+from heterolora.adapters.files import read_adapters, write_enabled
 from heterolora.adapters.space import Renormalize
 from heterolora.architectures.family import Family, family_of, head_of, projection_name
 from heterolora.architectures.wiring import wire
@@ -77,7 +77,9 @@ def adapt(
 def save(adapters: Adapters, folder: str | Path) -> None:
     """Write ranks and weights of adapters and head to `folder/adapters.safetensors`.
 
-    The frozen model is not written.
+    Neither the frozen model is written, nor what is off. The file explains itself: at each site it
+    has A (rank, in_features) and B (out_features, rank), and its header has the factor of `B A` by
+    site, as JSON, as `scaling`.
 
     Raises:
         RecordError: if there is no room for it.
@@ -85,11 +87,13 @@ def save(adapters: Adapters, folder: str | Path) -> None:
     file = Path(folder) / FILE
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_adapters(file, adapters)
+        write_enabled(file, adapters)
 
 
 def load(model: PreTrainedModel, path: str | Path) -> Adapters:
     """Put saved adapters on a model, in place, with their ranks and weights.
+
+    Ranks that are off and not in the file are as they are in the beginning: B is zero.
 
     Args:
         model: the pretrained model that they were saved of, loaded anew.
@@ -102,7 +106,7 @@ def load(model: PreTrainedModel, path: str | Path) -> Adapters:
     saved = read_saved(model, path)
     adapters = wire(model, family_of(model), saved.space, saved.head.values(), saved.seed)
     try:
-        adapters.load_state_dict(saved.state)
+        adapters.load_state_dict({**saved.state, "tensors": _completed(saved, adapters)})
     except ValueError as error:
         raise ModelError(f"{saved.file}: does not fit the model ({one_line(error)})") from error
     return adapters
@@ -140,6 +144,23 @@ def merge(model: PreTrainedModel, path: str | Path) -> None:
                 weight += added.to(weight)
         for name, parameter in saved.head.items():
             parameter.copy_(saved.state["tensors"][f"head.{name}"])
+
+
+def _completed(saved: "Saved", adapters: Adapters) -> dict[str, Tensor]:
+    """The tensors of a file, and, as adapters have them, sites and ranks that are not in it."""
+    whole = dict(saved.state["tensors"])
+    for site, rank in saved.ranks.items():
+        for name, own, ranks in (
+            (f"{site}.A", adapters[site].A, slice(rank)),
+            (f"{site}.B", adapters[site].B, (slice(None), slice(rank))),
+        ):
+            theirs = whole.get(name)
+            if rank == 0 and theirs is None:
+                whole[name] = own.detach().clone()
+            elif theirs is not None and theirs.shape == own[ranks].shape:
+                whole[name] = own.detach().clone()
+                whole[name][ranks] = theirs
+    return whole
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """What Hydra composes, and what is wrong with overrides that it cannot compose, a line each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -12,10 +14,37 @@ from omegaconf.errors import OmegaConfBaseException
 
 from heterolora.errors import ConfigError, one_line
 from heterolora.locations import CONF
+from heterolora.settings import added_by
 
 HYDRA_VERSION = "1.3"
 SEVERAL = ("tracking",)
 """Groups of which a list takes several options at once."""
+
+
+@contextmanager
+def composing() -> Iterator[None]:
+    """Have `hydra.compose` compose this project's configuration.
+
+    Raises:
+        PluginError: for an installed package that adds to it, and cannot be used.
+    """
+    offer_plugins()
+    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+        yield
+
+
+def offer_plugins() -> None:
+    """Have Hydra know what other installed packages add to the groups of this project.
+
+    Raises:
+        PluginError: for one that cannot be used.
+    """
+    if not added_by():
+        return
+    from heterolora.config import plugins  # and torch, which --help does without
+
+    for group, name, values in plugins.offered():
+        ConfigStore.instance().store(group=group, name=name, node=values)
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
@@ -85,7 +114,9 @@ def _no_such(group: str, value: str) -> str:
 def options(group: str) -> list[str]:
     """What can be chosen of a group; nothing where it is none."""
     files = (file.relative_to(CONF / group) for file in (CONF / group).rglob("*.yaml"))
-    return sorted(str(file.with_suffix("")) for file in files if file.parts[0] != "base")
+    own = [str(file.with_suffix("")) for file in files if file.parts[0] != "base"]
+    offered = ConfigStore.instance().repo.get(group, {}) if own else {}
+    return sorted({*own, *(name.removesuffix(".yaml") for name in offered)})
 
 
 def check_command_line(arguments: Sequence[str]) -> None:
@@ -118,7 +149,7 @@ def composition_problems(error: Exception, overrides: Sequence[str]) -> list[str
     GlobalHydra.instance().clear()
     readable, problems = _readable(overrides)
     sound: list[str] = []
-    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+    with composing():
         # What is chosen comes first: it decides which keys there are.
         for override in sorted(readable, key=lambda override: bool(_changed(override))):
             chosen = [option for option in sound if not _changed(option)]

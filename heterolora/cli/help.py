@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 from rich.console import Console, RenderableType
@@ -11,9 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from heterolora.cli.compose import HYDRA_VERSION, options
+from heterolora.cli.compose import composing, options
 from heterolora.config import Config, plugins
-from heterolora.locations import CONF
 
 FLAGS = ("--help", "-h")
 
@@ -42,7 +41,7 @@ def show(overrides: Sequence[str], console: Console) -> None:
     Raises:
         HydraException: if they cannot be composed.
     """
-    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+    with composing():
         cfg = compose("config", [*overrides], return_hydra_config=True)
     choices = dict(cfg.hydra.runtime.choices)
     values = _values(cfg)

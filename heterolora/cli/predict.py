@@ -18,12 +18,12 @@ from typing import Any
 import pyarrow as pa
 import torch
 import transformers
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import OmegaConf
 from pyarrow import parquet
 
 from heterolora.cli.arguments import Parser
-from heterolora.cli.compose import HYDRA_VERSION
+from heterolora.cli.compose import composing, options
 from heterolora.cli.run import report_errors
 from heterolora.cli.trained import TrainedRun, add_arguments, add_device, opened
 from heterolora.config import TaskConfig, plugins, suggestion
@@ -32,7 +32,6 @@ from heterolora.data.submissions import submission
 from heterolora.data.tables import read_files
 from heterolora.errors import ConfigError, DataError, RecordError
 from heterolora.files import write_atomically, writing
-from heterolora.locations import CONF
 from heterolora.records import schema
 from heterolora.seeding import use_deterministic_kernels
 from heterolora.tasks.base import Columns
@@ -161,10 +160,10 @@ def other_task(name: str, own: TaskConfig) -> TaskConfig:
         ConfigError: if there is none.
         RecordError: if its answers are not those of the run's own.
     """
-    known = sorted(file.stem for file in (CONF / "task").glob("*.yaml"))
+    known = options("task")
     if name not in known:
         raise ConfigError([f"--task {name}: there is no such task; {suggestion(name, known)}"])
-    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+    with composing():
         raw: Any = OmegaConf.to_container(compose("config", [f"task={name}"]).task, resolve=True)
     kind = plugins.find("task", raw.get("kind", plugins.GROUPS["task"].default))
     assert kind is not None  # of a task of this project

@@ -15,18 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import transformers
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from heterolora.cli.compose import HYDRA_VERSION
+from heterolora.cli.compose import composing
 from heterolora.cli.run import report_errors
 from heterolora.cli.sweeper import composed, swept
 from heterolora.config import Config, checkpoints
 from heterolora.data import sources
 from heterolora.errors import ConfigError
-from heterolora.locations import CONF, INSTALLED
+from heterolora.locations import INSTALLED
 from heterolora.preparing import prepare
 
 CACHES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
@@ -65,7 +64,7 @@ def parsed(arguments: Sequence[str]) -> list[str]:
 
 def runs_of(overrides: list[str]) -> tuple[bool, list[DictConfig]]:
     """Whether the overrides make a sweep, and the configurations of its runs, or of the one run."""
-    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+    with composing():
         hydra, loader = GlobalHydra.instance().hydra, GlobalHydra.instance().config_loader()
         assert hydra is not None
         whole = hydra.compose_config("config", overrides, RunMode.MULTIRUN)

@@ -118,6 +118,7 @@ def table_for(name: str | None, folder: Path, runs: pd.DataFrame) -> tuple[Table
         which = f"runs of {', '.join(found)}" if found else "no run"
         raise RecordError(f"{folder}: holds {which}; choose a table with --table NAME")
     table = read(known[name or found[0]])
+    table = table.with_proxies(runs["proxy.name"].dropna() if "proxy.name" in runs else ())
     return table, runs_of(table, runs)
 
 

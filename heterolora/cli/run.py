@@ -17,7 +17,12 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from heterolora.cli import plugins
-from heterolora.cli.compose import HYDRA_VERSION, check_command_line, composition_problems
+from heterolora.cli.compose import (
+    HYDRA_VERSION,
+    check_command_line,
+    composition_problems,
+    offer_plugins,
+)
 from heterolora.cli.processes import first, print_once
 from heterolora.errors import ConfigError, UserError
 from heterolora.locations import CONF
@@ -32,6 +37,7 @@ def main() -> int:
     on_hydra = hydra.main(version_base=HYDRA_VERSION, config_path=str(CONF), config_name="config")
 
     def command() -> None:
+        offer_plugins()
         check_command_line(sys.argv[1:])
         if {"--help", "-h"} & {*sys.argv[1:]}:
             help_on([argument for argument in sys.argv[1:] if not argument.startswith("-")])

@@ -19,12 +19,12 @@ from statistics import fmean
 from types import FrameType
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 
 from heterolora.cli import archive
 from heterolora.cli.arguments import Parser
-from heterolora.cli.compose import HYDRA_VERSION
+from heterolora.cli.compose import composing
 from heterolora.cli.run import report_errors
 from heterolora.cli.sweeper import swept
 from heterolora.errors import RecordError
@@ -125,7 +125,7 @@ def arms(key: str, common: Sequence[str]) -> dict[tuple[tuple[str, str], ...], d
     from heterolora.preparing import prepare
 
     found: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
-    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+    with composing():
         sweeper = compose("config", [*common], return_hydra_config=True).hydra.sweeper
         loader = GlobalHydra.instance().config_loader()
         for overrides in swept(loader, sweeper, []):

@@ -7,7 +7,7 @@ group are in effect a union that `name` discriminates, each imported when it is 
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -26,7 +26,7 @@ from heterolora.config.schema import (
 )
 from heterolora.config.values import Number
 from heterolora.locations import CONF
-from heterolora.settings import Settings, class_in, names_in, settable
+from heterolora.settings import Settings, added, class_in, names_in, settable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +76,30 @@ def choices(group: str) -> list[str]:
     return names_in(GROUPS[group].package, KINDS)
 
 
+def offered() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Of each choice that another installed package adds: its group, its name, and its values.
+
+    The values are the defaults of its class; what has none is `???`, which Hydra asks for.
+
+    Raises:
+        PluginError: for a package whose class cannot be used.
+    """
+    for group, described in GROUPS.items():
+        for name in added(described.package):
+            found = find(group, name)
+            assert found is not None
+            values = {
+                key: "???" if field.is_required() else field.get_default(call_default_factory=True)
+                for key, field in found.model_fields.items()
+            }
+            named = {key: name for key in ("name", described.tag) if key in values}
+            yield group, name, {name: values} if described.tag is None else values | named
+
+
 def trackers() -> dict[str, type[PluginConfig]]:
     """The sections of all that can be chosen under `tracking`, where a choice has a YAML."""
-    names = sorted(file.stem for file in (CONF / "tracking").glob("*.yaml"))
+    package = GROUPS["tracking"].package
+    names = sorted([*(file.stem for file in (CONF / "tracking").glob("*.yaml")), *added(package)])
     sections = {name: find("tracking", name) for name in names}
     return {name: section for name, section in sections.items() if section is not None}
 

@@ -268,7 +268,7 @@ class StrategyConfig(PluginConfig):
 
     name: str
     """File in heterolora/strategies."""
-    enable_rate: Number = Field(gt=0, le=1, examples=[0.25])
+    enable_rate: Number = Field(default=0.25, gt=0, le=1, examples=[0.25])
     """Share of the sites that is on at their maximum rank, which is the budget's / enable_rate."""
 
     def build(self) -> "Strategy":
@@ -287,15 +287,15 @@ class TaskConfig(PluginConfig):
     """What the task is called in records."""
     source: str = Field(min_length=1, examples=["nyu-mll/glue"])
     """Dataset on the Hugging Face Hub."""
-    subset: str | None = Field(examples=["mrpc"])
+    subset: str | None = Field(default=None, examples=["mrpc"])
     """Its configuration on the hub."""
-    path: str | None = Field(examples=["path/to/parquet"])
-    """Directory with a parquet file per split, instead of the hub."""
-    revision: str | None = Field(examples=["main"])
+    path: str | None = Field(default=None, examples=["reviews.csv"])
+    """File of examples, or folder with a file per split, instead of the hub."""
+    revision: str | None = Field(default=None, examples=["main"])
     """Branch, tag or commit on the hub."""
-    train_split: str = Field(examples=["train"])
+    train_split: str = Field(default="train", examples=["train"])
     """Split to train on."""
-    validation_split: str | None = Field(examples=["validation"])
+    validation_split: str | None = Field(default="validation", examples=["validation"])
     """Split to evaluate after each epoch."""
     held_out: HeldOut | None = Field(default=None, examples=[2000])
     """Examples, or the share of them, to hold out where there is no validation split."""

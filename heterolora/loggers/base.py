@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from rich.console import Console
 
+from heterolora.config import plugins
 from heterolora.errors import one_line
 from heterolora.files import writing
-from heterolora.locations import CONF
 from heterolora.records import schema
 from heterolora.records.read import read_lines
 from heterolora.settings import Settings, class_in
@@ -189,10 +189,8 @@ class Loggers:
 
 def clear(directory: Path) -> None:
     """Remove what any tracker left in the directory of a run that starts over."""
-    for file in (CONF / "tracking").glob("*.yaml"):
-        tracker = class_in(__package__, file.stem, Tracker)
-        if tracker is None:  # local
-            continue
+    for name in plugins.trackers():
+        tracker = class_in(__package__, name, Tracker)
         left = directory / tracker.leaves
         with writing(left):
             if left.is_dir():

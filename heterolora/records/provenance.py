@@ -6,6 +6,7 @@ import platform
 from typing import Any
 
 from heterolora.records import source
+from heterolora.settings import added_by
 
 PACKAGES = (
     "heterolora",
@@ -33,7 +34,7 @@ def provenance(device: str, device_name: str) -> dict[str, Any]:
     return {
         "code": source.version(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES} | added_by(),
         "hardware": {
             "platform": platform.platform(),
             "cpus": len(os.sched_getaffinity(0))

@@ -51,11 +51,11 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
 
 def matching(runs: pd.DataFrame, *wanted: Settings) -> pd.Series:
     """Which rows have all the values that one of `wanted` asks for; a list's in any order."""
-    asked = [{key: _in_any_order(value) for key, value in where.items()} for where in wanted]
+    asked = [{key: in_any_order(value) for key, value in where.items()} for where in wanted]
     keys = dict.fromkeys(key for where in asked for key in where)
     known = {key: runs[key].tolist() for key in keys if key in runs}
     rows = [
-        {key: _in_any_order(known[key][row]) if key in known else None for key in keys}
+        {key: in_any_order(known[key][row]) if key in known else None for key in keys}
         for row in range(len(runs))
     ]
     found = [any(where.items() <= row.items() for where in asked) for row in rows]
@@ -109,5 +109,6 @@ def shown(value: Any) -> str:
     return value[:12] if isinstance(value, str) and len(value) >= 40 else str(value)
 
 
-def _in_any_order(value: Any) -> Any:
+def in_any_order(value: Any) -> Any:
+    """A list as a set, for comparing; anything else as it is."""
     return frozenset(value) if isinstance(value, (list, tuple)) else value

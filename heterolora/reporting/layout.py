@@ -84,6 +84,8 @@ class Row(Spec):
         controls: the rows of random allocation that it is compared with, by what a comparison
             calls them.
         optional: whether it is left out where neither it nor its row or column has runs.
+        others: the part of its name in whose place another proxy's is put, for each proxy that has
+            runs and is in no row: that gets a row like this one.
     """
 
     where: Settings = {}
@@ -91,6 +93,7 @@ class Row(Spec):
     baseline: str | None = None
     controls: Mapping[str, str] = {}
     optional: bool = False
+    others: str | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,17 @@ class Table(Spec):
     def wheres(self) -> list[Settings]:
         """What the runs of each entry have."""
         return [entry.where for entry in self.entries.values()]
+
+    def with_proxies(self, names: Iterable[str]) -> "Table":
+        """This table with a row for each proxy that no row names; see `Row.others`."""
+        known = {row.where.get("proxy.name") for row in self.rows.values()}
+        rows: dict[str, Row] = dict(self.rows)
+        for name, row in self.rows.items():
+            for proxy in sorted({*names} - known) if row.others else ():
+                change = {"where": {**row.where, "proxy.name": proxy}, "optional": True}
+                rows[name.replace(row.others or "", proxy)] = row.model_copy(update=change)
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return Table(**{**fields, "rows": rows})  # a copy would have the entries of this one
 
     def number(self, label: str, model: str, task: str) -> Number | None:
         """The paper's number for an entry; None where it has none, or is of another model."""

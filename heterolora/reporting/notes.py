@@ -5,9 +5,10 @@ from itertools import groupby
 
 import pandas as pd
 
+from heterolora.records.read import Run
 from heterolora.reporting.arms import CONTROL
 from heterolora.reporting.cells import Cell, Comparison, listed, unequal_rows
-from heterolora.reporting.frame import matching
+from heterolora.reporting.frame import Settings, in_any_order, matching
 from heterolora.reporting.layout import Table
 from heterolora.reporting.statistics import ALPHA, EXACT, RESAMPLES, fewest_pairs, smallest_p
 
@@ -137,6 +138,26 @@ def _mixed(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
     origins = [run.provenance.code for cell in cells for run in cell.runs]
     if dirty := sum(bool(code and code.dirty) for code in origins):
         yield f"{dirty} runs are from a working tree with uncommitted changes"
+
+
+def nearest(table: Table, runs: pd.DataFrame) -> str:
+    """Which settings of the run that is nearest to an entry of a table keep it out."""
+    apart = [
+        (run.directory, [*_differences(run, where)])
+        for run in runs["run"]
+        for where in table.wheres
+    ]
+    if not apart:
+        return ""
+    directory, differences = min(apart, key=lambda one: len(one[1]))
+    return f": the nearest, {directory}, has {', '.join(differences)}"
+
+
+def _differences(run: Run, where: Settings) -> Iterator[str]:
+    for key, value in where.items():
+        own = run.setting(key)
+        if in_any_order(own) != in_any_order(value):
+            yield f"{key}={own} instead of {value}"
 
 
 def _in_no_row(runs: pd.DataFrame) -> Iterator[str]:

@@ -10,7 +10,7 @@ from heterolora.reporting import recall, sections, studies
 from heterolora.reporting.cells import cells_of, compare, reported
 from heterolora.reporting.diagnostics import diagnostics
 from heterolora.reporting.layout import Table
-from heterolora.reporting.notes import notes_of
+from heterolora.reporting.notes import nearest, notes_of
 from heterolora.reporting.report import Report
 
 SPECIAL: Mapping[str, Callable[[Table, pd.DataFrame], Report]] = {
@@ -36,7 +36,9 @@ def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Re
         return replace(made, notes=[*left_out, *made.notes])
     cells = found = cells_of(table, runs)
     if not found:
-        raise RecordError(f"no run here belongs to {table.title}; run {table.again}")
+        raise RecordError(
+            f"no run here belongs to {table.title}{nearest(table, runs)}; run {table.again}"
+        )
     if table.tuned:
         cells = [studies.at_best(cell, table.tuned, table.tuning_seeds) for cell in found]
     compared = compare(cells)
