@@ -78,10 +78,10 @@ def build_splits(
         else "to keep more of them, raise task.max_length"
     )
     if truncated := sum(split.truncated for split in encoded.values()):
+        whole = sum(map(len, splits.values()))
         logger.warning(
-            "%d of %d examples are longer than %s tokens and were truncated; %s",
-            truncated,
-            sum(map(len, splits.values())),
+            "%s examples are longer than %s tokens and were truncated; %s",
+            f"all {whole}" if truncated == whole else f"{truncated} of {whole}",
             limit,
             remedy,
         )

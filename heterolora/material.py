@@ -13,6 +13,7 @@ from heterolora.architectures import Loaded
 from heterolora.build import build_adapters, build_search, build_splits, build_trainer
 from heterolora.config import Config, checkpoints
 from heterolora.data import sources
+from heterolora.data.remarks import remarks
 from heterolora.tasks import Examples, Task
 from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.logging import Logger
@@ -51,6 +52,8 @@ class Material:
             splits["test"] = sources.load_test(config.task, config.evaluation.test)
         if config.training.limit_examples is not None:
             splits["train"] = splits["train"].limited(config.training.limit_examples)
+        for remark in remarks(task, splits):
+            logger.warning(remark)
         loaded = checkpoints.load(config.model, task, config.seed, config.device)
         return cls(config, task, splits, loaded)
 

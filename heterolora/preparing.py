@@ -4,7 +4,6 @@ from omegaconf import DictConfig
 
 from heterolora import config
 from heterolora.config import Config
-from heterolora.data import sources
 
 
 def prepare(cfg: DictConfig) -> Config:
@@ -18,6 +17,8 @@ def prepare(cfg: DictConfig) -> Config:
     task = valid.task.build()
     if task.is_settled:
         return valid
+    from heterolora.data import sources  # and torch, which a refused configuration does without
+
     where, columns = sources.read(valid.task, valid.task.train_split)
     settled = valid.task.model_copy(update=task.settled(columns, where))
     return valid.model_copy(update={"task": settled})

@@ -227,7 +227,7 @@ def test_runs_of_one_process_equal_runs_alone(command_line, tiny, tmp_path) -> N
         ("strategy.enable_rate=0", "strategy.enable_rate=0: must be greater than 0"),
         ("strategy.enable_rate=0.3", "rank_budget.lora_rank / strategy.enable_rate must be whole"),
         ("model.path=no/where", "model.path=no/where: there is no such directory"),
-        ("task.path=no/where", "task.path=no/where: is not a directory"),
+        ("task.path=no/where", "task.path=no/where: there is no such file or folder"),
         ("search_space.projections=[q,gate]", "opt models have no projection 'gate'"),
         ("training.epochs=", "training.epochs="),
     ],
@@ -331,11 +331,10 @@ def test_long_sequences_are_cut_with_one_warning(command_line, tiny, tmp_path, c
     directory = write_parquet(tmp_path / "data", train=long, validation=longer)
     done = command_line(*tiny, f"task.path={directory}", "strategy=static")
     assert done.code == 0
-    (message,) = caplog.messages
-    assert message == (
-        "16 of 16 examples are longer than 40 tokens and were truncated; the model has no more "
+    assert [message for message in caplog.messages if "truncated" in message] == [
+        "all 16 examples are longer than 40 tokens and were truncated; the model has no more "
         "positions"
-    )
+    ]
 
 
 def test_a_nan_loss_is_one_line_and_a_failed_record(command_line, tiny) -> None:
@@ -390,7 +389,7 @@ def test_ctrl_c_leaves_an_interrupted_record(tiny) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.splitlines() == ["interrupted"]
+    assert err.splitlines()[-1] == "interrupted"
     (directory,) = run_directories(tiny)
     run = read_run(directory)
     assert run is not None

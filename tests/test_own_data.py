@@ -1,6 +1,7 @@
 """A task of one's own texts, from whatever file they are in."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ from pyarrow import parquet
 
 from heterolora.cli import predict
 from heterolora.data import sources
+from heterolora.data.remarks import remarks
 from heterolora.errors import ConfigError, DataError
 from heterolora.preparing import prepare
 from heterolora.records.load import load
+from heterolora.tasks import Examples
+from heterolora.tasks.metrics import compute_metric
+from heterolora.tasks.text_classification import TextClassification
 
 TEXTS = ["great, really", "bad", "12345", 'a "quoted"\nline', "awful film", "loved it"] * 4
 STARS = [5, 1, 3, 3, 1, 5] * 4
@@ -114,7 +119,7 @@ def test_what_cannot_be_read_says_what_can(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read as parquet"):
         prepare(asked(tmp_path / "a.parquet"))
     (line,) = problems(asked(tmp_path / "none"))
-    assert line.startswith(f"task.path={tmp_path / 'none'}: is no file or folder; give one of ")
+    assert line.startswith(f"task.path={tmp_path / 'none'}: there is no such file or folder; give one of ")
 
 
 def test_a_validation_split_is_not_passed_over(tmp_path: Path) -> None:
@@ -134,11 +139,66 @@ def test_what_can_be_held_out(value: str, tmp_path: Path) -> None:
         prepare(asked(write(tmp_path / "a.csv"), f"task.held_out={value}"))
 
 
-def test_a_run_of_ones_own_file(command_line: CommandLine, tiny: list[str], tmp_path: Path) -> None:
+COUNTED = [(0, 0), (0, 0), (0, 1), (1, 1), (1, 0), (1, 0), (2, 2), (2, 2), (2, 0), (2, 2)]
+"""True and predicted labels."""
+
+
+@pytest.mark.parametrize("name", ["macro_f1", "weighted_f1", "balanced_accuracy"])
+def test_metrics_over_classes_by_their_definition(name: str) -> None:
+    of = Counter(COUNTED)
+    support = [sum(of[true, other] for other in range(3)) for true in range(3)]
+    chosen = [sum(of[other, predicted] for other in range(3)) for predicted in range(3)]
+    recall = [of[one, one] / support[one] for one in range(3)]
+    f1 = [2 * of[one, one] / (support[one] + chosen[one]) for one in range(3)]
+    expected = {
+        "macro_f1": sum(f1) / 3,
+        "weighted_f1": sum(a * b for a, b in zip(f1, support, strict=True)) / len(COUNTED),
+        "balanced_accuracy": sum(recall) / 3,
+    }
+    assert compute_metric(name, *zip(*COUNTED, strict=True)) == pytest.approx(expected[name])
+
+
+def test_precision_and_recall_by_their_definition() -> None:
+    true, predicted = [1, 1, 1, 0, 0], [1, 0, 0, 1, 0]
+    assert compute_metric("precision", true, predicted) == 1 / 2
+    assert compute_metric("recall", true, predicted) == 1 / 3
+    assert compute_metric("precision", true, [0] * 5) == 0
+
+
+def remarked(train: dict[str, list[Any]], validation: dict[str, list[Any]]) -> list[str]:
+    task = TextClassification(
+        text="review",
+        label="stars",
+        labels=("bad", "good"),
+        metrics=("accuracy", "matthews"),
+        max_length=8,
+    )
+    return [*remarks(task, {"train": Examples(train), "validation": Examples(validation)})]
+
+
+def test_likely_mistakes_are_remarked() -> None:
+    sound = {"review": ["a", "b"], "stars": [0, 1]}
+    assert remarked(sound, {"review": ["c", "d"], "stars": [1, 0]}) == []
+    assert remarked(sound, {"review": ["c", "b", " "], "stars": [1, 1, 1]}) == [
+        "1 of the 3 examples of the validation split have no text",
+        "all 3 examples of the validation split have the label good, so that its metrics say "
+        "little; matthews cannot be computed, and is 0",
+        "1 of the 3 examples of the validation split have the text of a training example, so that "
+        "its metrics are likely too good",
+    ]
+
+
+def test_a_run_of_ones_own_file(
+    command_line: CommandLine,
+    tiny: list[str],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     file = write(tmp_path / "reviews.csv")
     rest = [one for one in tiny if not one.startswith("task")]
     done = command_line(*rest, *OWN, f"task.path={file}", "training.epochs=1")
     assert done.code == 0, done.err
+    assert "have the text of a training example" in caplog.text
     given = dict(override.split("=", 1) for override in tiny)
     ((run,), _) = load(Path(given["output"]))
     assert run.setting("task.labels") == ["1", "3", "5"]

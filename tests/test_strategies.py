@@ -155,6 +155,20 @@ def test_a_search_switches_the_best_on_and_records_it(here) -> None:
     assert (row["degenerate"], row["tied"]) == (False, 0)
 
 
+def test_a_budget_that_is_missed_is_said_once(here, caplog: pytest.LogCaptureFixture) -> None:
+    """Of six sites of equal cost one is as near as there is to the cost of 1.4."""
+    near, far = (
+        search(here, configured("gradnorm")),
+        search(here, configured("gradnorm"), rate=1.4 / 6),
+    )
+    near()
+    assert not caplog.messages
+    far()
+    far()
+    (said,) = caplog.messages
+    assert said.endswith("(-29 %): no choice of sites is nearer")
+
+
 def test_a_record_says_which_weights_were_scored(checkpoints, pairs) -> None:
     blank = subject(checkpoints["opt-post-norm"], pairs)
     assert search(blank, configured("snip"))()["weights"] == "probe"

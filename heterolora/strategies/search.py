@@ -1,5 +1,6 @@
 """A search: score all sites, select, apply."""
 
+import logging
 import random
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -14,6 +15,11 @@ from heterolora.proxies.base import Examples
 from heterolora.proxies.spectral import candidates
 from heterolora.state import Stateful, stateful
 from heterolora.streams import python_generator
+
+logger = logging.getLogger(__name__)
+
+NEAR = 0.05
+"""What may be missing of a budget, or more than it, unsaid: a share of it."""
 
 
 @dataclass
@@ -39,6 +45,7 @@ class Search:
     loss: Loss = default_loss
     autocast: Autocast = nullcontext
     rng: random.Random = field(init=False)
+    _warned: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.rng = python_generator(self.adapters.seed, "selection")
@@ -59,6 +66,7 @@ class Search:
         pools = [replace(pool, budget=round(share * pool.budget)) for pool in self.pools]
         allocation = select_pools(self.selection, scored, pools, self.rng)
         adapters.apply(allocation)
+        self._warn_of_a_miss(allocation.parameters, sum(pool.budget for pool in pools))
         return {
             "proxy": self.proxy.to_dict(),
             "selection": self.selection.to_dict(),
@@ -70,6 +78,18 @@ class Search:
             "tied": allocation.tied,
             "degenerate": allocation.degenerate,
         }
+
+    def _warn_of_a_miss(self, parameters: int, budget: int) -> None:
+        """Say once where no allocation is near to the budget."""
+        if self._warned or abs(parameters - budget) <= NEAR * budget:
+            return
+        self._warned = True
+        logger.warning(
+            "%d parameters are on, and the budget is %d (%+.0f %%): no choice of sites is nearer",
+            parameters,
+            budget,
+            100 * (parameters / budget - 1),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, and the states that are not empty."""

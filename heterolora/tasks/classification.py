@@ -19,7 +19,19 @@ from heterolora.tasks.metrics import compute_metric
 from heterolora.tasks.predicting import Predicting, highest
 from heterolora.tasks.tokens import check_columns, check_texts, tokenize
 
-MetricName = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman", "exact_match"]
+MetricName = Literal[
+    "accuracy",
+    "balanced_accuracy",
+    "f1",
+    "macro_f1",
+    "weighted_f1",
+    "precision",
+    "recall",
+    "matthews",
+    "pearson",
+    "spearman",
+    "exact_match",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +103,8 @@ class Classification(Predicting):
         """The metrics that go with its labels."""
         if self.is_regression:
             return ["pearson", "spearman"]
-        return ["accuracy", "matthews", "macro_f1", *(["f1"] if self.num_labels == 2 else [])]
+        binary = ["f1", "precision", "recall"] if self.num_labels == 2 else []
+        return ["accuracy", "balanced_accuracy", "matthews", "macro_f1", "weighted_f1", *binary]
 
     def check(self, columns: Columns, where: str) -> Examples:
         """Every text is a string, every label one of the task's."""
