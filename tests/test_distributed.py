@@ -37,7 +37,7 @@ from test_super_glue import rows_of as glue_rows
 from heterolora.adapters import Space
 from heterolora.architectures import layers_of, wire
 from heterolora.cli import predict
-from heterolora.cli.processes import first
+from heterolora.launched import first
 from heterolora.losses import CHOICES, CREDITS, GROUPS, LABELS, Batch
 from heterolora.records.record import read_rows, read_run
 from heterolora.tasks import CausalLM, Grouped, Metric, MultipleChoice, Task

@@ -119,7 +119,9 @@ def test_what_cannot_be_read_says_what_can(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read as parquet"):
         prepare(asked(tmp_path / "a.parquet"))
     (line,) = problems(asked(tmp_path / "none"))
-    assert line.startswith(f"task.path={tmp_path / 'none'}: there is no such file or folder; give one of ")
+    assert line.startswith(
+        f"task.path={tmp_path / 'none'}: there is no such file or folder; give one of "
+    )
 
 
 def test_a_validation_split_is_not_passed_over(tmp_path: Path) -> None:

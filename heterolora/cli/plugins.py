@@ -11,6 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from heterolora.errors import ConfigError
+from heterolora.launched import started
 
 NAMESPACE = "hydra_plugins.heterolora"
 """Hydra takes plug-ins from `hydra_plugins` alone, and finds them there by name."""
@@ -62,7 +63,6 @@ class GridSweeper(Sweeper):
             SystemExit: with the exit code of the worst run, if one failed.
         """
         from heterolora.cli.sweeper import Sweep
-        from heterolora.distributed import started
 
         if (count := started()) > 1:
             raise ConfigError(

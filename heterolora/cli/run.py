@@ -23,8 +23,8 @@ from heterolora.cli.compose import (
     composition_problems,
     offer_plugins,
 )
-from heterolora.cli.processes import first, print_once
 from heterolora.errors import ConfigError, UserError
+from heterolora.launched import first, print_once
 from heterolora.locations import CONF
 
 

@@ -63,7 +63,8 @@ def _file_is_read(task: TaskConfig, file: Path) -> Iterable[str]:
 def _folder_is_read(task: TaskConfig, folder: Path) -> Iterable[str]:
     """A folder has every split that is named, and its validation split is not passed over."""
     if not folder.is_dir():
-        yield f"task.path={folder}: there is no such file or folder; give one of {', '.join(FORMATS)}"
+        known = ", ".join(FORMATS)
+        yield f"task.path={folder}: there is no such file or folder; give one of {known}"
         return
     for key, split in _splits(task).items():
         if not split_files(folder, split):
