@@ -19,6 +19,7 @@ from transformers import (
 
 import heterolora as hl
 from heterolora.cli import export
+from heterolora.config import plugins
 from heterolora.errors import RecordError
 
 IDS = torch.tensor([[0, 5, 6, 7, 8, 2], [0, 9, 10, 2, 1, 1]])
@@ -156,6 +157,10 @@ def test_the_example_with_trl_runs(tmp_path: Path) -> None:
     spent = sum(costs[n.rpartition(".")[2]] * r for n, r in config["rank_pattern"].items())
     assert abs(spent - 2 * 2 * sum(costs.values())) <= max(costs.values()) / 2
     assert (tmp_path / "out" / "allocations.jsonl").exists()
+
+
+def test_every_kind_of_task_has_a_name_at_the_hub() -> None:
+    assert {*plugins.choices("task")} == {*export.TASKS}
 
 
 def test_commands_in_one_place() -> None:

@@ -70,9 +70,11 @@ TARGETS: Mapping[str, tuple[Callable[[Loaded, Path, Path], None], str, str]] = {
 """How each is written, the code that loads it, and the library for that."""
 
 TASKS = {
-    **dict.fromkeys(("classification", "prompted", "grouped"), "text-classification"),
+    **dict.fromkeys(
+        ("classification", "text_classification", "prompted", "grouped"), "text-classification"
+    ),
     "multiple_choice": "multiple-choice",
-    **dict.fromkeys(("causal_lm", "text_stream", "instruction"), "text-generation"),
+    **dict.fromkeys(("causal_lm", "text_stream", "instruction", "token_labels"), "text-generation"),
 }
 """The hub's names of kinds of tasks."""
 
