@@ -20,7 +20,7 @@ AVERAGES = ("exp_avg_ipt", "exp_avg_unc")
 
 @dataclass(frozen=True, kw_only=True)
 class AdaLoRA(Method):
-    """`W0 + P diag(E) Q`: singular values are pruned from 1.5 times the budget to the budget.
+    """AdaLoRA: `W0 + P diag(E) Q`, singular values pruned from 1.5 times the budget down to it.
 
     The budget falls with the cube of the steps, after a warm-up and before a rest of training at
     the final ranks; pruned is what is lowest in smoothed sensitivity times uncertainty. P and Q are
