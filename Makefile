@@ -1,11 +1,11 @@
-# Every target sets up what it needs. PYTHON chooses the interpreter of a new .venv.
+# Every target sets up what it needs first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?=
 NAME ?=
 
-# For experiments. Without a GPU two runs go side by side, each on its share of the cores.
+# For experiments. Without a GPU two runs train at the same time, each on its share of the cores.
 MODEL ?=
 TASK ?=
 LAUNCHER ?=
@@ -16,10 +16,21 @@ FORMAT ?= terminal
 .DEFAULT_GOAL := help
 
 .PHONY: help
-help: ## List the targets
+help: ## List the targets and the variables
 	@awk -F ':.*## ' '/^[a-z0-9_ -]+:.*## /{printf "  %s\n      %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '  %s\n' '$(EXPERIMENTS)' \
-	    '    Run what is missing of an experiment and report it; MODEL= TASK= LAUNCHER= JOBS= OUTPUT= FORMAT= RUN='
+	    '    Run the missing runs of an experiment, then print its table'
+	@printf '\nVariables, with their values now; for example: make table2 MODEL=opt_starter JOBS=4\n'
+	@printf '  %-24s %s\n' \
+	    'MODEL=$(MODEL)' 'model of an experiment; empty: the experiment'\''s own' \
+	    'TASK=$(TASK)' 'task of an experiment; empty: the experiment'\''s own' \
+	    'LAUNCHER=$(LAUNCHER)' 'packed or slurm; empty: JOBS processes on this machine' \
+	    'JOBS=$(JOBS)' 'processes that train runs at the same time: 2 without a GPU, 1 with one' \
+	    'OUTPUT=$(OUTPUT)' 'folder of the runs' \
+	    'FORMAT=$(FORMAT)' 'format of the tables: terminal, markdown, latex, html or csv' \
+	    'RUN=$(RUN)' 'more overrides for run, study and experiments, such as RUN="seed=13 proxy=snip"' \
+	    'NAME=$(NAME)' 'what make contracts tests, such as NAME=gradnorm; empty: all of them' \
+	    'PYTHON=$(PYTHON)' 'interpreter that makes a new .venv'
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,32 +38,32 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	touch $@
 
 .PHONY: setup
-setup: $(VENV)/.done ## Make .venv with the tested versions
+setup: $(VENV)/.done ## Create .venv with the tested package versions
 
 .PHONY: run
-run: setup ## Run the main job on the embedded model and task; RUN="seed=13 proxy=snip" overrides
+run: setup ## Allocate, fine-tune and evaluate on the embedded model and task; RUN="seed=13 proxy=snip" overrides settings
 	$(BIN)/python train.py proxy=gradnorm strategy=dynamic $(RUN)
 
 .PHONY: test
-test: setup ## Run the tests, except the slow ones
+test: setup ## Run all tests except the slow ones
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 .PHONY: test-all
-test-all: setup ## Run all tests with coverage; the slow ones install SLURM and Chromium (root and apt-get), kill many processes or build a wheel
+test-all: setup ## Run all tests with coverage. The slow ones install SLURM and Chromium (need root and apt-get), start and kill many processes, or build a wheel
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under=90
 
 .PHONY: contracts
-contracts: setup ## Run the contract tests on one proxy, selection rule or strategy, such as your own: NAME=gradnorm
+contracts: setup ## Run the contract tests of one proxy, selection rule or strategy, including your own: NAME=gradnorm
 	$(BIN)/python -m pytest -k '$(NAME)' tests/test_proxies.py tests/test_allocation.py tests/test_strategies.py
 
 .PHONY: lint
-lint: files ## Check style, formatting, types and what is in the repository
+lint: files ## Check style, formatting, types and the files in the repository
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 .PHONY: files
-files: setup ## Check that the repository has no built package and no file above 1 MB except the embedded model
+files: setup ## Check that the repository has no built package, and no file over 1 MB except the embedded model
 	@! git ls-files '*.whl' | sed 's/$$/: a built package/' | grep .
 	@git ls-files -z ':!heterolora/data/starter/model' \
 	    | xargs -0 $(BIN)/check-added-large-files --enforce-all --maxkb=1000
@@ -71,7 +82,7 @@ $(EXPERIMENTS): setup
 	exit $$status
 
 .PHONY: study $(STUDY)
-study: $(STUDY) ## Run what is missing of the study in docs/study.md, keep its records and report it
+study: $(STUDY) ## Run the missing runs of the study in docs/study.md, keep their records and print its tables
 $(STUDY): setup
 	$(BIN)/python scripts/study.py $@ --output $(OUTPUT) $(if $(MODEL),model=$(MODEL)) $(if $(TASK),task=$(TASK)) $(LAUNCH) $(RUN)
 
@@ -80,5 +91,5 @@ starter: setup ## Build the embedded model and its tokenizer from scratch (half 
 	$(BIN)/python scripts/build_starter.py
 
 .PHONY: clean
-clean: ## Remove the environment and caches; outputs stay
+clean: ## Remove the environment and caches; outputs are kept
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info

@@ -5,14 +5,14 @@ import sys
 
 COMMANDS = {
     "run": ("heterolora.cli.run", "main", "train, as `heterolora` or train.py does"),
-    "report": ("heterolora.cli.report", "run", "tables and figures of finished runs"),
-    "export": ("heterolora.cli.export", "run", "a run's weights for PEFT or Transformers"),
-    "predict": ("heterolora.cli.predict", "run", "what a run's model says of a split or a file"),
-    "evaluate": ("heterolora.cli.evaluate", "run", "a run's language model on MMLU and its like"),
-    "suggest": ("heterolora.cli.suggest", "run", "where a model's LoRA parameters should go"),
-    "archive": ("heterolora.cli.archive", "run", "keep finished runs in a small file, or put back"),
-    "study": ("heterolora.cli.study", "run", "what is missing of an experiment that is kept"),
-    "prefetch": ("heterolora.cli.prefetch", "run", "download what runs need"),
+    "report": ("heterolora.cli.report", "run", "print tables and draw figures of finished runs"),
+    "export": ("heterolora.cli.export", "run", "write a run's weights for PEFT or Transformers"),
+    "predict": ("heterolora.cli.predict", "run", "write a run's predictions for a split or a file"),
+    "evaluate": ("heterolora.cli.evaluate", "run", "evaluate a language model on MMLU and others"),
+    "suggest": ("heterolora.cli.suggest", "run", "say where a model's LoRA parameters should go"),
+    "archive": ("heterolora.cli.archive", "run", "keep finished runs in one file, or restore them"),
+    "study": ("heterolora.cli.study", "run", "complete an experiment whose records are kept"),
+    "prefetch": ("heterolora.cli.prefetch", "run", "download models and datasets that runs need"),
 }
 
 

@@ -1,12 +1,12 @@
-"""How fast the library is, measured beside what one would use without it.
+"""Measure how fast the library is, compared with what one would use without it.
 
 python scripts/bench.py all                        # everything: 15 minutes on two cores, 9 on a GPU
 python scripts/bench.py train --model PATH --data shared/glue/mrpc
 python scripts/bench.py search --output outputs/bench
 
-Commands: train, search, packed, startup, memory, all. It runs on the GPU where there is one. All
+Commands: train, search, packed, startup, memory, all. It uses the GPU if there is one. All
 competitors of a table take turns, round by round, and a ratio is the median of the ratios within
-rounds. Results go to OUTPUT/COMMAND.json and OUTPUT/COMMAND.png; docs/speed.md says what they are.
+rounds. Results go to OUTPUT/COMMAND.json and OUTPUT/COMMAND.png; docs/speed.md explains them.
 """
 
 import argparse

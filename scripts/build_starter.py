@@ -3,8 +3,8 @@
     python scripts/build_starter.py
 
 writes config.json, model.safetensors (float16), tokenizer.json and tokenizer_config.json into
-heterolora/data/starter/model/, and the examples of the task into pairs.json beside it. Everything
-is made from nothing; no network is needed.
+heterolora/data/starter/model/, and the examples of the task into pairs.json next to it. Everything
+is made from scratch; no network is needed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a tree's training gives the numbers that are kept in tests/goldens, bit for bit.
+"""Check that a tree's training gives the numbers in tests/goldens, bit for bit.
 
 python scripts/compare_losses.py TREE                      # every case, with the code in TREE
 python scripts/compare_losses.py TREE --cases static-constant-bert dynamic-gradnorm-rank3-llama

@@ -1,9 +1,9 @@
-"""Whether the planted sites of the planted task are the right ones.
+"""Check that the planted sites of the planted task are the right ones.
 
 python scripts/measure_planted.py outputs/planted_sites --seeds 0 13 42
 
-For each planting the same budget goes to all sites, to the planted ones alone, and to two other
-values, one early and one late; the unchanged model is beside it. Each run is one of train.py.
+For each planting the same budget goes to all sites, to the planted ones only, and to two other
+values, one early and one late; the unchanged model is the reference. Each run is made by train.py.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""How far scores from training batches agree with those of a sample, and what they cost.
+"""Measure how well scores from training batches agree with those of a sample, and their cost.
 
 python scripts/measure_running.py                    # 10 minutes on a core
 python scripts/measure_running.py --proxy snip --seed 13
 
 The embedded model on the embedded task, as `scripts/measure_starter.py` trains them, with
 `source="running"`. At every search but the first, which has no batches yet, the sample is scored
-too: Spearman's correlation of the two, and how many of the sites that go on are the same. Then
-observed steps take turns with others on the same batches, a random quarter of the sites on.
+too: the Spearman correlation of the two, and how many of the sites switched on are the same. Then
+observed steps take turns with others on the same batches, with a random quarter of the sites on.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""What the embedded model reaches on the embedded task, with the library alone.
+"""Measure the embedded model on the embedded task, with the library only.
 
 python scripts/measure_starter.py
 
-The commonest label, the head without adapters at two learning rates, all sites on at the budget's
-rank, and a quarter of them on at four times the rank, searched by GRAD-NORM or at random. The best
+The most common label, the head without adapters at two learning rates, all sites on at the budget's
+rank, and a quarter of them on at four times the rank, chosen by GRAD-NORM or at random: the best
 accuracy over the epochs, in percent, for each seed.
 """
 

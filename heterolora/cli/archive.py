@@ -1,10 +1,10 @@
-"""Keep finished runs in one small file, without weights, or put them back.
+"""Keep finished runs in one small file, without weights, or restore them from it.
 
 python scripts/archive.py outputs/study docs/study/mrpc.jsonl
 python scripts/archive.py docs/study/mrpc.jsonl outputs
 python scripts/report.py docs/study --table study
 
-A run that was put back is finished: its command does not run it again.
+A restored run counts as finished: its command does not run it again.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Measure a run's language model on a benchmark of lm-evaluation-harness, such as MMLU.
+"""Evaluate a run's language model on a benchmark of lm-evaluation-harness, such as MMLU.
 
 python scripts/evaluate.py outputs/main/alpaca/RUN --task mmlu
 python scripts/evaluate.py outputs/main/alpaca/RUN --task hellaswag,arc_easy --limit 200
 
-It needs pip install 'heterolora[lm-eval]', and takes whatever task that has. MMLU is asked with 5
-examples, and the answer is the letter of the highest likelihood; the table has every subject, and
-the mean over all questions. Data comes from the hub or its cache.
+It needs pip install 'heterolora[lm-eval]', and accepts every task of that package. MMLU is 5-shot,
+and the answer is the letter with the highest likelihood; the table has every subject, and the mean
+over all questions. Data comes from the hub or its cache.
 """
 
 import argparse
@@ -39,22 +39,26 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = Parser(__doc__)
     add_arguments(parser)
-    parser.add_argument("--task", required=True, help="a task of the harness, or several: a,b")
+    parser.add_argument(
+        "--task", required=True, help="one or more tasks of lm-evaluation-harness: a,b"
+    )
     parser.add_argument(
         "--shots",
         type=int,
-        help="examples before each question (default: 5 for mmlu, or its own)",
+        help="few-shot examples per question (default: 5 for mmlu, else the task's own)",
     )
-    parser.add_argument("--limit", type=int, help="only so many questions of each task or subject")
     parser.add_argument(
-        "--include", type=Path, metavar="DIR", help="a folder of task files of your own"
+        "--limit", type=int, help="use only this many questions per task or subject"
     )
-    parser.add_argument("--batch-size", type=int, help="default: evaluation.batch_size of the run")
+    parser.add_argument(
+        "--include", type=Path, metavar="DIR", help="a folder with your own task files"
+    )
+    parser.add_argument("--batch-size", type=int, help="default: the run's evaluation.batch_size")
     parser.add_argument(
         "--out",
         metavar="FILE",
         type=Path,
-        help=f"write all numbers here (default: RUN/{schema.EVALUATIONS}/TASK-WEIGHTS.json)",
+        help=f"file for all numbers (default: RUN/{schema.EVALUATIONS}/TASK-WEIGHTS.json)",
     )
     add_device(parser)
     return parser.parse_args(arguments)

@@ -3,7 +3,7 @@
 python scripts/export.py outputs/main/mrpc/RUN --to peft OUT
 python scripts/export.py outputs/main/mrpc/RUN --to merged OUT --weights last
 
-Then, in a script without this project (peft) or without PEFT (merged):
+Then load it, without this project (peft) or without PEFT as well (merged):
   PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(BASE), OUT)
   AutoModelForSequenceClassification.from_pretrained(OUT)
 """
@@ -86,9 +86,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = Parser(__doc__)
     add_arguments(parser)
-    parser.add_argument("out", type=Path, help="folder to write; files in it are replaced")
+    parser.add_argument("out", type=Path, help="folder to write to; files in it are replaced")
     parser.add_argument(
-        "--to", choices=TARGETS, default="peft", help="for whom (default: %(default)s)"
+        "--to", choices=TARGETS, default="peft", help="format to write (default: %(default)s)"
     )
     return parser.parse_args(arguments)
 

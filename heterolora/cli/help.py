@@ -20,17 +20,17 @@ USAGE = """\
 Allocate, fine-tune and evaluate.
 
   python train.py KEY=VALUE ... GROUP=OPTION ...        one run
-  python train.py -m KEY=VALUE,VALUE ... GROUP=A,B ...  a sweep: a run for each combination
-  python train.py KEY=VALUE ... --help                  this help, with those values
+  python train.py -m KEY=VALUE,VALUE ... GROUP=A,B ...  a sweep: one run per combination
+  python train.py KEY=VALUE ... --help                  this help, showing these values
 
-  -m, --multirun    make a sweep
+  -m, --multirun    run a sweep
   --cfg job         print the configuration and stop
-  --hydra-help      options of Hydra itself
+  --hydra-help      show Hydra's own options
 """
 
 OTHER_GROUPS = {
-    "experiment": "-m +experiment=NAME: the runs of a table or of a study",
-    "hydra/launcher": "-m hydra/launcher=NAME: how the runs of a sweep are made (or joblib)",
+    "experiment": "-m +experiment=NAME: all runs of a table or a study",
+    "hydra/launcher": "-m hydra/launcher=NAME: how to launch the runs of a sweep (also joblib)",
 }
 """Groups that are no section of a configuration."""
 

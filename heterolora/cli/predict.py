@@ -1,11 +1,11 @@
-"""Write what a run's model predicts: a benchmark's submission file, and a table of every example.
+"""Write a run's predictions: a table of every example, and a benchmark's submission file.
 
 python scripts/predict.py outputs/main/mrpc/RUN --split test
 python scripts/predict.py outputs/main/mrpc/RUN --data pairs.parquet
 python scripts/predict.py outputs/main/mnli/RUN --task ax --split test
 
-The table is a parquet file with the columns index, logits, prediction, and label where the examples
-have one. For the test splits of GLUE and SuperGLUE there is also the file that they want.
+The table is a parquet file with the columns index, logits, prediction, and label if the examples
+have labels. For test splits of GLUE and SuperGLUE it also writes the submission file.
 """
 
 import argparse
@@ -44,22 +44,22 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = Parser(__doc__)
     add_arguments(parser)
-    parser.add_argument("--split", help="of the task (default: the run's validation split)")
+    parser.add_argument("--split", help="split of the task (default: the run's validation split)")
     parser.add_argument(
         "--data",
         metavar="PATH",
         type=Path,
-        help="a parquet file with the task's columns instead of its data, or the folder where its\n"
-        "splits now are",
+        help="a parquet file with the task's columns to predict, or the folder where the task's\n"
+        "splits are now",
     )
     parser.add_argument(
-        "--task", metavar="NAME", help="another task that the run's model can answer, such as ax"
+        "--task", metavar="NAME", help="another task that the run's model can predict, such as ax"
     )
     parser.add_argument(
         "--out",
         metavar="DIR",
         type=Path,
-        help=f"folder to write (default: RUN/{schema.PREDICTIONS})",
+        help=f"folder to write to (default: RUN/{schema.PREDICTIONS})",
     )
     add_device(parser)
     return parser.parse_args(arguments)

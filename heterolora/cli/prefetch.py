@@ -3,8 +3,8 @@
 python scripts/prefetch.py +experiment=table4
 python scripts/prefetch.py model=minilm task=mrpc,rte seed=0,13,42
 
-It takes the arguments of train.py, and its last line is the command that then needs no network.
-Models and datasets go to the caches of the Hugging Face libraries, below HF_HOME.
+It takes the arguments of train.py. Its last line is the command to run then, without network.
+Models and datasets go to the caches of the Hugging Face libraries, in HF_HOME.
 """
 
 import argparse
@@ -56,8 +56,10 @@ def parsed(arguments: Sequence[str]) -> list[str]:
     parser = argparse.ArgumentParser(
         description=summary, epilog=examples, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("-m", "--multirun", action="store_true", help="may be left out")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
+    parser.add_argument("-m", "--multirun", action="store_true", help="accepted and ignored")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="settings, as for train.py"
+    )
     overrides: list[str] = parser.parse_intermixed_args(arguments).overrides
     return overrides
 

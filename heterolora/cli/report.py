@@ -1,4 +1,4 @@
-"""A table of runs, from their records: of an experiment, or of your own sweep.
+"""Print a table of runs, from their records: of an experiment, or of your own sweep.
 
 python scripts/report.py outputs
 python scripts/report.py outputs --table table4
@@ -44,15 +44,15 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         nargs="?",
         type=Path,
         default=Path("outputs"),
-        help="folder with the runs (default: outputs)",
+        help="folder of the runs (default: outputs)",
     )
     parser.add_argument(
         "--table",
         choices=known,
         metavar="NAME",
         type=lambda name: f"table{name}" if name.isdecimal() else name,
-        help="one of the names below (4 means table4); default: that of the only experiment in the "
-        "folder, or one with a row for each combination of settings",
+        help="a name from the list below (4 means table4); default: that of the experiment, if the "
+        "folder has only one, else a table with one row per combination of settings",
     )
     parser.add_argument("--format", default="terminal", choices=[*FORMATS])
     parser.add_argument(
@@ -63,16 +63,16 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="only runs with this setting, such as training.epochs=5; may be repeated",
+        help="use only runs with this setting, such as training.epochs=5; may be repeated",
     )
     parser.add_argument(
         "--figures",
         type=Path,
         metavar="FOLDER",
-        help="draw its figures here, and a page of everything",
+        help="draw figures in this folder, and write index.html with tables and figures",
     )
     parser.add_argument(
-        "--wandb", action="store_true", help="log tables and figures to Weights & Biases"
+        "--wandb", action="store_true", help="also log tables and figures to Weights & Biases"
     )
     return parser.parse_args(arguments)
 

@@ -1,10 +1,10 @@
-"""Run what is missing of an experiment whose records are kept, report it, and keep what is new.
+"""Complete an experiment whose records are kept: run what is missing, keep it, and report.
 
 python scripts/study.py study_embedded
 python scripts/study.py study_glue --output outputs model.path=DIR hydra/launcher=packed
 
-Where the experiment's table is tuned by seeds of its own, these run at every value first; then the
-seeds that are reported run at the value that is best for each arm.
+If the experiment's table has tuning seeds, these run first, at every value; then the seeds that are
+reported run, each arm at the value that was best for it.
 """
 
 import argparse
@@ -48,12 +48,15 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     known = experiments(EXPERIMENTS)
     parser.add_argument("experiment", choices=known, metavar="EXPERIMENT", help=", ".join(known))
     parser.add_argument(
-        "--output", type=Path, default=Path("outputs"), help="folder of the runs (outputs)"
+        "--output", type=Path, default=Path("outputs"), help="folder of the runs (default: outputs)"
     )
     parser.add_argument(
-        "--archives", type=Path, default=ARCHIVES, help="folder of the records that are kept"
+        "--archives",
+        type=Path,
+        default=ARCHIVES,
+        help="folder of the records that are kept (default: docs/study)",
     )
-    parser.add_argument("overrides", nargs="*", help="of every run, as for train.py")
+    parser.add_argument("overrides", nargs="*", help="settings of every run, as for train.py")
     return parser.parse_intermixed_args(arguments)
 
 

@@ -1,10 +1,10 @@
-"""Say where the LoRA parameters of a model should go, for a file of examples.
+"""Suggest where the LoRA parameters of a model should go, from a file of examples.
 
 python -m heterolora suggest facebook/opt-350m reviews.csv --text review --label stars
 python -m heterolora suggest path/to/llama notes.jsonl --budget-rank 4 --output config
 
-With --label, or a column named label, the model gets a classification head (a regression's, where
-labels are fractions); without, it is a language model.
+With --label, or a column named label, the model gets a classification head (or a regression head,
+if labels are fractions); without, it is a language model.
 """
 
 import argparse
@@ -37,28 +37,32 @@ READERS: dict[str, Any] = {
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = Parser(__doc__)
-    parser.add_argument("model", help="a folder in Hugging Face format, or a name at the hub")
+    parser.add_argument("model", help="a folder in Hugging Face format, or a name on the hub")
     parser.add_argument("data", type=Path, help=f"a file of examples: {', '.join(READERS)}")
     parser.add_argument(
         "--text",
         nargs="+",
         metavar="COLUMN",
-        help="the column of the texts, or two of a pair (default: every column of strings)",
+        help="the text column, or two for pairs (default: every column of strings)",
     )
-    parser.add_argument("--label", metavar="COLUMN", help="default: label, where there is one")
-    parser.add_argument("--max-length", type=int, default=128, help="tokens (default: 128)")
-    parser.add_argument("--target", nargs="+", default=["q", "v"], help="default: q v")
+    parser.add_argument(
+        "--label", metavar="COLUMN", help="the label column (default: label, if there is one)"
+    )
+    parser.add_argument(
+        "--max-length", type=int, default=128, help="maximum tokens per example (default: 128)"
+    )
+    parser.add_argument("--target", nargs="+", default=["q", "v"], help="modules (default: q v)")
     parser.add_argument(
         "--budget-rank",
         type=int,
         default=8,
-        help="the budget is that of plain LoRA with this rank everywhere (default: 8)",
+        help="budget: as many parameters as plain LoRA with this rank (default: 8)",
     )
     parser.add_argument(
         "--enable-rate",
         type=float,
         default=0.25,
-        help="a site can have budget rank / enable rate (default: 0.25)",
+        help="the maximum rank is budget rank / enable rate (default: 0.25)",
     )
     parser.add_argument(
         "--proxy",
@@ -69,10 +73,10 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--selection", default="top", help="top (default), proportional or waterfill"
     )
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write adapter_config.json here")
     parser.add_argument(
-        "--plot", type=png, metavar="FILE.png", help="draw scores and ranks in this file"
+        "--plot", type=png, metavar="FILE.png", help="plot scores and ranks to this file"
     )
     return parser.parse_args(arguments)
 

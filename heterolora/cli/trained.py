@@ -146,16 +146,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         choices=("best", "last"),
         default="best",
-        help="of the best epoch or the last (default: %(default)s)",
+        help="weights of the best epoch or of the last (default: %(default)s)",
     )
     parser.add_argument(
-        "--model", metavar="DIR", help="the pretrained model, if it has moved since the run"
+        "--model",
+        metavar="DIR",
+        help="folder of the pretrained model, if it has moved since the run",
     )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """`device`, of a command that computes."""
-    parser.add_argument("--device", help="such as cpu (default: the run's, if it is here)")
+    parser.add_argument(
+        "--device", help="device, such as cpu (default: the run's, if this machine has it)"
+    )
 
 
 def opened(asked: argparse.Namespace) -> TrainedRun:

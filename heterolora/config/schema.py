@@ -53,20 +53,20 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """Which checkpoint, a hub name or a local directory in Hugging Face format; how it is kept."""
+    """The checkpoint, from the hub or a directory, and the precision of its frozen weights."""
 
     name: str = Field(min_length=1, examples=["facebook/opt-350m"])
-    """Name on the Hugging Face Hub, or what to call the model of path."""
+    """Name on the Hugging Face Hub; with path, a name for the records."""
     path: str | None = Field(examples=["path/to/model"])
     """Directory of a checkpoint in Hugging Face format, instead of the hub."""
     revision: str | None = Field(examples=["main"])
     """Branch, tag or commit on the hub."""
     dtype: Literal["fp32", "bf16"] = Field(default="fp32", examples=["bf16"])
-    """Number format of the frozen weights; adapters and head are fp32."""
+    """Number format of the frozen weights; adapters and head are always fp32."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = Field(
         default=None, examples=["sdpa"]
     )
-    """Attention kernel; null: what Transformers chooses."""
+    """Attention implementation; null: the default of Transformers."""
     quantization: Literal["8bit", "4bit"] | None = Field(default=None, examples=["4bit"])
     """Quantize the frozen weights with bitsandbytes, on an NVIDIA GPU."""
 
@@ -86,7 +86,7 @@ class ModelConfig(Section):
 
 
 class SearchSpaceConfig(Section):
-    """Where adapters may go: beside linear projections (LoRA sites), and on shortcuts."""
+    """Where adapters may be: on linear projections (LoRA sites) and on shortcuts."""
 
     projections: tuple[LoraRole, ...] = Field(examples=["[q,v]"])
     """Linear layers that get a LoRA site."""
@@ -99,11 +99,11 @@ class SearchSpaceConfig(Section):
     scaling: Literal["alpha_over_rank", "alpha_over_budget_rank", "rslora"] = Field(
         examples=["alpha_over_rank"]
     )
-    """What alpha is divided by."""
+    """What alpha is divided by: the rank, the budget's rank, or the square root of the rank."""
     pool: Literal["combined", "separated"] = Field(examples=["combined"])
-    """Whether all kinds of sites share one budget or each has its own."""
+    """Whether LoRA and shortcut sites share one budget, or each kind has its own."""
     renormalize: Literal["always", "enabled"] = Field(examples=["always"])
-    """When a post-norm block repeats its norm after a cross-layer shortcut."""
+    """Add a post-norm block's second norm always, or only if the cross-layer shortcut is on."""
     exclude: tuple[str, ...] = Field(default=(), examples=["[layers.3.q]"])
     """Sites that get no adapter."""
 
@@ -127,12 +127,12 @@ class SearchSpaceConfig(Section):
 
 
 class RankBudgetConfig(Section):
-    """The budget: the parameters of the homogeneous model, every site at the rank of its kind."""
+    """The budget: as many adapter parameters as with every site at these ranks."""
 
     lora_rank: Rank = Field(examples=[2])
-    """Budget: this rank at every LoRA site; whole, or a part of one such as 0.25."""
+    """Rank of every LoRA site that defines the budget; whole, or below 1 such as 0.25."""
     shortcut_rank: Rank = Field(examples=[2])
-    """Budget: this rank at every shortcut site."""
+    """Rank of every shortcut site that defines the budget."""
 
     def ranks(self) -> dict[Kind, float]:
         """The rank of each kind of site; below 1 where not every site can be on."""
@@ -140,36 +140,36 @@ class RankBudgetConfig(Section):
 
 
 class TrainingConfig(Section):
-    """Length, batching and kernels of the fine-tuning, and how often a step is logged."""
+    """Length of training, batches, memory and speed, and how often the loss is logged."""
 
     epochs: PositiveInt = Field(examples=[20])
     """Passes over the training split."""
     batch_size: PositiveInt = Field(examples=[8])
     """Examples per optimizer step."""
     log_every: PositiveInt = Field(examples=[10])
-    """Optimizer steps per logged loss."""
+    """Log the loss every this many optimizer steps."""
     limit_examples: PositiveInt | None = Field(default=None, examples=[4000])
-    """Train on a fixed random part of this size."""
+    """Train on this many random examples, the same for all seeds."""
     micro_batch_size: PositiveInt | None = Field(default=None, examples=[4])
-    """Examples per forward pass; gradients are accumulated."""
+    """Maximum number of examples per forward pass; larger batches accumulate gradients."""
     max_steps: PositiveInt | None = Field(default=None, examples=[1000])
     """Stop after this many optimizer steps."""
     patience: PositiveInt | None = Field(default=None, examples=[3])
-    """Stop after this many epochs without a better one."""
+    """Stop after this many epochs without improvement."""
     max_grad_norm: PositiveNumber | None = Field(default=None, examples=[1.0])
-    """Clip gradients to this L2 norm."""
+    """Clip gradients to this global L2 norm."""
     gradient_checkpointing: bool = Field(default=False, strict=True, examples=["true"])
     """Recompute activations in the backward pass to save memory."""
     group_by_length: bool = Field(default=False, strict=True, examples=["true"])
     """Batch examples of similar length."""
     compile: bool = Field(default=False, strict=True, examples=["true"])
-    """Use torch.compile."""
+    """Use torch.compile for training steps."""
     tf32: bool = Field(default=False, strict=True, examples=["true"])
     """Allow TF32 matrix products on NVIDIA GPUs."""
 
 
 class EvaluationConfig(Section):
-    """The validation pass: all of the split, or a half that selects and one that is reported.
+    """Evaluation after every epoch, on the validation split or on two halves of it.
 
     `test` names a split on which the best epoch's weights are evaluated once, after training.
     """
@@ -177,13 +177,13 @@ class EvaluationConfig(Section):
     batch_size: PositiveInt = Field(examples=[64])
     """Examples per forward pass."""
     split: Literal["full", "halves"] = Field(examples=["halves"])
-    """The whole validation split, or one half to select the best epoch and the other to report."""
+    """Use the full validation split, or select the best epoch on one half and report the other."""
     test: str | None = Field(default=None, examples=["test"])
-    """Labelled split to evaluate once, with the best epoch's weights."""
+    """Labelled split on which to evaluate the best epoch once, after training."""
 
 
 class CheckpointConfig(Section):
-    """How often a run is saved beside every epoch's end and the signals that stop it."""
+    """How often a run is saved, besides at the end of every epoch and on stop signals."""
 
     every_minutes: Number = Field(gt=0, examples=[10])
     """Minutes between checkpoints within an epoch."""
@@ -215,7 +215,7 @@ class MethodConfig(PluginConfig):
     """A method, by the name of its file in `heterolora/methods`; its name is what it is called."""
 
     name: str = Field(pattern=rf"^{PathPart}$", examples=["heterolora"])
-    """What the method is called in records."""
+    """Name of the method in records."""
     kind: str
     """File in heterolora/methods."""
 
@@ -269,7 +269,7 @@ class StrategyConfig(PluginConfig):
     name: str
     """File in heterolora/strategies."""
     enable_rate: Number = Field(default=0.25, gt=0, le=1, examples=[0.25])
-    """Share of the sites that is on at their maximum rank, which is the budget's / enable_rate."""
+    """Fraction of the sites that are on, at their maximum rank: the budget's / enable_rate."""
 
     def build(self) -> "Strategy":
         """The strategy."""
@@ -284,27 +284,27 @@ class TaskConfig(PluginConfig):
     """
 
     name: str = Field(pattern=rf"^{PathPart}$", examples=["mrpc"])
-    """What the task is called in records."""
+    """Name of the task in records."""
     source: str = Field(min_length=1, examples=["nyu-mll/glue"])
-    """Dataset on the Hugging Face Hub."""
+    """Dataset on the Hugging Face Hub; with path, a name for the records."""
     subset: str | None = Field(default=None, examples=["mrpc"])
-    """Its configuration on the hub."""
+    """Configuration (subset) of the dataset on the hub."""
     path: str | None = Field(default=None, examples=["reviews.csv"])
-    """File of examples, or folder with a file per split, instead of the hub."""
+    """File of examples, or folder with one file per split, instead of the hub."""
     revision: str | None = Field(default=None, examples=["main"])
     """Branch, tag or commit on the hub."""
     train_split: str = Field(default="train", examples=["train"])
     """Split to train on."""
     validation_split: str | None = Field(default="validation", examples=["validation"])
-    """Split to evaluate after each epoch."""
+    """Split to evaluate on after each epoch."""
     held_out: HeldOut | None = Field(default=None, examples=[2000])
-    """Examples, or the share of them, to hold out where there is no validation split."""
+    """Number or fraction of training examples to evaluate on, without a validation split."""
     planting: Annotated[int, Field(strict=True, ge=0)] | None = Field(default=None, examples=[0])
-    """Seed of the planted task."""
+    """Seed that draws the sites of the planted task."""
     kind: str
     """File in heterolora/tasks."""
     metrics: tuple[str, ...]
-    """The first one selects the best epoch."""
+    """Metrics to report; the first one selects the best epoch."""
 
     @property
     def planted(self) -> bool:
@@ -325,7 +325,7 @@ class OptimizerConfig(PluginConfig):
     """An optimizer, by the name of its kind's file in `heterolora/training/optimizers`."""
 
     name: str = Field(pattern=rf"^{PathPart}$", examples=["adamw"])
-    """What the optimizer is called in records."""
+    """Name of the optimizer in records."""
     kind: str
     """File in heterolora/training/optimizers."""
     learning_rate: Number = Field(gt=0, examples=[2e-4])
@@ -338,12 +338,12 @@ class OptimizerConfig(PluginConfig):
 
 
 class SchedulerConfig(Section):
-    """How the learning rate goes up and down."""
+    """Learning rate schedule: warm-up and decay."""
 
     name: Literal["constant", "linear", "cosine"] = Field(default="constant", examples=["linear"])
-    """How the learning rate falls after the warm-up."""
+    """Shape of the decay after the warm-up."""
     warmup: Number = Field(default=0.0, ge=0, lt=1, examples=[0.1])
-    """Share of all steps over which the learning rate rises."""
+    """Fraction of all steps over which the learning rate rises from 0."""
 
 
 class Config(Section):
@@ -354,21 +354,21 @@ class Config(Section):
     """
 
     name: str = Field(pattern=rf"^{PathPart}(/{PathPart})*$", examples=["main"])
-    """Experiment: the folder of the run below output."""
+    """Name of the experiment, and of its folder in output."""
     seed: int = Field(strict=True, ge=0, examples=[0])
-    """Seed of every random stream: initialization, data order, dropout, selection."""
+    """Seed of all randomness: initialization, data order, dropout, selection."""
     device: Device = Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", examples=["auto"])
-    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`; auto uses a GPU where there is one."""
+    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`; auto uses a GPU if there is one."""
     precision: Precision = Field(examples=["auto"])
-    """Number format of forward passes; auto is bf16 on GPUs that have it."""
+    """Number format of forward passes; auto: bf16 on GPUs that support it, else fp32."""
     engine: Engine = Field(default="local", examples=["distributed"])
-    """`local`, or several processes, each with the model (`distributed`) or a part (`sharded`)."""
+    """One process (local), or several that share a batch; sharded also splits the model."""
     output: str = Field(min_length=1, examples=["outputs"])
-    """Folder of all runs."""
+    """Folder for all runs."""
     rerun: bool = Field(strict=True, examples=["true"])
-    """Run again even if finished."""
+    """Run a finished run again, erasing its record."""
     offline: bool = Field(strict=True, examples=["true"])
-    """Never contact the hub."""
+    """Never use the network."""
     model: ModelConfig
     task: SerializeAsAny[TaskConfig]
     method: SerializeAsAny[MethodConfig]
@@ -385,7 +385,7 @@ class Config(Section):
     tracking: dict[str, SerializeAsAny[TrackerConfig]]
     importance: dict[str, SerializeAsAny[ProxyConfig]]
     runs_per_job: PositiveInt = Field(examples=[3])
-    """Runs per job of a sweep."""
+    """Number of runs of a sweep that one job makes, one after another."""
     table: Any = Field(default=None, exclude=True)
 
     def resolved(self) -> dict[str, Any]:

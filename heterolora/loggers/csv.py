@@ -15,7 +15,7 @@ OF_SEARCH = ("parameters", "tied", "degenerate", "seconds")
 
 @dataclass(frozen=True)
 class Csv(Tracker):
-    """A row for each logged step, epoch and search; a cell is empty where an event has no such."""
+    """One row per logged step, epoch and search; values that an event lacks are empty."""
 
     title: ClassVar[str] = "metrics.csv"
     leaves: ClassVar[str] = FILE

@@ -44,7 +44,7 @@ class Mlflow(Tracker):
     needs: ClassVar[str | None] = "mlflow"
     leaves: ClassVar[str] = ID
 
-    project: str = setting("heterolora", help="the first part of the experiment's name")
+    project: str = setting("heterolora", help="first part of the MLflow experiment's name")
 
     def open(self, info: RunInfo, console: Console) -> "MlflowLogger":
         """Begin the MLflow run, or take it up again.

@@ -40,10 +40,10 @@ class Wandb(Tracker):
     title: ClassVar[str] = "W&B"
     leaves: ClassVar[str] = ID
 
-    project: str = setting("heterolora", help="the W&B project")
-    entity: str | None = setting(None, help="who owns it; null: the default of the API key")
-    group: str | None = setting(None, help="of runs; null: <name>/<task>")
-    tags: tuple[str, ...] = setting((), help="beside those that say what is run", example="[a]")
+    project: str = setting("heterolora", help="W&B project")
+    entity: str | None = setting(None, help="W&B user or team; null: the default for the API key")
+    group: str | None = setting(None, help="W&B group of the runs; null: <name>/<task>")
+    tags: tuple[str, ...] = setting((), help="W&B tags to add to the automatic ones", example="[a]")
 
     def __post_init__(self) -> None:
         super().__post_init__()

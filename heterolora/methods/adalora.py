@@ -20,7 +20,7 @@ AVERAGES = ("exp_avg_ipt", "exp_avg_unc")
 
 @dataclass(frozen=True, kw_only=True)
 class AdaLoRA(Method):
-    """`W0 + P diag(E) Q`, whose singular values are pruned from 1.5 times the budget down to it.
+    """AdaLoRA: `W0 + P diag(E) Q`, singular values pruned from 1.5 times the budget down to it.
 
     The budget falls with the cube of the steps, after a warm-up and before a rest of training at
     the final ranks; pruned is what is lowest in smoothed sensitivity times uncertainty. P and Q are
@@ -28,11 +28,11 @@ class AdaLoRA(Method):
     """
 
     initial: float = setting(1.5, help="initial ranks, as a multiple of the budget's", gt=1)
-    warm_up: float = setting(0.15, help="share of the steps before the first pruning", ge=0, lt=1)
-    rest: float = setting(0.5, help="share of the steps after the last pruning", ge=0, lt=1)
+    warm_up: float = setting(0.15, help="fraction of steps before the first pruning", ge=0, lt=1)
+    rest: float = setting(0.5, help="fraction of steps after the last pruning", ge=0, lt=1)
     every: int = setting(1, help="steps between prunings", gt=0)
-    penalty: float = setting(0.5, help="weight of the penalty", ge=0)
-    alpha: float = setting(16, help="factor by which the update is scaled", gt=0)
+    penalty: float = setting(0.5, help="weight of the orthogonality penalty", ge=0)
+    alpha: float = setting(16, help="factor that scales the update", gt=0)
 
     @property
     def targets_layers(self) -> bool:

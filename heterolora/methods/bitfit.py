@@ -9,7 +9,7 @@ from heterolora.methods.base import Given, Method, Trained
 
 @dataclass(frozen=True)
 class BitFit(Method):
-    """Every bias of the model, those of its norms among them, whatever the budget."""
+    """Trains every bias, including those of norms, whatever the budget."""
 
     def apply(self, given: Given) -> Adapters:
         """Freeze what is no bias.

@@ -13,7 +13,7 @@ from heterolora.settings import setting
 
 @dataclass(frozen=True, kw_only=True)
 class Eva(Method):
-    """LoRA whose A are the principal directions of each layer's inputs, by PEFT.
+    """LoRA whose A starts as the principal directions of each layer's inputs, by PEFT.
 
     Ranks go where they explain most of the inputs' variance: a layer can have up to `rho` times the
     rank of plain LoRA, and as many ranks are given out in all.
@@ -22,9 +22,9 @@ class Eva(Method):
     rho: float = setting(
         2.0, help="maximum rank of a layer, as a multiple of the budget's rank", ge=1
     )
-    alpha: float = setting(16, help="the numerator of the scaling", gt=0)
-    examples: int = setting(256, help="how many training examples to decompose the inputs of", gt=0)
-    batch_size: int = setting(32, help="examples in a forward pass", gt=0)
+    alpha: float = setting(16, help="alpha, the numerator of the scaling", gt=0)
+    examples: int = setting(256, help="training examples whose inputs are decomposed", gt=0)
+    batch_size: int = setting(32, help="examples per forward pass", gt=0)
 
     @property
     def targets_layers(self) -> bool:

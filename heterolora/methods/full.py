@@ -8,7 +8,7 @@ from heterolora.methods.base import Given, Method, Trained
 
 @dataclass(frozen=True)
 class Full(Method):
-    """Every parameter of the model, whatever the budget."""
+    """Trains every parameter of the model, whatever the budget."""
 
     def apply(self, given: Given) -> Adapters:
         """Freeze nothing."""

@@ -9,7 +9,7 @@ from heterolora.methods.base import Given, Method, Trained
 
 @dataclass(frozen=True)
 class Head(Method):
-    """The task head alone, whatever the budget."""
+    """Trains only the task head, whatever the budget."""
 
     def apply(self, given: Given) -> Adapters:
         """Freeze everything else.

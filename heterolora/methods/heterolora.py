@@ -10,7 +10,7 @@ from heterolora.methods.base import Given, Method
 
 @dataclass(frozen=True)
 class HeteroLoRA(Method):
-    """This project: a site for every role of the search space in every layer."""
+    """This project's method: a site for every role of the search space in every layer."""
 
     allocates: ClassVar[bool] = True
 

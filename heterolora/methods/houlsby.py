@@ -39,7 +39,7 @@ class Bottleneck(nn.Module):
 
 @dataclass(frozen=True)
 class Houlsby(Method):
-    """A bottleneck behind the attention and one behind the FFN of every layer.
+    """A bottleneck adapter after the attention and one after the FFN of every layer.
 
     Their width is that whose parameters come nearest to the budget; at least 1.
     """

@@ -15,7 +15,7 @@ from heterolora.settings import setting
 
 @dataclass(frozen=True, kw_only=True)
 class Peft(Method):
-    """A method of PEFT, on the linear layers of the search space, about as large as the budget."""
+    """A PEFT method on the linear layers of the search space, about as large as the budget."""
 
     config: dict[str, Any] = setting(
         help="a PEFT configuration: its class as _target_, and its settings",
@@ -23,8 +23,8 @@ class Peft(Method):
     )
     size: str | None = setting(
         None,
-        help="the setting by which its parameters come nearest to the budget, such as r; null: "
-        "it has none",
+        help="the setting that is chosen to come nearest to the budget, such as r; null: "
+        "the size is fixed",
         example="r",
     )
 

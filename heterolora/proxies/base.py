@@ -115,10 +115,10 @@ class SaliencyProxy(Proxy):
 
     weights: Weights = setting(
         "current",
-        help="current: score the adapters as they stand. probe: draw B like A while all are zero",
+        help="use the values of B (current), or draw B like A while all B are zero (probe)",
     )
-    num_batches: int = setting(32, help="number of batches to score", gt=0)
-    batch_size: int = setting(8, help="examples in each of these batches", gt=0)
+    num_batches: int = setting(32, help="number of batches in the sample", gt=0)
+    batch_size: int = setting(8, help="examples per batch of the sample", gt=0)
 
     @abstractmethod
     def saliency(self, theta: Tensor, gradient: Tensor) -> Tensor:
@@ -196,10 +196,10 @@ class SampleProxy(Proxy):
     batches in which it is summed.
     """
 
-    num_batches: int = setting(32, help="number of batches to score", gt=0)
-    batch_size: int = setting(8, help="examples in each of these batches", gt=0)
+    num_batches: int = setting(32, help="number of batches in the sample", gt=0)
+    batch_size: int = setting(8, help="examples per batch of the sample", gt=0)
     micro_batch_size: int = setting(
-        32, help="examples per forward pass; does not change the scores", gt=0
+        32, help="examples per forward pass; does not affect the scores", gt=0
     )
 
     @property
@@ -259,8 +259,8 @@ class DataProxy(LossProxy):
 
     source: Literal["probe", "running"] = setting(
         "probe",
-        help="probe: score a sample (the paper). running: score the training batches since the "
-        "last search",
+        help="score a sample (probe, the paper), or the training batches since the last search "
+        "(running)",
     )
     observe_every: int = setting(
         16, help="with source=running, observe every n-th training step", gt=0

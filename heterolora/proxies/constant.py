@@ -15,7 +15,7 @@ from heterolora.sites import Site
 
 @dataclass(frozen=True)
 class Constant(Proxy):
-    """`S(M) = 1` at every site, so that ties, broken at random, decide everything.
+    """Random allocation: `S(M) = 1` at every site, so ties, broken at random, decide everything.
 
     Under a strategy that searches repeatedly that is a new choice at each search, and a
     comparison with it mixes what is chosen with how often the choice changes. With
@@ -23,7 +23,7 @@ class Constant(Proxy):
     that the sites are drawn once and stay.
     """
 
-    redraw: bool = setting(True, help="true: draw new sites at each search; false: draw once")
+    redraw: bool = setting(True, help="draw new sites at each search, instead of once")
 
     @property
     def needs_labels(self) -> bool:

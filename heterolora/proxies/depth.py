@@ -8,7 +8,7 @@ from heterolora.sites import Site
 
 @dataclass(frozen=True)
 class Depth(Control):
-    """`S(M) = l`, the layer of the site, counted from 0.
+    """Control, last layers first: `S(M) = l`, the layer of the site, counted from 0.
 
     It reads neither model nor data: what a proxy finds beyond it is not that later layers matter.
     """

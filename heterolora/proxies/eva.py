@@ -19,7 +19,7 @@ from heterolora.sites import Site
 
 @dataclass(frozen=True)
 class Eva(Spectral, SampleProxy):
-    """`g_k = lambda_k / sum_j lambda_j`, the eigenvalues of `sum over tokens of x x^T`.
+    """EVA: gains `g_k = lambda_k / sum_j lambda_j`, from eigenvalues of `sum over tokens of x x^T`.
 
     x is the input of the site, its tokens those of the sample without padding, in the model with
     all adapters as they stand. A of rank r keeps at most `sum_{k<=r} g_k` of the inputs' squared

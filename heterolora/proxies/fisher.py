@@ -23,7 +23,7 @@ from heterolora.settings import setting
 
 @dataclass(frozen=True)
 class Fisher(SaliencyProxy):
-    """`S(M) = sum over examples n, and over theta in A, B, of (dL_n/dtheta)^2`.
+    """Fisher: `S(M) = sum over examples n, and over theta in A, B, of (dL_n/dtheta)^2`.
 
     L_n is the loss of one example, of a language model the sum over its tokens. Over the examples
     that is the trace of the empirical Fisher information of A and B (Theis et al. 2018,
@@ -32,7 +32,7 @@ class Fisher(SaliencyProxy):
     own, and the sample is smaller.
     """
 
-    num_batches: int = setting(8, help="number of batches to score", gt=0)
+    num_batches: int = setting(8, help="number of batches in the sample", gt=0)
 
     def sample(self, examples: Examples) -> Iterable[Batch]:
         """The first `num_batches * batch_size` examples, one at a time and so without padding."""

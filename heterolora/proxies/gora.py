@@ -18,7 +18,7 @@ from heterolora.sites import Site
 
 @dataclass(frozen=True)
 class Gora(SampleProxy):
-    """`S(M) = mean |W dL/dW|`, entry by entry, of the linear layer beside the site.
+    """GoRA: `S(M) = mean |W dL/dW|`, entry by entry, of the linear layer that a site adapts.
 
     W is its weight with what is trained, `W0 + s B A`; before training that is W0, as in GoRA. The
     gradient is that of the paper, not `s dL/dW`, by which A and B learn: s stands in W alone. A

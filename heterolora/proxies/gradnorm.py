@@ -10,7 +10,7 @@ from heterolora.proxies.base import DataProxy
 
 @dataclass(frozen=True)
 class GradNorm(DataProxy):
-    """`S(M) = ||dL/dA||_2 + ||dL/dB||_2`, the norms over all entries of a matrix."""
+    """GRAD-NORM: `S(M) = ||dL/dA||_2 + ||dL/dB||_2`, L2 norms over all entries of a matrix."""
 
     def saliency(self, theta: Tensor, gradient: Tensor) -> Tensor:
         """`||gradient||_2`."""

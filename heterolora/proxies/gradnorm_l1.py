@@ -9,7 +9,7 @@ from heterolora.proxies.base import DataProxy
 
 @dataclass(frozen=True)
 class GradNormL1(DataProxy):
-    """`S(M) = ||dL/dA||_1 + ||dL/dB||_1`, the sums over all entries of a matrix.
+    """GRAD-NORM in L1: `S(M) = ||dL/dA||_1 + ||dL/dB||_1`, over all entries of a matrix.
 
     A small step of sign descent, `d theta = -eta sign(dL/d theta)`, lowers the loss by eta times
     that (signSGD, https://arxiv.org/abs/1802.04434), as a step of gradient descent lowers it by

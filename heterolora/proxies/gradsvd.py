@@ -15,7 +15,7 @@ from heterolora.proxies.spectral import Gains, Spectral
 
 @dataclass(frozen=True)
 class GradSvd(Spectral, DenseProxy):
-    """`g_k = sigma_k(s dL/dW)^2`, the squares of the singular values of the gradient.
+    """Gradient SVD: gains `g_k = sigma_k(s dL/dW)^2`, the squared singular values.
 
     Of all updates `dW = -eta P` with P of rank r, the best for a small eta has `P = sum_{k<=r}
     sigma_k u_k v_k^T` (Eckart-Young), and lowers the loss by `eta sum_{k<=r} sigma_k^2`. So the

@@ -10,7 +10,7 @@ from heterolora.sites import ROLES, LoraRole, ShortcutRole, Site
 
 @dataclass(frozen=True)
 class Role(Control):
-    """`S(M) = 1` at sites of `roles`, and 0 at the others.
+    """Control, some roles first: `S(M) = 1` at sites of `roles`, and 0 at the others.
 
     It reads neither model nor data: what a proxy finds beyond it is not that some roles matter.
 
@@ -19,7 +19,7 @@ class Role(Control):
     """
 
     roles: tuple[Literal[LoraRole, ShortcutRole], ...] = setting(
-        ("v",), help="roles whose sites are switched on first", example="[v]"
+        ("v",), help="roles of the sites to switch on first", example="[v]"
     )
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from heterolora.sites import Site
 
 @dataclass(frozen=True)
 class Sensitivity(LossProxy):
-    """`S(M) = sum over theta in A, B of Ibar U`, smoothed over the training steps.
+    """AdaLoRA's importance: `S(M) = sum over theta in A, B of Ibar U`, smoothed over steps.
 
     With `I_t = |theta dL_t/dtheta|` of the mean loss of step t, and both averages 0 before the
     first (AdaLoRA, section 3.2):
@@ -39,7 +39,7 @@ class Sensitivity(LossProxy):
 
     weights: Weights = setting(
         "probe",
-        help="for a sample. probe: draw B like A while all are zero. current: as they stand",
+        help="for a sample: draw B like A while all are zero (probe), or use its values (current)",
     )
     beta1: float = setting(
         0.85, help="decay of the running average of |theta gradient|", ge=0, lt=1

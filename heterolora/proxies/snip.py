@@ -10,13 +10,14 @@ from heterolora.settings import setting
 
 @dataclass(frozen=True)
 class Snip(DataProxy):
-    """`S(M) = sum over theta in A, B of |theta dL/dtheta|`.
+    """SNIP: `S(M) = sum over theta in A, B of |theta dL/dtheta|`.
 
     The gradient by a mask c on theta, at c = 1, is theta dL/dtheta; its size is the sensitivity.
     """
 
     weights: Weights = setting(
-        "probe", help="probe: draw B like A while all are zero. current: as they stand (the paper)"
+        "probe",
+        help="draw B like A while all are zero (probe), or use its values (current, the paper)",
     )
 
     def saliency(self, theta: Tensor, gradient: Tensor) -> Tensor:

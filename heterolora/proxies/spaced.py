@@ -9,12 +9,12 @@ from heterolora.sites import Site
 
 @dataclass(frozen=True)
 class Spaced(Control):
-    """`S(M) = 1` in the layers k-1, 2k-1, ..., counted from 0, and 0 in the others.
+    """Control, every k-th layer first: `S(M) = 1` in layers k-1, 2k-1, ..., 0 in the others.
 
     It reads neither model nor data: sites spread evenly over the depth, k = `every` apart.
     """
 
-    every: int = setting(4, help="k: every k-th layer's sites are switched on first", ge=2)
+    every: int = setting(4, help="k: switch on the sites of every k-th layer first", ge=2)
 
     def place(self, site: Site) -> float:
         """1 in every k-th layer."""

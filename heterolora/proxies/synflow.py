@@ -19,7 +19,7 @@ from heterolora.settings import setting
 
 @dataclass(frozen=True)
 class SynFlow(SaliencyProxy):
-    """`S(M) = sum over theta in A, B of |theta dR/dtheta|` in a model without signs or data.
+    """SYNFLOW: `S(M) = sum over theta in A, B of |theta dR/dtheta|`, without signs or data.
 
     Every parameter is replaced by its absolute value and the input embeddings are all ones, in
     float64, since products along the depth span many orders of magnitude. With `objective: loss`,
@@ -29,12 +29,13 @@ class SynFlow(SaliencyProxy):
     """
 
     weights: Weights = setting(
-        "probe", help="probe: draw B like A while all are zero. current: as they stand (the paper)"
+        "probe",
+        help="draw B like A while all are zero (probe), or use its values (current, the paper)",
     )
     objective: Literal["loss", "output"] = setting(
-        "loss", help="loss: as in the paper; output: sum of the outputs, as in the original SynFlow"
+        "loss", help="score the loss (the paper), or the sum of the outputs (the original SynFlow)"
     )
-    num_batches: int = setting(1, help="number of batches to score", gt=0)
+    num_batches: int = setting(1, help="number of batches in the sample", gt=0)
 
     @property
     def reads_weights(self) -> bool:

@@ -15,9 +15,9 @@ class Dynamic(Strategy):
     """
 
     enable_rate: float = setting(
-        0.25, help="maximum rank of a site is the budget's / enable_rate", gt=0, le=1
+        0.25, help="maximum rank of a site is the budget's rank / enable_rate", gt=0, le=1
     )
-    searches_per_epoch: int = setting(5, help="searches in an epoch, evenly spaced", gt=0)
+    searches_per_epoch: int = setting(5, help="searches per epoch, evenly spaced", gt=0)
 
     def search_steps(self, epoch: int, steps_per_epoch: int, total: int | None = None) -> range:
         """0, i, 2 i, ... below `steps_per_epoch`, with i = ceil(steps_per_epoch / k)."""

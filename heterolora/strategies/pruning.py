@@ -9,7 +9,7 @@ from heterolora.strategies.base import Strategy
 
 @dataclass(frozen=True)
 class Pruning(Strategy):
-    """Begin with more ranks than the budget has, and prune them on AdaLoRA's cubic schedule.
+    """Start with more ranks than the budget, and prune them on AdaLoRA's cubic schedule.
 
     With T steps in all, of which the first t_i = ceil(warmup T) train every site at `initial`
     times the budget's rank, and the last T - t_f with t_f = floor(until T) train what is left, a
@@ -22,14 +22,14 @@ class Pruning(Strategy):
     """
 
     enable_rate: float = setting(
-        0.25, help="maximum rank of a site is the budget's / enable_rate", gt=0, le=1
+        0.25, help="maximum rank of a site is the budget's rank / enable_rate", gt=0, le=1
     )
     initial: float = setting(
-        1.5, help="every site begins with this many times the budget's rank", gt=1
+        1.5, help="initial rank of every site, as a multiple of the budget's rank", gt=1
     )
-    warmup: float = setting(0.1, help="share of all steps before the first search", gt=0, lt=1)
-    until: float = setting(0.5, help="share of all steps before the last search", gt=0, lt=1)
-    pruning_searches: int = setting(10, help="searches from the first to the last", gt=1)
+    warmup: float = setting(0.1, help="fraction of all steps before the first search", gt=0, lt=1)
+    until: float = setting(0.5, help="fraction of all steps before the last search", gt=0, lt=1)
+    pruning_searches: int = setting(10, help="number of searches, first and last included", gt=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

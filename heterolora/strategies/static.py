@@ -11,7 +11,7 @@ class Static(Strategy):
     """Search once, before the first step."""
 
     enable_rate: float = setting(
-        0.25, help="maximum rank of a site is the budget's / enable_rate", gt=0, le=1
+        0.25, help="maximum rank of a site is the budget's rank / enable_rate", gt=0, le=1
     )
 
     def search_steps(self, epoch: int, steps_per_epoch: int, total: int | None = None) -> range:

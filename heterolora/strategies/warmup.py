@@ -9,7 +9,7 @@ from heterolora.strategies.base import Strategy
 
 @dataclass(frozen=True)
 class Warmup(Strategy):
-    """Train all sites at the budget's rank for a share of the steps, then search once.
+    """Train all sites at the budget's rank for a fraction of the steps, then search once.
 
     At the search B is no longer zero, so that a proxy scores adapters that have begun to learn.
     Sites that stay on keep what they have learned; the ranks that they gain begin at zero, as
@@ -17,9 +17,9 @@ class Warmup(Strategy):
     """
 
     enable_rate: float = setting(
-        0.25, help="maximum rank of a site is the budget's / enable_rate", gt=0, le=1
+        0.25, help="maximum rank of a site is the budget's rank / enable_rate", gt=0, le=1
     )
-    warmup: float = setting(0.1, help="share of all steps before the search", gt=0, lt=1)
+    warmup: float = setting(0.1, help="fraction of all steps before the search", gt=0, lt=1)
 
     @property
     def start(self) -> float:

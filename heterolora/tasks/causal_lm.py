@@ -14,7 +14,7 @@ from heterolora.tasks.tokens import check_columns, check_texts, tokenize
 
 @dataclass(frozen=True, kw_only=True)
 class CausalLM(Packable):
-    """The next token, at each position of a text."""
+    """Predict the next token, at each position of a text."""
 
     text: str = setting(help="the column of the texts", example="text")
 

@@ -36,15 +36,15 @@ MetricName = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(Predicting):
-    """A label for one sentence or a pair; with `num_labels=1` a number, by regression."""
+    """Classify one text or a pair of texts; regression with `num_labels=1`."""
 
     metrics: tuple[MetricName, ...] = setting(
-        help="the first one selects the best epoch", example="[accuracy]"
+        help="metrics to report; the first selects the best epoch", example="[accuracy]"
     )
     sentences: tuple[str, ...] = setting(
-        help="the columns of one sentence or of a pair", example="[sentence]"
+        help="the column of the text, or the two columns of a pair", example="[sentence]"
     )
-    num_labels: int = setting(help="classes, or 1 for a regression", gt=0, example=2)
+    num_labels: int = setting(help="number of classes, or 1 for regression", gt=0, example=2)
 
     @property
     def is_regression(self) -> bool:

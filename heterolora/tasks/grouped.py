@@ -20,10 +20,10 @@ from heterolora.tasks.tokens import check_columns
 
 @dataclass(frozen=True, kw_only=True)
 class Grouped(Prompted):
-    """A label for each example of a group; `exact_match` is the share of groups wholly right."""
+    """Classify examples in groups; `exact_match` is the fraction of groups fully right."""
 
     group: tuple[str, ...] = setting(
-        help="what the examples of a group have in common: columns, or fields of one",
+        help="columns, or fields of one, that are equal for all examples of a group",
         example="[idx.question]",
     )
 

@@ -17,7 +17,7 @@ from heterolora.tasks.tokens import check_columns, check_texts, labelled
 
 @dataclass(frozen=True, kw_only=True)
 class Instruction(Packable):
-    """Every token of an answer, from the prompt and the answer so far; then the end of the text.
+    """Predict every token of an answer, and the end of the text, from a prompt.
 
     A template makes the prompt of the instruction and, where that is not empty, of its input.
     Prompt and answer are tokenized apart, as they are when a model answers. An example that is too
@@ -26,16 +26,16 @@ class Instruction(Packable):
 
     instruction: str = setting(help="the column of the instructions", example="instruction")
     input: str | None = setting(
-        None, help="the column of what an instruction is about, if there is one", example="input"
+        None, help="the column of an instruction's input, if there is one", example="input"
     )
     output: str = setting(help="the column of the answers", example="output")
     prompt: str = setting(
-        help="the prompt without an input, with {instruction} in it",
+        help="prompt template without an input, with {instruction}",
         example="'{instruction} Answer:'",
     )
     prompt_with_input: str | None = setting(
         None,
-        help="the prompt with an input, with {instruction} and {input} in it",
+        help="prompt template with an input, with {instruction} and {input}",
         example="'{instruction} {input} Answer:'",
     )
 

@@ -27,26 +27,26 @@ CHOICE = "choice"
 
 @dataclass(frozen=True, kw_only=True)
 class MultipleChoice(Predicting):
-    """The right one among the choices of a query, by a softmax over them.
+    """Choose the right one of a query's choices, by a softmax over them.
 
     `choices` names a column for each choice, and the label is the number of the right one; or one
     column that has a list of texts, and the label is the list of those that are right.
     """
 
     metrics: tuple[Literal["accuracy", "exact_match", "token_f1"], ...] = setting(
-        help="the first one selects the best epoch", example="[accuracy]"
+        help="metrics to report; the first selects the best epoch", example="[accuracy]"
     )
     sentences: tuple[str, ...] = setting(
-        help="templates of one text or of a pair, in which {column} is the column's text and "
-        "{choice} the choice",
+        help="one or two templates, in which {column} stands for a column's text and {choice} "
+        "for the choice",
         example="['{premise}', '{choice}']",
     )
     choices: tuple[str, ...] = setting(
-        help="the columns of the choices, or one column of lists of them",
+        help="the columns of the choices, or one column with lists of choices",
         example="[choice1,choice2]",
     )
     placeholder: str | None = setting(
-        None, help="what the choice replaces in the texts; null: nothing", example="@placeholder"
+        None, help="text that the choice replaces; null: none", example="@placeholder"
     )
 
     @property

@@ -21,7 +21,7 @@ class NextToken(Task):
     """
 
     metrics: tuple[Literal["perplexity"], ...] = setting(
-        ("perplexity",), help="the first one selects the best epoch"
+        ("perplexity",), help="metrics to report; the first selects the best epoch"
     )
     max_length: int = setting(help="maximum number of tokens per example", gt=1, example=128)
 

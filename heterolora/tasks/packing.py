@@ -35,7 +35,7 @@ class Packable(NextToken):
     """
 
     packing: bool = setting(
-        False, help="true: training examples share rows of max_length tokens, without crosstalk"
+        False, help="pack short training examples into rows of max_length tokens"
     )
 
     @abstractmethod

@@ -19,17 +19,17 @@ BY_WORDS = {"column", "word", "span", "by"}
 
 @dataclass(frozen=True, kw_only=True)
 class Prompted(Classification):
-    """A label for one text or a pair, each made by a template."""
+    """Classify one text or a pair of texts, each made from a template."""
 
     sentences: tuple[str, ...] = setting(
-        help="templates of one text or of a pair, in which {column} is the column's text",
+        help="one or two templates, in which {column} stands for a column's text",
         example="['{premise}', '{hypothesis}']",
     )
     marks: tuple[dict[str, str], ...] = setting(
         (),
-        help="what to mark in a column, with `by` before and after it: from the character in the "
-        "column `start` to that in `end`, or from the word in the column `word` on, as many words "
-        "as the text in the column `span` has",
+        help="spans to mark in a column, with `by` before and after: between the characters given "
+        "by the columns `start` and `end`, or from the word given by the column `word`, as many "
+        "words as the text in the column `span` has",
         example="[{column: sentence, start: start, end: end, by: '*'}]",
     )
 

@@ -14,15 +14,15 @@ from heterolora.tasks.tokens import check_columns
 
 @dataclass(frozen=True, kw_only=True)
 class TextClassification(Classification):
-    """A class for each text or pair of texts; the classes are those of the training data."""
+    """Classify texts or pairs of texts of your own, with the classes in the training data."""
 
     text: str = setting(help="the column of the texts", example="text")
     text_pair: str | None = setting(
-        None, help="the column of a second text that belongs to the first", example="text_pair"
+        None, help="the column of the second text, for pairs of texts", example="text_pair"
     )
     labels: tuple[str, ...] | None = setting(
         None,
-        help="the classes in the order of the model's outputs; null: those of the training data",
+        help="the classes, in the order of the outputs; null: those in the training data",
         example="[bad,good]",
     )
     sentences: tuple[str, ...] = field(init=False, default=())

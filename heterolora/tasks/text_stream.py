@@ -17,7 +17,7 @@ from heterolora.tasks.tokens import check_columns, check_texts, labelled
 
 @dataclass(frozen=True, kw_only=True)
 class TextStream(NextToken):
-    """The next token of a split whose rows are joined to one text, with an empty line between them.
+    """Predict the next token of one long text, the rows of a split joined by empty lines.
 
     It is trained on blocks of `block_length` tokens, one after the other; what is left at the end
     is shorter than a block and is not used. It is evaluated by strided perplexity, the exponential
@@ -28,13 +28,13 @@ class TextStream(NextToken):
 
     text: str = setting(help="the column of the texts", example="text")
     max_length: int = setting(
-        help="maximum number of tokens in a window of the evaluation", gt=1, example=512
+        help="maximum number of tokens in an evaluation window", gt=1, example=512
     )
     block_length: int | None = setting(
         None, help="tokens in a training example; null: max_length", gt=1, example=512
     )
     stride: int | None = setting(
-        None, help="new tokens in each window after the first; null: half of it", gt=0, example=256
+        None, help="tokens from one window to the next; null: half a window", gt=0, example=256
     )
 
     @property

@@ -21,14 +21,14 @@ NONE = -100
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLabels(Task):
-    """For each token of a text a token of the vocabulary, by the model's own head."""
+    """Predict a token of the vocabulary for each token of a text, with the model's own head."""
 
     metrics: tuple[Literal["accuracy"], ...] = setting(
-        ("accuracy",), help="the first one selects the best epoch"
+        ("accuracy",), help="metrics to report; the first selects the best epoch"
     )
     text: str = setting(help="the column of the texts", example="text")
     label: str = setting(
-        help="the column of the labels: for each token of the text a token's number, or -100",
+        help="the column of the labels: one token id per token of the text, or -100",
         example="label",
     )
     max_length: int = setting(help="maximum number of tokens per example", gt=1, example=128)

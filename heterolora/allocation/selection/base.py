@@ -119,7 +119,7 @@ class Selection(Settings, ABC):
 
     floor: int = setting(0, help="minimum rank of every site", ge=0)
     normalize: Literal["none", "role"] = setting(
-        "none", help="none: scores as they are (the paper). role: over the mean of each role"
+        "none", help="scores as they are (none, the paper), or divided by their role's mean (role)"
     )
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from heterolora.training.optimizers.base import Optimizer
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Optimizer):
-    """AdamW of torch, fused."""
+    """torch's fused AdamW."""
 
     weight_decay: float = setting(0.01, help="decoupled weight decay", ge=0)
     betas: tuple[float, ...] = setting(
-        (0.9, 0.999), help="decay of the running averages", example="[0.9,0.999]"
+        (0.9, 0.999), help="decay rates of the running averages", example="[0.9,0.999]"
     )
     eps: float = setting(1e-8, help="added to the denominator", gt=0, lt=1)
 

@@ -14,7 +14,7 @@ from heterolora.settings import Settings, setting
 class Optimizer(Settings, ABC):
     """What makes an optimizer over adapters and head that leaves ranks alone while they are off."""
 
-    learning_rate: float = setting(help="of the optimizer; recipes set it", gt=0, example=2e-4)
+    learning_rate: float = setting(help="peak learning rate; recipes set it", gt=0, example=2e-4)
 
     @abstractmethod
     def over(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

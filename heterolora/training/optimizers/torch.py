@@ -20,7 +20,7 @@ class Torch(Optimizer):
     """
 
     options: dict[str, Any] = setting(
-        help="the optimizer's class as _target_, and its arguments but for lr",
+        help="the optimizer's class as _target_, and its arguments except lr",
         example="{_target_: torch.optim.SGD, momentum: 0.9}",
     )
 
