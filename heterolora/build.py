@@ -46,8 +46,8 @@ def build_space(config: Config) -> Space:
     budget_ranks: dict[str, int] = {}
     for kind, roles in space.roles().items():
         capacity = enabled_rank(budget[kind], config.strategy.enable_rate)
-        assert capacity is not None  # a rule of the configuration
-        capacities[kind] = dict.fromkeys(roles, capacity)
+        assert capacity is not None or not roles  # a rule of the configuration
+        capacities[kind] = dict.fromkeys(roles, capacity or 0)
         # Alpha is over 1 where the budget's rank is below it: a site that is on has a whole rank.
         budget_ranks |= dict.fromkeys(roles, max(1, round(budget[kind])))
     return Space(

@@ -19,12 +19,18 @@ from pydantic import (
 
 from heterolora.config.embedded import PLANTED
 from heterolora.config.values import (
+    DEVICE,
+    NAMES,
     HeldOut,
+    Name,
     Number,
-    PathPart,
+    Place,
     PositiveInt,
     PositiveNumber,
     Rank,
+    Split,
+    Text,
+    Whole,
 )
 from heterolora.settings import Settings, settable
 from heterolora.sites import Kind, LoraRole, ShortcutRole
@@ -55,11 +61,11 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """Which checkpoint, a hub name or a local directory in Hugging Face format; how it is kept."""
 
-    name: str = Field(min_length=1, examples=["facebook/opt-350m"])
+    name: Text = Field(examples=["facebook/opt-350m"])
     """Name on the Hugging Face Hub, or what to call the model of path."""
-    path: str | None = Field(examples=["path/to/model"])
+    path: Place | None = Field(examples=["path/to/model"])
     """Directory of a checkpoint in Hugging Face format, instead of the hub."""
-    revision: str | None = Field(examples=["main"])
+    revision: Text | None = Field(examples=["main"])
     """Branch, tag or commit on the hub."""
     dtype: Literal["fp32", "bf16"] = Field(default="fp32", examples=["bf16"])
     """Number format of the frozen weights; adapters and head are fp32."""
@@ -178,7 +184,7 @@ class EvaluationConfig(Section):
     """Examples per forward pass."""
     split: Literal["full", "halves"] = Field(examples=["halves"])
     """The whole validation split, or one half to select the best epoch and the other to report."""
-    test: str | None = Field(default=None, examples=["test"])
+    test: Split | None = Field(default=None, examples=["test"])
     """Labelled split to evaluate once, with the best epoch's weights."""
 
 
@@ -214,7 +220,7 @@ class PluginConfig(Section):
 class MethodConfig(PluginConfig):
     """A method, by the name of its file in `heterolora/methods`; its name is what it is called."""
 
-    name: str = Field(pattern=rf"^{PathPart}$", examples=["heterolora"])
+    name: Name = Field(examples=["heterolora"])
     """What the method is called in records."""
     kind: str
     """File in heterolora/methods."""
@@ -283,23 +289,23 @@ class TaskConfig(PluginConfig):
     Without a validation split, `held_out` examples of the training split are evaluated instead.
     """
 
-    name: str = Field(pattern=rf"^{PathPart}$", examples=["mrpc"])
+    name: Name = Field(examples=["mrpc"])
     """What the task is called in records."""
-    source: str = Field(min_length=1, examples=["nyu-mll/glue"])
+    source: Text = Field(examples=["nyu-mll/glue"])
     """Dataset on the Hugging Face Hub."""
-    subset: str | None = Field(examples=["mrpc"])
+    subset: Text | None = Field(examples=["mrpc"])
     """Its configuration on the hub."""
-    path: str | None = Field(examples=["path/to/parquet"])
+    path: Place | None = Field(examples=["path/to/parquet"])
     """Directory with a parquet file per split, instead of the hub."""
-    revision: str | None = Field(examples=["main"])
+    revision: Text | None = Field(examples=["main"])
     """Branch, tag or commit on the hub."""
-    train_split: str = Field(examples=["train"])
+    train_split: Split = Field(examples=["train"])
     """Split to train on."""
-    validation_split: str | None = Field(examples=["validation"])
+    validation_split: Split | None = Field(examples=["validation"])
     """Split to evaluate after each epoch."""
     held_out: HeldOut | None = Field(default=None, examples=[2000])
     """Examples, or the share of them, to hold out where there is no validation split."""
-    planting: Annotated[int, Field(strict=True, ge=0)] | None = Field(default=None, examples=[0])
+    planting: Annotated[Whole, Field(ge=0)] | None = Field(default=None, examples=[0])
     """Seed of the planted task."""
     kind: str
     """File in heterolora/tasks."""
@@ -324,7 +330,7 @@ class TrackerConfig(PluginConfig):
 class OptimizerConfig(PluginConfig):
     """An optimizer, by the name of its kind's file in `heterolora/training/optimizers`."""
 
-    name: str = Field(pattern=rf"^{PathPart}$", examples=["adamw"])
+    name: Name = Field(examples=["adamw"])
     """What the optimizer is called in records."""
     kind: str
     """File in heterolora/training/optimizers."""
@@ -353,17 +359,17 @@ class Config(Section):
     of a method other than this project's. `table` is an experiment's, for reports alone.
     """
 
-    name: str = Field(pattern=rf"^{PathPart}(/{PathPart})*$", examples=["main"])
+    name: str = Field(pattern=NAMES, examples=["main"])
     """Experiment: the folder of the run below output."""
     seed: int = Field(strict=True, ge=0, examples=[0])
     """Seed of every random stream: initialization, data order, dropout, selection."""
-    device: Device = Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", examples=["auto"])
+    device: Device = Field(pattern=DEVICE, examples=["auto"])
     """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`; auto uses a GPU where there is one."""
     precision: Precision = Field(examples=["auto"])
     """Number format of forward passes; auto is bf16 on GPUs that have it."""
     engine: Engine = Field(default="local", examples=["distributed"])
     """`local`, or several processes, each with the model (`distributed`) or a part (`sharded`)."""
-    output: str = Field(min_length=1, examples=["outputs"])
+    output: Place = Field(examples=["outputs"])
     """Folder of all runs."""
     rerun: bool = Field(strict=True, examples=["true"])
     """Run again even if finished."""
