@@ -10,13 +10,16 @@ class UserError(Exception):
 
     exit_code = 2
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message.replace("\n", "\\n"))
+
 
 class ConfigError(UserError):
     """Every problem of a configuration at once, one line each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(self.problems))
+        self.problems = tuple(problem.replace("\n", "\\n") for problem in problems)
+        Exception.__init__(self, "\n".join(self.problems))
 
 
 class DataError(UserError):

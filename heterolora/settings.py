@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import math
 import pkgutil
+import pydoc
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -92,6 +93,17 @@ def class_in(package: str, name: str, kind: Any = Settings) -> Any:
         ):
             return member
     return None
+
+
+def class_at(path: object) -> type | None:
+    """The class of a dotted path such as `torch.optim.SGD`; None where there is none."""
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(path)):
+        return None
+    try:
+        found = pydoc.locate(str(path))
+    except pydoc.ErrorDuringImport:
+        return None
+    return found if isinstance(found, type) else None
 
 
 def names_in(package: str, kind: Any = Settings) -> list[str]:

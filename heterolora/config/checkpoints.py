@@ -15,7 +15,7 @@ from heterolora.architectures.wiring import check_shortcuts
 from heterolora.config import embedded
 from heterolora.config.schema import ModelConfig, SearchSpaceConfig
 from heterolora.errors import ModelError, one_line
-from heterolora.network import PREFETCH
+from heterolora.network import PREFETCH, try_hub
 from heterolora.sites import Site
 
 
@@ -160,6 +160,8 @@ def shortcuts_problem(model: ModelConfig) -> str | None:
 
 @functools.cache
 def _settings(where_from: str, revision: str | None, where: str) -> PretrainedConfig:
+    if not Path(where_from).is_dir():
+        try_hub()
     try:
         return AutoConfig.from_pretrained(where_from, revision=revision)
     except (OSError, ValueError) as error:

@@ -61,7 +61,7 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """Which checkpoint, a hub name or a local directory in Hugging Face format; how it is kept."""
 
-    name: Text = Field(examples=["facebook/opt-350m"])
+    name: Place = Field(examples=["facebook/opt-350m"])
     """Name on the Hugging Face Hub, or what to call the model of path."""
     path: Place | None = Field(examples=["path/to/model"])
     """Directory of a checkpoint in Hugging Face format, instead of the hub."""
@@ -291,7 +291,7 @@ class TaskConfig(PluginConfig):
 
     name: Name = Field(examples=["mrpc"])
     """What the task is called in records."""
-    source: Text = Field(examples=["nyu-mll/glue"])
+    source: Place = Field(examples=["nyu-mll/glue"])
     """Dataset on the Hugging Face Hub."""
     subset: Text | None = Field(examples=["mrpc"])
     """Its configuration on the hub."""

@@ -64,7 +64,7 @@ PATTERNS = {
 
 def _place(value: str) -> str:
     if "\0" in value or any(len(part.encode()) > 255 for part in value.split("/")):
-        raise ValueError("must be a path whose parts have at most 255 bytes")
+        raise ValueError("must be a name or path whose parts have at most 255 bytes")
     return value
 
 
