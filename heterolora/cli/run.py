@@ -66,7 +66,8 @@ def task(cfg: DictConfig) -> float:
     try:
         _check_launcher()
         return single(cfg)
-    except UserError as error:  # Hydra would print a traceback of it
+    except (UserError, OSError) as problem:  # Hydra would print a traceback of it
+        error = of_system(problem) if isinstance(problem, OSError) else problem
         print_once(error)
         raise SystemExit(error.exit_code) from None
 

@@ -36,9 +36,9 @@ BYTES_PER_PARAMETER = 16
 
 
 def model_is_usable(model: ModelConfig) -> Iterable[str]:
-    """The checkpoint is there, and of a family that can be wired."""
+    """The checkpoint is there, of layers, and of a family that can be wired."""
     try:
-        checkpoints.family(model)
+        checkpoints.check(model)
     except ModelError as error:
         yield str(error)
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from heterolora.errors import RecordError, one_line
 from heterolora.files import write_atomically, writing
 from heterolora.records import schema, source
-from heterolora.records.read import read_result
+from heterolora.records.read import read_config, read_result
 from heterolora.records.schema import (
     EpochRow,
     ImportanceRow,
@@ -161,7 +161,7 @@ class Record:
             record._write_run({"status": "running"})
             if not resume:
                 record._begin()
-            elif not (directory / schema.CONFIG).exists():
+            elif not _config_is_whole(directory / schema.CONFIG):
                 record._write_config()
             record._open_lines()
         except OSError as error:
@@ -289,6 +289,17 @@ def _first(directory: Path) -> Row | None:
     except ValidationError as error:
         logger.warning("%s: is damaged (%s) and is started afresh", file, schema.reason(error))
         return None
+
+
+def _config_is_whole(file: Path) -> bool:
+    """Whether the configuration of a run that resumes can be read; it is written anew if not."""
+    try:
+        read_config(file)
+    except RecordError as error:
+        if file.exists():
+            logger.warning("%s; it is written anew", error)
+        return False
+    return True
 
 
 def _line(model: type[RecordModel], row: Row) -> str:
