@@ -227,7 +227,7 @@ def test_runs_of_one_process_equal_runs_alone(command_line, tiny, tmp_path) -> N
         ("strategy.enable_rate=0", "strategy.enable_rate=0: must be greater than 0"),
         ("strategy.enable_rate=0.3", "rank_budget.lora_rank / strategy.enable_rate must be whole"),
         ("model.path=no/where", "model.path=no/where: there is no such directory"),
-        ("task.path=no/where", "task.path=no/where: is not a directory"),
+        ("task.path=no/where", "task.path=no/where: is no file or folder"),
         ("search_space.projections=[q,gate]", "opt models have no projection 'gate'"),
         ("training.epochs=", "training.epochs="),
     ],

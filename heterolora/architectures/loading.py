@@ -107,9 +107,7 @@ def load_pretrained(
         raise _refusal(error, task, where) from error
     folder = folder_of(source, revision)
     check_weights(model, family, report, weight_files(folder) if folder else (), where)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = _padding(tokenizer, where)
-    model.config.pad_token_id = tokenizer.pad_token_id
+    _pad(model, tokenizer, where)
     fresh = {id(parameter) for parameter in (*head_of(model), *drawn(model, report))}
     head = tuple(parameter for parameter in model.parameters() if id(parameter) in fresh)
     _in_float32(head)
@@ -173,6 +171,13 @@ def _digest(directory: Path) -> str:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def _pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Have both know what rows are padded with."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = _padding(tokenizer, where)
+    model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def _padding(tokenizer: PreTrainedTokenizerBase, where: str) -> str:

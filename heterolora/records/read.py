@@ -162,7 +162,7 @@ def read(directory: Path) -> Run:
     """
     run = Run(
         directory,
-        config=read_config(directory / schema.CONFIG),
+        config=_config(directory / schema.CONFIG),
         result=read_result(directory),
         provenance=_provenance(directory / schema.PROVENANCE),
     )
@@ -220,12 +220,8 @@ def read_lines(file: Path, row: TypeAdapter[Row], growing: bool = False) -> list
     return rows
 
 
-def read_config(file: Path) -> dict[str, Any]:
-    """The resolved configuration.
-
-    Raises:
-        RecordError: if it cannot be read.
-    """
+def _config(file: Path) -> dict[str, Any]:
+    """The resolved configuration."""
     try:
         config: Any = OmegaConf.to_container(OmegaConf.create(_content(file).decode()))
         RunConfig.model_validate(config)

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
+from yaml import YAMLError
 
 from heterolora.errors import RecordError, one_line
 from heterolora.files import write_atomically, writing
 from heterolora.records import schema, source
-from heterolora.records.read import read_config, read_result
+from heterolora.records.read import read_result
 from heterolora.records.schema import (
     EpochRow,
     ImportanceRow,
@@ -161,7 +163,7 @@ class Record:
             record._write_run({"status": "running"})
             if not resume:
                 record._begin()
-            elif not _config_is_whole(directory / schema.CONFIG):
+            elif not _is_whole(directory / schema.CONFIG, config):
                 record._write_config()
             record._open_lines()
         except OSError as error:
@@ -291,15 +293,18 @@ def _first(directory: Path) -> Row | None:
         return None
 
 
-def _config_is_whole(file: Path) -> bool:
-    """Whether the configuration of a run that resumes can be read; it is written anew if not."""
-    try:
-        read_config(file)
-    except RecordError as error:
-        if file.exists():
-            logger.warning("%s; it is written anew", error)
+def _is_whole(file: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the configuration of a run that resumes is there, with every section it has now."""
+    if not file.exists():
         return False
-    return True
+    try:
+        found: Any = OmegaConf.to_container(OmegaConf.load(file))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
+        found = None
+    whole = isinstance(found, dict) and config.keys() <= found.keys()
+    if not whole:
+        logger.warning("%s: is damaged, and is written anew", file)
+    return whole
 
 
 def _line(model: type[RecordModel], row: Row) -> str:
