@@ -13,7 +13,7 @@ from heterolora.allocation import Pool, enabled_rank, homogeneous_budget, make_p
 from heterolora.architectures import Loaded, layers_of
 from heterolora.config import Config, checkpoints
 from heterolora.config.schema import SchedulerConfig
-from heterolora.errors import ModelError, UserError, one_line
+from heterolora.errors import DataError, ModelError, UserError, one_line
 from heterolora.methods.base import Given, Trained
 from heterolora.proxies.base import Examples
 from heterolora.state import stateful
@@ -277,4 +277,9 @@ def _evaluated(config: Config, validation: Encoded) -> dict[str, Encoded]:
     if config.evaluation.split == "full":
         return {"": validation}
     selection, report = validation.halves()
+    if not len(selection) or not len(report):
+        raise DataError(
+            f"evaluation.split=halves: {len(validation)} validation example makes no two halves; "
+            "give more examples, or set evaluation.split=full"
+        )
     return {"": selection, "report_": report}

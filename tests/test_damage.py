@@ -17,7 +17,7 @@ from typing import Any
 import datasets
 import pandas as pd
 import pytest
-from conftest import Finished, composed, sentence_pairs
+from conftest import Finished, composed, sentence_pairs, write_parquet
 from damages import DAMAGES, Damage, copied, wrong_types, wrote
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -336,6 +336,18 @@ def test_a_tokenizer_of_another_model(
     done = outcome(functools.partial(train, cfg, **changes))
     check(done)
     assert "its tokenizer gives token 3999, but the model has embeddings of 32" in done.err
+
+
+def test_one_row_makes_no_two_halves(
+    cfg: DictConfig, tmp_path: Path, outcome: Callable[[Callable[[], Any]], Finished]
+) -> None:
+    data = write_parquet(
+        tmp_path / "data", train=sentence_pairs(20, 1), validation=sentence_pairs(1, 2)
+    )
+    changes = {"task.path": str(data), "output": str(tmp_path / "outputs")}
+    done = outcome(functools.partial(train, cfg, **changes, **{"evaluation.split": "halves"}))
+    check(done)
+    assert "evaluation.split=halves: 1 validation example makes no two halves; " in done.err
 
 
 @pytest.mark.parametrize(("key", "value"), [("num_hidden_layers", 0), ("num_attention_heads", 0)])

@@ -78,7 +78,7 @@ def _not_one_choice(override: str) -> list[str]:
     lists = [value for value in values if isinstance(value, list)]
     if parsed.key_or_group in SEVERAL:
         values = [one for value in values for one in (value if value in lists else [value])]
-    elif len(each := [one for value in lists for one in value]) > 1:
+    elif each := [one for value in lists for one in value]:
         return [
             f"{override}: {key} takes one choice; to run each of them, use -m {key}="
             f"{','.join(map(str, each))}"
