@@ -32,6 +32,12 @@ class Torch(Optimizer):
                 f"options._target_={printable(shown(target))}: must be an optimizer that is "
                 "installed; for example torch.optim.SGD"
             )
+        for name, value in self.options.items():
+            if isinstance(value, int) and abs(value) >= 2**31:  # which fails at the first step
+                raise ValueError(
+                    f"options.{name}={value}: must be less than 2147483648 in size; for example "
+                    f"optimizer.options.{name}=0"
+                )
 
     def over(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer.
