@@ -13,6 +13,7 @@ from heterolora.allocation import Pool, enabled_rank, homogeneous_budget, make_p
 from heterolora.architectures import Loaded, layers_of
 from heterolora.config import Config, checkpoints
 from heterolora.config.schema import SchedulerConfig
+from heterolora.errors import DataError, ModelError, UserError, one_line
 from heterolora.methods.base import Given, Trained
 from heterolora.proxies.base import Examples
 from heterolora.state import stateful
@@ -46,8 +47,8 @@ def build_space(config: Config) -> Space:
     budget_ranks: dict[str, int] = {}
     for kind, roles in space.roles().items():
         capacity = enabled_rank(budget[kind], config.strategy.enable_rate)
-        assert capacity is not None  # a rule of the configuration
-        capacities[kind] = dict.fromkeys(roles, capacity)
+        assert capacity is not None or not roles  # a rule of the configuration
+        capacities[kind] = dict.fromkeys(roles, capacity or 0)
         # Alpha is over 1 where the budget's rank is below it: a site that is on has a whole rank.
         budget_ranks |= dict.fromkeys(roles, max(1, round(budget[kind])))
     return Space(
@@ -67,10 +68,19 @@ def build_splits(
 ) -> dict[str, Encoded]:
     """The splits, all but `train` to be evaluated, tokenized; a warning says what is lost."""
     given = (loaded.tokenizer, loaded.positions, torch.device(config.device))
-    encoded = {
-        name: (task.encode if name == "train" else task.encode_evaluation)(split, *given)
-        for name, split in splits.items()
-    }
+    try:
+        encoded = {
+            name: (task.encode if name == "train" else task.encode_evaluation)(split, *given)
+            for name, split in splits.items()
+        }
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # whatever tokenizers makes of a broken file
+        raise ModelError(
+            f"{config.model.where}: its tokenizer fails ({one_line(error)[:160]}); give the one "
+            "that belongs to the model"
+        ) from error
+    check_vocabulary(encoded, loaded, config.model.where)
     limit = encoded["train"].limit
     remedy = (
         "the model has no more positions"
@@ -94,6 +104,22 @@ def build_splits(
             remedy,
         )
     return encoded
+
+
+def check_vocabulary(encoded: Mapping[str, Encoded], loaded: Loaded, where: str) -> None:
+    """See that the model has an embedding for every token.
+
+    Raises:
+        ModelError: if the tokenizer is another model's.
+    """
+    known = loaded.model.get_input_embeddings().num_embeddings
+    rows = [row for split in encoded.values() for row in split.features["input_ids"] if len(row)]
+    highest = max((int(row.max()) for row in rows), default=0)
+    if highest >= known:
+        raise ModelError(
+            f"{where}: its tokenizer gives token {highest}, but the model has embeddings of "
+            f"{known} tokens; give the tokenizer that belongs to the model"
+        )
 
 
 class TrainingSplit(Examples, Protocol):
@@ -251,4 +277,9 @@ def _evaluated(config: Config, validation: Encoded) -> dict[str, Encoded]:
     if config.evaluation.split == "full":
         return {"": validation}
     selection, report = validation.halves()
+    if not len(selection) or not len(report):
+        raise DataError(
+            f"evaluation.split=halves: {len(validation)} validation example makes no two halves; "
+            "give more examples, or set evaluation.split=full"
+        )
     return {"": selection, "report_": report}

@@ -1,5 +1,6 @@
 """Files that are whole: after a kill or on a full disk one finds the old content or the new."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,31 @@ def split_files(path: str | Path, split: str) -> list[Path]:
     return sorted(saved.glob("data-*.arrow"))
 
 
+REMEDIES = {
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "free some space, or raise the limit",
+    (errno.EACCES, errno.EPERM): "set its permissions, or choose another place",
+    (errno.EROFS,): "have it mounted for writing, or choose another place",
+    (errno.EMFILE, errno.ENFILE): "raise the limit of open files, for example with ulimit -n 4096",
+    (errno.ENAMETOOLONG,): "choose a shorter name",
+    (errno.ESTALE, errno.EIO, errno.ETIMEDOUT): "see that the file system is there",
+    (errno.ENOMEM,): "free some memory",
+    (errno.EEXIST, errno.ENOTDIR, errno.EISDIR): "move what is in its place, or choose another",
+}
+"""By the number of what the system refused."""
+
+
+def remedy(error: OSError) -> str:
+    """What to do about what the system refused."""
+    known = (said for numbers, said in REMEDIES.items() if error.errno in numbers)
+    return next(known, "check free space and permissions")
+
+
+def of_system(error: OSError) -> RecordError:
+    """What the system refused wherever that was, in one line."""
+    place = "" if error.filename is None else f"{error.filename}: "
+    return RecordError(f"{place}{error.strerror or one_line(error)}; {remedy(error)}")
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """What the system refuses while `path` is written inside, such as a full disk, in one line.
@@ -72,6 +98,6 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RecordError(
-            f"{path}: cannot be written ({one_line(error)}); check free space and permissions, "
-            "then try again (an interrupted run resumes from its last checkpoint)"
+            f"{path}: cannot be written ({one_line(error)}); {remedy(error)}, then try again (an "
+            "interrupted run resumes from its last checkpoint)"
         ) from error

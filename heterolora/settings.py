@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import math
 import pkgutil
+import pydoc
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -165,6 +166,17 @@ def _is_concrete(member: Any, kind: Any) -> bool:
 def _problem(entry: EntryPoint, rule: str) -> str:
     package = "" if entry.dist is None else f" of {entry.dist.name}"
     return f"entry point {entry.name} = {entry.value}{package}, in the group {entry.group}: {rule}"
+
+
+def class_at(path: object) -> type | None:
+    """The class of a dotted path such as `torch.optim.SGD`; None where there is none."""
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(path)):
+        return None
+    try:
+        found = pydoc.locate(str(path))
+    except pydoc.ErrorDuringImport:
+        return None
+    return found if isinstance(found, type) else None
 
 
 def settable(kind: type[Settings]) -> list["Field[Any]"]:

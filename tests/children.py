@@ -176,6 +176,32 @@ def limit_files_in_step(count: int, size: int) -> None:
     _at_step(count, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
 
 
+def limit_handles_in_step(count: int) -> None:
+    """From the `count`th step on, no further file can be opened."""
+
+    def limit() -> None:
+        highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                os.dup(0)  # what is free below it
+
+    _at_step(count, limit)
+
+
+def exhaust_memory_in_step(count: int) -> None:
+    """In the `count`th step the process wants more memory than it may have."""
+
+    def exhaust() -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        have = pages * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (have, have))
+        torch.ones(2**28)
+
+    _at_step(count, exhaust)
+
+
 def fill_disk_in_step(count: int, ballast: Path) -> None:
     """In the `count`th step someone takes the rest of the disk."""
 

@@ -27,7 +27,7 @@ def test_home_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_checkpoint_must_be_named() -> None:
     (line,) = problems(composed("model=auto", "device=cpu"))
-    assert line.startswith("model.name=None: must be")
+    assert line.startswith("model.name=null: must be")
 
 
 def test_a_run_of_any_checkpoint(

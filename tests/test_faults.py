@@ -109,6 +109,44 @@ def test_a_disk_that_is_full(step: int, minutes: str, reference: Command, small_
     assert command.outcome() == command.reference
 
 
+def test_no_file_handles_left(command: Command) -> None:
+    """RLIMIT_NOFILE: what is open can be written, nothing else can be opened."""
+    assert command.run(fate=functools.partial(children.limit_handles_in_step, 12)) == 2
+    line = one_error(command)
+    assert "Too many open files" in line
+    assert "ulimit -n" in line
+    assert states(command) == ["step-00000008"]
+    assert command.run() == 0, command.log.read_text()
+    assert "resumed at step 8 (epoch 2)" in command.log.read_text()
+    assert command.outcome() == command.reference
+
+
+def test_a_disk_that_has_turned_read_only(reference: Command, small_disk: Path) -> None:
+    """The run goes on from its last checkpoint when it can be written again."""
+    command = reference.at(small_disk / "outputs")
+    fate = functools.partial(children.in_step, 12)
+    assert command.run(fate=fate) == -signal.SIGKILL
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert command.run() == 2
+    assert re.search(r"Read-only file system.*; ", one_error(command))
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    assert command.run() == 0, command.log.read_text()
+    assert "resumed at step 8 (epoch 2)" in command.log.read_text()
+    assert command.outcome() == command.reference
+
+
+def test_a_cpu_without_memory_left(command: Command) -> None:
+    """RLIMIT_AS: torch's own allocator refuses."""
+    fate = functools.partial(children.exhaust_memory_in_step, 12)
+    assert command.run(fate=fate) == 2, command.log.read_text()
+    line = one_error(command)
+    assert re.search(r"error: device=cpu: DefaultCPUAllocator: .*memory", line)
+    assert "; lower evaluation.batch_size" in line
+    assert states(command) == ["step-00000008"]
+    assert command.run() == 0, command.log.read_text()
+    assert command.outcome() == command.reference
+
+
 def killed(command: Command, step: int) -> tuple[Path, Path]:
     """Killed in that step, with the states of the two steps before; the older, the newer."""
     fate = functools.partial(children.in_step, step)

@@ -113,7 +113,7 @@ def test_a_test_split_a_file_and_what_is_refused(
     refused(DataError, "row 8 has label -1", "--data", str(data), "--split", "half")
     refused(DataError, r"no file of the split test; .*train, validation", "--split", "test")
     refused(DataError, "--data .*nowhere: cannot be read", "--data", str(tmp_path / "nowhere"))
-    refused(ConfigError, "device=tpu: must match", "--device", "tpu")
+    refused(ConfigError, "device=tpu: must be auto, cpu", "--device", "tpu")
     refused(ConfigError, "--task rt: there is no such task; did you mean rte", "--task", "rt")
     refused(RecordError, "--task ax: is not answered as rte is", "--task", "ax")
     other = str(Path(tiny[0].removeprefix("model.path=")).parent / "nowhere")

@@ -398,7 +398,7 @@ def test_a_package_that_is_missing_is_told_before_anything_is_loaded(
         (["+tracking.dashboard={}"], "tracking.dashboard: unknown key; did you mean tensorboard?"),
         (["+tracking.csv=3"], "tracking.csv=3: must be a mapping of settings; choose it with"),
         (["tracking=wandb", "tracking.wandb.project=''"], "tracking.wandb.project='': must not be"),
-        (["tracking=wandb", "tracking.wandb.tags=3"], "tracking.wandb.tags=3: must be a valid"),
+        (["tracking=wandb", "tracking.wandb.tags=3"], "tracking.wandb.tags=3: must be a list"),
         (
             ["tracking=mlflow", "tracking.mlflow.project=x", "training.epochs=0"],
             "training.epochs=0: must be greater than 0",

@@ -5,15 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from heterolora.adapters.adapters import Adapters
 from heterolora.adapters.space import Space
+from heterolora.errors import one_line
 from heterolora.files import write_atomically
 
 FORMAT = "1"
+HEADER = {"model_type", "space", "ranks"}
 
 
 def write_adapters(file: Path, adapters: Adapters, **metadata: str) -> None:
@@ -61,13 +63,15 @@ def read_adapters(file: Path) -> tuple[Space, dict[str, Any], Mapping[str, str]]
     These are the state for `Adapters.load_state_dict` where `write_adapters` wrote them.
 
     Raises:
-        ValueError: if the file holds no adapters of this project.
+        ValueError: if the file holds no adapters of this project, or is damaged.
         OSError: if it cannot be read.
-        SafetensorError: if it is no safetensors file.
     """
-    with safe_open(file, "pt") as stream:
-        header: dict[str, str] = stream.metadata() or {}
-    if header.get("format") != FORMAT or "space" not in header:
-        raise ValueError(f"{file}: is not a file that heterolora.save wrote")
-    state = {"ranks": json.loads(header["ranks"]), "tensors": load_file(file)}
-    return Space(**json.loads(header["space"])), state, header
+    try:
+        with safe_open(file, "pt") as stream:
+            header: dict[str, str] = stream.metadata() or {}
+        if header.get("format") != FORMAT or not header.keys() >= HEADER:
+            raise ValueError("it is not a file that heterolora.save wrote")
+        state = {"ranks": json.loads(header["ranks"]), "tensors": load_file(file)}
+        return Space(**json.loads(header["space"])), state, header
+    except (SafetensorError, TypeError, AttributeError) as error:
+        raise ValueError(one_line(error)) from error

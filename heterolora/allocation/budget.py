@@ -22,6 +22,8 @@ def enabled_rank(budget_rank: float, enable_rate: float) -> int | None:
     Whole to a millionth: 0.3333333 stands for 1/3, which no decimal of a YAML file equals.
     """
     rank = budget_rank / enable_rate
+    if math.isinf(rank):
+        return None
     return round(rank) if math.isclose(rank, round(rank), rel_tol=1e-6) else None
 
 

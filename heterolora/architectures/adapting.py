@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -193,7 +192,7 @@ def read_saved(model: PreTrainedModel, path: str | Path) -> Saved:
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     try:
         space, state, header = read_adapters(file)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError) as error:
         raise ModelError(
             f"{file}: cannot be read ({one_line(error)}); give a folder that heterolora.save wrote"
         ) from error

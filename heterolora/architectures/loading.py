@@ -5,12 +5,10 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -25,9 +23,6 @@ from heterolora.architectures.storage import Storage
 from heterolora.architectures.weights import check_weights, drawn, weight_files
 from heterolora.errors import ModelError, one_line
 from heterolora.seeding import Stream
-
-OF_FILES = (SafetensorError, UnpicklingError)
-"""What reading a broken file raises."""
 
 
 class Headed(Protocol):
@@ -106,13 +101,13 @@ def load_pretrained(
                 **task.model_options,
             )
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    except (ImportError, OSError, ValueError, RuntimeError, *OF_FILES) as error:
+    except (ModelError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever transformers makes of a broken file
         raise _refusal(error, task, where) from error
     folder = folder_of(source, revision)
     check_weights(model, family, report, weight_files(folder) if folder else (), where)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = _padding(tokenizer, where)
-    model.config.pad_token_id = tokenizer.pad_token_id
+    _pad(model, tokenizer, where)
     fresh = {id(parameter) for parameter in (*head_of(model), *drawn(model, report))}
     head = tuple(parameter for parameter in model.parameters() if id(parameter) in fresh)
     _in_float32(head)
@@ -176,6 +171,13 @@ def _digest(directory: Path) -> str:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def _pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Have both know what rows are padded with."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = _padding(tokenizer, where)
+    model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def _padding(tokenizer: PreTrainedTokenizerBase, where: str) -> str:

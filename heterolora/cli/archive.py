@@ -34,8 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     asked = parsed(arguments)
     kinds = [path.suffix == SUFFIX for path in (asked.source, asked.target)]
     if kinds == [False, True]:
-        if not keep(asked.source, asked.target):
-            raise RecordError(f"{asked.source}: has no finished run; run an experiment first")
+        keep(asked.source, asked.target)
     elif kinds == [True, False]:
         put_back(asked.source, asked.target)
     else:
@@ -45,16 +44,21 @@ def main(arguments: Sequence[str]) -> None:
         )
 
 
-def keep(folder: Path, file: Path) -> bool:
-    """Add the finished runs of a folder to an archive; returns whether there is one."""
+def keep(folder: Path, file: Path) -> None:
+    """Add the finished runs of a folder to an archive.
+
+    Raises:
+        RecordError: if there is none.
+    """
     runs, problems = load(folder)
     for problem in problems:
         print(problem, file=sys.stderr)
     finished = [run for run in runs if run.finished]
-    if finished:
-        new = write_archive(file, finished)
-        print(f"{file}: {new} runs added; {file.stat().st_size:,} bytes")
-    return bool(finished)
+    if not finished:
+        remedy = "put back whole what is left out" if problems else "run an experiment first"
+        raise RecordError(f"{folder}: has no finished run; {remedy}")
+    new = write_archive(file, finished)
+    print(f"{file}: {new} runs added; {file.stat().st_size:,} bytes")
 
 
 def put_back(file: Path, folder: Path) -> None:

@@ -2,23 +2,27 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from heterolora.errors import ConfigError, one_line
+from heterolora.errors import ConfigError, one_line, printable, shown
 from heterolora.locations import CONF
 from heterolora.settings import added_by
 
 HYDRA_VERSION = "1.3"
 SEVERAL = ("tracking",)
 """Groups of which a list takes several options at once."""
+OF_HYDRA = ("hydra/launcher", "hydra/sweeper")
+"""Groups of which Hydra and its plug-ins have options too."""
 
 
 @contextmanager
@@ -50,9 +54,9 @@ def offer_plugins() -> None:
 def check_overrides(overrides: Sequence[str]) -> None:
     """Refuse what Hydra would take without a word, and nothing would come of; and what it fails at.
 
-    That is a list where a group takes one choice, of which it would use the last, or where one of
-    several is unknown; what names data
-    at the hub, beside `task.path`, which says where it is on disk; and null for a group.
+    That is a list where a group takes one choice, of which it would use the last; an option that a
+    group does not have, null among them; and what names data at the hub, beside `task.path`, which
+    says where it is on disk.
 
     Raises:
         ConfigError: naming every such override.
@@ -74,41 +78,63 @@ def _readable(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Overrides of Hydra's grammar, and a line for each of the others."""
     readable, problems = [], []
     for override in overrides:
+        key, equals, value = override.partition("=")
+        if not key.strip("+") or not (equals or key.startswith("~")):
+            problems.append(
+                f"{printable(override)}: is no KEY=VALUE; for example seed=13, or --help for all "
+                "keys"
+            )
+            continue
         try:
             OverridesParser.create().parse_override(override)
             readable.append(override)
         except HydraException as error:
-            key, _, value = override.partition("=")
             problems.append(
-                f"{override}: cannot be read ({one_line(error)[:100]}); put quotes around the "
-                f"value: '{key}=\"{value}\"'"
+                f"{printable(override)}: cannot be read ({printable(one_line(error))}); put quotes "
+                f"around the value: '{key}=\"{printable(value)}\"'"
             )
     return readable, problems
 
 
 def _not_one_choice(override: str) -> list[str]:
     parsed = OverridesParser.create().parse_override(override)
-    group, _, given = override.lstrip("+").partition("=")
-    values = list(parsed.sweep_iterator()) if parsed.is_discrete_sweep() else [parsed.value()]
-    if not (CONF / parsed.key_or_group).is_dir() or parsed.is_delete():
+    key = override.lstrip("+").partition("=")[0]
+    if not is_group(parsed.key_or_group) or parsed.is_delete():
         return []
-    if group in SEVERAL:
-        values = [
-            one for value in values for one in (value if isinstance(value, list) else [value])
+    values: list[Any] = (
+        list(parsed.sweep_iterator()) if parsed.is_discrete_sweep() else [parsed.value()]
+    )
+    lists = [value for value in values if isinstance(value, list)]
+    if parsed.key_or_group in SEVERAL:
+        values = [one for value in values for one in (value if value in lists else [value])]
+    elif each := [one for value in lists for one in value]:
+        return [
+            f"{override}: {key} takes one choice; to run each of them, use -m {key}="
+            f"{','.join(map(str, each))}"
         ]
-        known = options(group)
-        wrong = [one for one in values if str(one) not in known]
-        return [_no_such(group, "null" if one is None else str(one)) for one in wrong]
-    if any(isinstance(value, list) for value in values):
-        each = given.replace("[", "").replace("]", "").replace(" ", "")
-        return [f"{override}: {group} takes one choice; to run each of them, use -m {group}={each}"]
-    return [_no_such(parsed.key_or_group, "null") for value in values if value is None]
+    wrong = [value for value in values if not _is_option(parsed.key_or_group, value)]
+    return [_no_such(key, parsed.key_or_group, value) for value in wrong]
 
 
-def _no_such(group: str, value: str) -> str:
+def _is_option(group: str, value: Any) -> bool:
+    """Whether a value may be the name of an option; those that Hydra brings are its to judge."""
+    if not isinstance(value, str | QuotedString):
+        return False
+    name = value if isinstance(value, str) else value.text
+    return name in options(group) or "${" in name or (group in OF_HYDRA and name != "")
+
+
+def _no_such(key: str, group: str, value: Any) -> str:
     from heterolora.config import suggestion  # and pydantic, which --help does without
 
-    return f"{group}={value}: there is no such {group}; {suggestion(value, options(group))}"
+    given = printable(shown(value))
+    remedy = suggestion(given, options(group))
+    return f"{key}={given}: there is no such {group}; {remedy}"
+
+
+def is_group(key: str) -> bool:
+    """Whether a key is that of a group of options."""
+    return bool(key) and (CONF / key).is_dir()
 
 
 def options(group: str) -> list[str]:
@@ -128,7 +154,7 @@ def check_command_line(arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: naming every problem.
     """
-    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    overrides = overrides_of(arguments)
     try:
         check_overrides(overrides)
     except ConfigError as error:
@@ -179,7 +205,7 @@ def composition_problems(error: Exception, overrides: Sequence[str]) -> list[str
 def _changed(override: str) -> list[str]:
     """The key of `Config` in which an override changes a value; none where it takes an option."""
     parsed = OverridesParser.create().parse_override(override)
-    if (CONF / parsed.key_or_group).is_dir() and not parsed.is_delete():
+    if is_group(parsed.key_or_group) and not parsed.is_delete():
         return []
     return [parsed.key_or_group.split(".")[0]]
 
@@ -189,15 +215,37 @@ def _override_problem(override: str, chosen: Sequence[str], problem: Exception) 
 
     key, _, value = override.partition("=")
     key = key.lstrip("+~")
-    known = options(key)
-    if known and value not in known:
-        return _no_such(key, value)
+    group = key.partition("@")[0]
+    if is_group(group) and value not in options(group):
+        return _no_such(key, group, value)
     if "Could not override" in str(problem):
         known = _dotted(OmegaConf.to_container(compose("config", [*chosen])))
         section = key.split(".")[0]
         known = [one for one in known if one.split(".")[0] == section] or known
         return f"{key}: unknown key; {suggestion(key, known)}"
-    return f"{override}: {one_line(problem)[:200]}"
+    return f"{printable(override)}: {one_line(problem)[:200]}; --help lists all keys"
+
+
+def overrides_of(arguments: Sequence[str]) -> list[str]:
+    """What is no option of Hydra's among the arguments.
+
+    Raises:
+        ConfigError: for an option that it does not have.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError([f"{printable(message)}; --help lists what there is"])
+
+    parser.error = refuse  # type: ignore[method-assign]  # of one parser
+    asked = parser.parse_args(arguments)
+    for option in ("config_name", "config_path", "experimental_rerun", "shell_completion"):
+        if getattr(asked, option):
+            refuse(f"--{option.replace('_', '-')}: is not for train.py")
+    if asked.resolve and not asked.cfg:
+        refuse("--resolve: has no effect without --cfg job")
+    found: list[str] = asked.overrides
+    return found
 
 
 def _dotted(node: Any, prefix: str = "") -> list[str]:

@@ -18,11 +18,10 @@ import transformers
 from safetensors import SafetensorError
 
 from heterolora import architectures
-from heterolora.adapters.files import read_adapters
 from heterolora.architectures import Loaded
 from heterolora.cli.arguments import Parser
 from heterolora.cli.run import report_errors
-from heterolora.cli.trained import TrainedRun, add_arguments, opened
+from heterolora.cli.trained import TrainedRun, add_arguments, opened, saved
 from heterolora.errors import RecordError, one_line
 from heterolora.files import writing
 from heterolora.integrations.card import model_card
@@ -159,7 +158,7 @@ def replace(source: Path, folder: Path) -> None:
 
 def exported(weights: Path) -> tuple[int, int, int]:
     """Of a file of weights: the sites that are on, all sites, and the parameters that are on."""
-    _, state, _ = read_adapters(weights)
+    _, state, _ = saved(weights)
     ranks, tensors = state["ranks"], state["tensors"]
     count = sum(
         rank * (tensors[f"{site}.A"].shape[1] + tensors[f"{site}.B"].shape[0])

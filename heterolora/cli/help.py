@@ -13,6 +13,7 @@ from rich.text import Text
 
 from heterolora.cli.compose import composing, options
 from heterolora.config import Config, plugins
+from heterolora.errors import shown
 
 FLAGS = ("--help", "-h")
 
@@ -117,15 +118,6 @@ def _keys(kind: type[BaseModel], values: Mapping[str, Any]) -> Iterator[tuple[st
             rule = allowed(described, known.get("$defs", {}))
             line = f"{what[:1].upper()}{what[1:]}" + (f" [{rule}]" if rule else "")
             yield key, shown(value), line
-
-
-def shown(value: Any) -> str:
-    """A value as it would be given."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(shown, value))}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}

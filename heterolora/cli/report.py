@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from heterolora.cli.arguments import Parser
-from heterolora.errors import ConfigError, RecordError, UserError, one_line, print_errors
+from heterolora.cli.run import report_errors
+from heterolora.errors import ConfigError, RecordError, one_line
 from heterolora.locations import CONF
 from heterolora.records.load import load
 from heterolora.reporting import page
@@ -174,8 +175,4 @@ def main(arguments: Sequence[str]) -> None:
 
 def run() -> None:
     """The script."""
-    try:
-        main(sys.argv[1:])
-    except UserError as problem:
-        print_errors(problem)
-        raise SystemExit(problem.exit_code) from None
+    sys.exit(report_errors(lambda: main(sys.argv[1:])))

@@ -22,15 +22,20 @@ from heterolora.cli.compose import (
     check_command_line,
     composition_problems,
     offer_plugins,
+    overrides_of,
 )
 from heterolora.errors import ConfigError, UserError
+from heterolora.files import of_system
 from heterolora.launched import first, print_once
 from heterolora.locations import CONF
+
+SWEEP = ("-m", "--multirun")
 
 
 def main() -> int:
     """Do what the arguments of the process say; returns the exit code."""
-    sys.argv[1:] = map(at_home, sys.argv[1:])
+    # Hydra takes no overrides on both sides of an option.
+    sys.argv[1:] = sorted(map(at_home, sys.argv[1:]), key=lambda one: one not in SWEEP)
     sys.modules[plugins.NAMESPACE] = plugins
     for plugin in (plugins.GridSweeper, plugins.PackedLauncher):
         Plugins.instance().register(plugin)
@@ -40,7 +45,7 @@ def main() -> int:
         offer_plugins()
         check_command_line(sys.argv[1:])
         if {"--help", "-h"} & {*sys.argv[1:]}:
-            help_on([argument for argument in sys.argv[1:] if not argument.startswith("-")])
+            help_on(overrides_of(sys.argv[1:]))
         else:
             on_hydra(task)()
 
@@ -63,7 +68,8 @@ def task(cfg: DictConfig) -> float:
     try:
         _check_launcher()
         return single(cfg)
-    except UserError as error:  # Hydra would print a traceback of it
+    except (UserError, OSError) as problem:  # Hydra would print a traceback of it
+        error = of_system(problem) if isinstance(problem, OSError) else problem
         print_once(error)
         raise SystemExit(error.exit_code) from None
 
@@ -128,12 +134,15 @@ def report_errors(command: Callable[[], object]) -> int:
     try:
         command()
     except (HydraException, OmegaConfBaseException) as error:
-        overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+        overrides = [one for one in sys.argv[1:] if "=" in one and not one.startswith("-")]
         print_once(ConfigError(composition_problems(error, overrides)))
         return UserError.exit_code
     except UserError as error:
         print_once(error)
         return error.exit_code
+    except OSError as error:
+        print_once(of_system(error))
+        return UserError.exit_code
     except KeyboardInterrupt:
         if first():
             print("interrupted", file=sys.stderr)

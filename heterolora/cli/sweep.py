@@ -11,7 +11,7 @@ from rich.console import Console
 
 from heterolora.cli import slurm
 from heterolora.errors import UserError, one_line
-from heterolora.files import write_atomically
+from heterolora.files import of_system, write_atomically
 from heterolora.loggers.console import PLAIN
 from heterolora.records.record import read_json
 from heterolora.training.signals import Stopped
@@ -74,7 +74,8 @@ def attempting(
         outcome = yield from running(cfg, console, label, signals)
         if outcome is None:
             return float("nan")  # the first of several processes tells of the run
-    except UserError as error:
+    except (UserError, OSError) as problem:
+        error = of_system(problem) if isinstance(problem, OSError) else problem
         reason = "; ".join(str(error).splitlines())
         row, metric = row_of("failed", overrides, reason, error.exit_code), float("nan")
     except Stopped as error:

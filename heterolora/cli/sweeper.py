@@ -19,8 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from heterolora.cli import slurm
 from heterolora.cli.compose import check_overrides, composition_problems
 from heterolora.cli.sweep import Row, note, row_of, summarize
-from heterolora.errors import ConfigError, RecordError, UserError, one_line
-from heterolora.files import write_atomically
+from heterolora.errors import ConfigError, RecordError, UserError, one_line, shown
+from heterolora.files import remedy, write_atomically
 from heterolora.locations import INSTALLED
 from heterolora.loggers.console import headline
 from heterolora.preparing import prepare
@@ -64,13 +64,16 @@ class Sweep:
         on_cluster = str(self.config.hydra.launcher._target_).endswith(CLUSTER)
         if on_cluster:
             _start_from_copy(Path(self.config.output))
+        self._check()
         combinations = swept(self.loader, self.config.hydra.sweeper, arguments)
         # All of them first: a mistake in one of them is told before the others take their time.
         runs = _planned([*composed(self.loader, self.config, combinations)])
         try:
             jobs = self._plan(runs, folder, on_cluster)
         except OSError as error:
-            raise RecordError(f"output={self.config.output}: {one_line(error)}") from error
+            raise RecordError(
+                f"hydra.sweep.dir={folder}: cannot be written ({one_line(error)}); {remedy(error)}"
+            ) from error
         launched = [self._launch(batch, folder) for batch in jobs]
         code = summarize(folder) or int(not all(launched))
         if code:
@@ -94,16 +97,31 @@ class Sweep:
         write_atomically(folder / slurm.PLAN, json.dumps(plan))
         return slurm.cut(range(len(jobs)), size)
 
-    def _batch_size(self, jobs: int) -> int:
-        size = self.max_batch_size
+    def _check(self) -> None:
+        """What says how runs are dealt to jobs.
+
+        Raises:
+            ConfigError: with every number that is none.
+        """
+        from heterolora.config import changes  # and pydantic, which --help does without
+
+        problems = changes(OmegaConf.masked_copy(self.config, "runs_per_job"), ["runs_per_job"])
+        size, processes = self.max_batch_size, self.config.hydra.launcher.get("n_jobs", 1)
         if size is not None and (not isinstance(size, int) or size < 1):
-            raise ConfigError(
-                [
-                    f"hydra.sweeper.max_batch_size={size}: must be a whole number greater than 0; "
-                    "for example hydra.sweeper.max_batch_size=1000"
-                ]
+            problems.append(
+                f"hydra.sweeper.max_batch_size={shown(size)}: must be a whole number greater than "
+                "0; for example hydra.sweeper.max_batch_size=1000"
             )
-        return min(size or jobs, jobs) or 1
+        if not isinstance(processes, int) or processes == 0:  # -1: as many as there are cores
+            problems.append(
+                f"hydra.launcher.n_jobs={shown(processes)}: must be a whole number greater than 0; "
+                "for example hydra.launcher.n_jobs=2"
+            )
+        if problems:
+            raise ConfigError(problems)
+
+    def _batch_size(self, jobs: int) -> int:
+        return min(self.max_batch_size or jobs, jobs) or 1
 
     def _launch(self, jobs: Sequence[int], folder: Path) -> bool:
         """Whether all jobs of a batch came back; how their runs ended, they note themselves."""
@@ -160,6 +178,8 @@ def _product(loader: ConfigLoader, arguments: list[str]) -> list[list[str]]:
             values[key] = [override.input_line]
         elif override.is_discrete_sweep():
             values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            if not values[key]:
+                raise ConfigError([f"{override.input_line}: has no values; list them: {key}=1,2,3"])
         else:
             raise ConfigError(
                 [f"{override.input_line}: is an open-ended sweep; list its values: {key}=1,2,3"]

@@ -1,16 +1,16 @@
 """A finished run's weights, as commands find them in its directory."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from heterolora.adapters import Adapters
+from heterolora.adapters import Adapters, Space
 from heterolora.adapters.files import read_adapters
 from heterolora.architectures import Loaded
 from heterolora.build import build_adapters
@@ -18,7 +18,7 @@ from heterolora.config import Config, checkpoints, validate
 from heterolora.config.model_rules import device_exists
 from heterolora.config.schema import Device
 from heterolora.data import sources
-from heterolora.errors import RecordError, one_line
+from heterolora.errors import ConfigError, RecordError, one_line
 from heterolora.records import schema
 from heterolora.records.read import Run, read
 from heterolora.tasks import Encoded
@@ -82,11 +82,9 @@ class TrainedRun:
         """
         split = TrainingSplit(lambda: _training_split(self.config, loaded), self._rows())
         adapters = build_adapters(self.config, loaded, split)
+        _, state, _ = saved(self.weights)
         try:
-            _, state, _ = read_adapters(self.weights)
             adapters.load_state_dict(state)
-        except (OSError, SafetensorError) as error:
-            raise RecordError(f"{self.weights}: cannot be read ({one_line(error)})") from error
         except ValueError as error:
             raise RecordError(
                 f"{self.weights}: does not fit {self.config.model.where} with method="
@@ -124,6 +122,21 @@ class TrainingSplit:
     def in_order(self, size: int, count: int | None = None) -> Iterator[dict[str, Tensor]]:
         """The first `count` examples, `size` at a time."""
         return self._examples.in_order(size, count)
+
+
+def saved(weights: Path) -> tuple[Space, dict[str, Any], Mapping[str, str]]:
+    """What a file of weights holds, as `read_adapters` has it.
+
+    Raises:
+        RecordError: if it cannot be read.
+    """
+    try:
+        return read_adapters(weights)
+    except (OSError, ValueError) as error:
+        raise RecordError(
+            f"{weights}: cannot be read ({one_line(error)}); put back one that is whole, or choose "
+            "the other with --weights"
+        ) from error
 
 
 def _training_split(config: Config, loaded: Loaded) -> Encoded:
@@ -167,7 +180,7 @@ def opened(asked: argparse.Namespace) -> TrainedRun:
 
     Raises:
         RecordError: if it is not finished or has no weights.
-        ConfigError: if its configuration is none of this version's.
+        RecordError: if its configuration is none of this version's.
     """
     run, weights = read(asked.run), weights_of(asked.run, asked.weights)
     if not weights.is_file():
@@ -180,7 +193,13 @@ def opened(asked: argparse.Namespace) -> TrainedRun:
             f"{asked.run}: is {run.result.status}, not finished; run its command again first"
         )
     # Whatever made the run, what is asked of it is done by one process.
-    config = validate({**run.config, "engine": "local"}, ())
+    try:
+        config = validate({**run.config, "engine": "local"}, ())
+    except ConfigError as error:
+        raise RecordError(
+            f"{asked.run / schema.CONFIG}: is damaged, or of another version "
+            f"({error.problems[0]}); put back one that is whole, or use the version that wrote it"
+        ) from error
     if asked.model is not None:
         moved = config.model.model_copy(update={"path": asked.model, "revision": None})
         config = config.model_copy(update={"model": moved})

@@ -15,7 +15,7 @@ from heterolora.architectures.wiring import check_shortcuts
 from heterolora.config import embedded
 from heterolora.config.schema import ModelConfig, SearchSpaceConfig
 from heterolora.errors import ModelError, one_line
-from heterolora.network import PREFETCH
+from heterolora.network import PREFETCH, try_hub
 from heterolora.sites import Site
 
 
@@ -51,6 +51,16 @@ def family(model: ModelConfig) -> Family:
         ModelError: as `settings`, and of a kind that cannot be wired.
     """
     return architectures.family_named(settings(model).model_type, model.where)
+
+
+def check(model: ModelConfig) -> None:
+    """See that a model can be made, and wired.
+
+    Raises:
+        ModelError: as `settings`, of a kind that cannot be wired, or without layers.
+    """
+    family(model)
+    _skeleton(str(source(model)), model.revision, model.where)
 
 
 def load(model: ModelConfig, task: Headed, seed: int, device: str | None = None) -> Loaded:
@@ -160,9 +170,11 @@ def shortcuts_problem(model: ModelConfig) -> str | None:
 
 @functools.cache
 def _settings(where_from: str, revision: str | None, where: str) -> PretrainedConfig:
+    if not Path(where_from).is_dir():
+        try_hub()
     try:
         return AutoConfig.from_pretrained(where_from, revision=revision)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever transformers makes of a broken file
         if where.startswith("model.path"):
             raise ModelError(
                 f"{where}: is not a model in Hugging Face format ({one_line(error)[:160]}); give a "
@@ -179,6 +191,18 @@ def _settings(where_from: str, revision: str | None, where: str) -> PretrainedCo
 def _skeleton(where_from: str, revision: str | None, where: str) -> nn.ModuleList:
     """The layers of a model that has shapes and no weights."""
     config = _settings(where_from, revision, where)
-    with torch.device("meta"):
-        model = AutoModel.from_config(config)
-    return architectures.layers_of(model, FAMILIES[config.model_type])
+    try:
+        with torch.device("meta"):
+            model = AutoModel.from_config(config)
+        layers = architectures.layers_of(model, FAMILIES[config.model_type])
+    except Exception as error:  # whatever transformers makes of numbers that do not fit
+        raise ModelError(
+            f"{where}: no model can be made of its config.json ({one_line(error)[:160]}); give the "
+            "one that belongs to the weights"
+        ) from error
+    if not len(layers):
+        raise ModelError(
+            f"{where}: its config.json says that it has no layers; give the one that belongs to "
+            "the weights"
+        )
+    return layers

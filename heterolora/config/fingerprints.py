@@ -17,7 +17,7 @@ from heterolora.config import checkpoints, embedded
 from heterolora.config.schema import ModelConfig, TaskConfig
 from heterolora.errors import DataError, ModelError, one_line
 from heterolora.files import split_files
-from heterolora.network import PREFETCH
+from heterolora.network import PREFETCH, try_hub
 
 WEIGHTS = ("*.safetensors", "*.bin")
 """Of the first of these that a folder has files of, weights are read."""
@@ -107,6 +107,7 @@ def _commit(source: str, subset: str | None, revision: str | None) -> str:
     """The hub's, of a dataset there or in the cache; nothing else of it is fetched."""
     import datasets
 
+    try_hub()
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()  # or it warns of having no hub
     try:

@@ -24,7 +24,7 @@ from heterolora.config.schema import (
     TrainingConfig,
 )
 from heterolora.config.validation import Rule, suggestion
-from heterolora.errors import ModelError
+from heterolora.errors import ModelError, shown
 from heterolora.proxies.control import Control
 from heterolora.proxies.spectral import Spectral
 from heterolora.sites import Site
@@ -36,9 +36,9 @@ BYTES_PER_PARAMETER = 16
 
 
 def model_is_usable(model: ModelConfig) -> Iterable[str]:
-    """The checkpoint is there, and of a family that can be wired."""
+    """The checkpoint is there, of layers, and of a family that can be wired."""
     try:
-        checkpoints.family(model)
+        checkpoints.check(model)
     except ModelError as error:
         yield str(error)
 
@@ -52,7 +52,7 @@ def projections_exist(model: ModelConfig, space: SearchSpaceConfig) -> Iterable[
     for role in space.projections:
         if role not in family.projections:
             yield (
-                f"search_space.projections={list(space.projections)}: {family.model_type} "
+                f"search_space.projections={shown(space.projections)}: {family.model_type} "
                 f"models have no projection '{role}'; choose from {', '.join(family.projections)}"
             )
 
@@ -64,12 +64,12 @@ def exclusions_are_sites(model: ModelConfig, space: SearchSpaceConfig) -> Iterab
     known = [str(site) for site in checkpoints.places(model, space)]
     if unknown := [name for name in space.exclude if name not in known]:
         yield (
-            f"search_space.exclude={list(space.exclude)}: the search space has no site "
+            f"search_space.exclude={shown(space.exclude)}: the search space has no site "
             f"'{unknown[0]}'; {suggestion(unknown[0], known)}"
         )
     elif len(known) == len(space.exclude):
         yield (
-            f"search_space.exclude={list(space.exclude)}: leaves no site of {len(known)}; name "
+            f"search_space.exclude={shown(space.exclude)}: leaves no site of {len(known)}; name "
             "fewer"
         )
 

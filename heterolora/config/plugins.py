@@ -24,7 +24,7 @@ from heterolora.config.schema import (
     TaskConfig,
     TrackerConfig,
 )
-from heterolora.config.values import Number
+from heterolora.config.values import Number, Whole
 from heterolora.locations import CONF
 from heterolora.settings import Settings, added, class_in, names_in, settable
 
@@ -135,8 +135,10 @@ def section(settings: type[Settings], group: str, name: str) -> type[PluginConfi
 
 def strict(hint: Any) -> Any:
     """The type of a field, for which `true` is no number and 1.5 no integer."""
-    if hint is int or hint is bool:
-        return Annotated[hint, Field(strict=True)]
+    if hint is int:
+        return Whole
+    if hint is bool:
+        return Annotated[bool, Field(strict=True)]
     if hint is float:
         return Number
     if get_origin(hint) in (Union, UnionType):

@@ -58,7 +58,10 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     try:
         raw = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError([one_line(error)]) from error
+        reason = one_line(error).split(" full_key: ")[0].removesuffix(".")
+        raise ConfigError(
+            [f"{error.full_key}: cannot be resolved ({reason}); set it with {error.full_key}=..."]
+        ) from error
     assert isinstance(raw, dict)
     if raw.get("offline") is True:
         network.stay_offline()  # before a rule asks for a model

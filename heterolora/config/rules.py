@@ -24,6 +24,7 @@ from heterolora.config.schema import (
     TrackerConfig,
 )
 from heterolora.config.validation import Rule
+from heterolora.errors import shown
 from heterolora.files import FORMATS, split_files
 
 TRAIN_WHAT_IS_KEPT = ("full", "bitfit")
@@ -33,6 +34,15 @@ TRAIN_WHAT_IS_KEPT = ("full", "bitfit")
 def task_fits_itself(task: TaskConfig) -> Iterable[str]:
     """What a kind of task asks of its own settings."""
     yield from (f"task.{problem}" for problem in task.build().problems())
+
+
+def metrics_once(task: TaskConfig) -> Iterable[str]:
+    """No metric is measured twice."""
+    if len(set(task.metrics)) != len(task.metrics):
+        yield (
+            f"task.metrics={shown(task.metrics)}: must name each metric once; for example "
+            f"task.metrics={shown(tuple(dict.fromkeys(task.metrics)))}"
+        )
 
 
 def data_is_there(task: TaskConfig) -> Iterable[str]:
@@ -259,8 +269,8 @@ def shortcuts_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Iter
     """Only this project's adapters go on shortcuts."""
     if space.shortcuts and method.kind != "heterolora":
         yield (
-            f"search_space.shortcuts={list(space.shortcuts)}: method={method.name} has no adapters "
-            "on shortcuts; set search_space=lora, or method=heterolora"
+            f"search_space.shortcuts={shown(space.shortcuts)}: method={method.name} has no "
+            "adapters on shortcuts; set search_space=lora, or method=heterolora"
         )
 
 
@@ -268,7 +278,7 @@ def exclusions_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Ite
     """Only this project's adapters are left out site by site."""
     if space.exclude and method.kind != "heterolora":
         yield (
-            f"search_space.exclude={list(space.exclude)}: method={method.name} goes by roles, not "
+            f"search_space.exclude={shown(space.exclude)}: method={method.name} goes by roles, not "
             "by sites; set search_space.exclude=[], or method=heterolora"
         )
 
@@ -289,6 +299,7 @@ RULES: tuple[Rule, ...] = (
     shortcuts_for_method,
     exclusions_for_method,
     task_fits_itself,
+    metrics_once,
     data_is_there,
     something_is_evaluated,
     distinct_splits,

@@ -19,12 +19,18 @@ from pydantic import (
 
 from heterolora.config.embedded import PLANTED
 from heterolora.config.values import (
+    DEVICE,
+    NAMES,
     HeldOut,
+    Name,
     Number,
-    PathPart,
+    Place,
     PositiveInt,
     PositiveNumber,
     Rank,
+    Split,
+    Text,
+    Whole,
 )
 from heterolora.settings import Settings, settable
 from heterolora.sites import Kind, LoraRole, ShortcutRole
@@ -55,11 +61,11 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The checkpoint, from the hub or a directory, and the precision of its frozen weights."""
 
-    name: str = Field(min_length=1, examples=["facebook/opt-350m"])
+    name: Place = Field(examples=["facebook/opt-350m"])
     """Name on the Hugging Face Hub; with path, a name for the records."""
-    path: str | None = Field(examples=["path/to/model"])
+    path: Place | None = Field(examples=["path/to/model"])
     """Directory of a checkpoint in Hugging Face format, instead of the hub."""
-    revision: str | None = Field(examples=["main"])
+    revision: Text | None = Field(examples=["main"])
     """Branch, tag or commit on the hub."""
     dtype: Literal["fp32", "bf16"] = Field(default="fp32", examples=["bf16"])
     """Number format of the frozen weights; adapters and head are always fp32."""
@@ -178,7 +184,7 @@ class EvaluationConfig(Section):
     """Examples per forward pass."""
     split: Literal["full", "halves"] = Field(examples=["halves"])
     """Use the full validation split, or select the best epoch on one half and report the other."""
-    test: str | None = Field(default=None, examples=["test"])
+    test: Split | None = Field(default=None, examples=["test"])
     """Labelled split on which to evaluate the best epoch once, after training."""
 
 
@@ -214,7 +220,7 @@ class PluginConfig(Section):
 class MethodConfig(PluginConfig):
     """A method, by the name of its file in `heterolora/methods`; its name is what it is called."""
 
-    name: str = Field(pattern=rf"^{PathPart}$", examples=["heterolora"])
+    name: Name = Field(examples=["heterolora"])
     """Name of the method in records."""
     kind: str
     """File in heterolora/methods."""
@@ -283,23 +289,23 @@ class TaskConfig(PluginConfig):
     Without a validation split, `held_out` examples of the training split are evaluated instead.
     """
 
-    name: str = Field(pattern=rf"^{PathPart}$", examples=["mrpc"])
+    name: Name = Field(examples=["mrpc"])
     """Name of the task in records."""
-    source: str = Field(min_length=1, examples=["nyu-mll/glue"])
+    source: Place = Field(examples=["nyu-mll/glue"])
     """Dataset on the Hugging Face Hub; with path, a name for the records."""
-    subset: str | None = Field(default=None, examples=["mrpc"])
+    subset: Text | None = Field(default=None, examples=["mrpc"])
     """Configuration (subset) of the dataset on the hub."""
-    path: str | None = Field(default=None, examples=["reviews.csv"])
+    path: Place | None = Field(default=None, examples=["reviews.csv"])
     """File of examples, or folder with one file per split, instead of the hub."""
-    revision: str | None = Field(default=None, examples=["main"])
+    revision: Text | None = Field(default=None, examples=["main"])
     """Branch, tag or commit on the hub."""
-    train_split: str = Field(default="train", examples=["train"])
+    train_split: Split = Field(default="train", examples=["train"])
     """Split to train on."""
-    validation_split: str | None = Field(default="validation", examples=["validation"])
+    validation_split: Split | None = Field(default="validation", examples=["validation"])
     """Split to evaluate on after each epoch."""
     held_out: HeldOut | None = Field(default=None, examples=[2000])
     """Number or fraction of training examples to evaluate on, without a validation split."""
-    planting: Annotated[int, Field(strict=True, ge=0)] | None = Field(default=None, examples=[0])
+    planting: Annotated[Whole, Field(ge=0)] | None = Field(default=None, examples=[0])
     """Seed that draws the sites of the planted task."""
     kind: str
     """File in heterolora/tasks."""
@@ -324,7 +330,7 @@ class TrackerConfig(PluginConfig):
 class OptimizerConfig(PluginConfig):
     """An optimizer, by the name of its kind's file in `heterolora/training/optimizers`."""
 
-    name: str = Field(pattern=rf"^{PathPart}$", examples=["adamw"])
+    name: Name = Field(examples=["adamw"])
     """Name of the optimizer in records."""
     kind: str
     """File in heterolora/training/optimizers."""
@@ -353,17 +359,17 @@ class Config(Section):
     of a method other than this project's. `table` is an experiment's, for reports alone.
     """
 
-    name: str = Field(pattern=rf"^{PathPart}(/{PathPart})*$", examples=["main"])
+    name: str = Field(pattern=NAMES, examples=["main"])
     """Name of the experiment, and of its folder in output."""
     seed: int = Field(strict=True, ge=0, examples=[0])
     """Seed of all randomness: initialization, data order, dropout, selection."""
-    device: Device = Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", examples=["auto"])
+    device: Device = Field(pattern=DEVICE, examples=["auto"])
     """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`; auto uses a GPU if there is one."""
     precision: Precision = Field(examples=["auto"])
     """Number format of forward passes; auto: bf16 on GPUs that support it, else fp32."""
     engine: Engine = Field(default="local", examples=["distributed"])
     """One process (local), or several that share a batch; sharded also splits the model."""
-    output: str = Field(min_length=1, examples=["outputs"])
+    output: Place = Field(examples=["outputs"])
     """Folder for all runs."""
     rerun: bool = Field(strict=True, examples=["true"])
     """Run a finished run again, erasing its record."""

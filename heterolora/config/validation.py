@@ -1,6 +1,7 @@
 """`validate`: a configuration is checked whole, and every problem found at once."""
 
 import difflib
+import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, get_type_hints
@@ -10,7 +11,8 @@ from pydantic.fields import FieldInfo
 
 from heterolora.config import plugins
 from heterolora.config.schema import Config
-from heterolora.errors import ConfigError
+from heterolora.config.values import PATTERNS
+from heterolora.errors import ConfigError, printable, shown
 
 Rule = Callable[..., Iterable[str]]
 """A check across sections, which yields problems. The types of its parameters name the sections
@@ -67,10 +69,13 @@ def _sections(raw: Mapping[str, Any], keys: Collection[str]) -> tuple[dict[str, 
     for key, field in Config.model_fields.items():
         if key not in keys:
             continue
-        if raw.get(key) is None and (key in SEARCHED or not field.is_required()):
-            sections[key] = None  # of a search, whether that may be is for a rule to say
+        if key in SEARCHED and raw.get(key) is None:
+            sections[key] = None  # whether that may be is for a rule to say
             continue
-        if raw.get(key) is None:
+        if key not in raw and not field.is_required():
+            sections[key] = field.default
+            continue
+        if raw.get(key) is None and field.is_required():
             problems.append(f"{key}: is missing; choose one with {key}=...")
             continue
         try:
@@ -97,7 +102,8 @@ SEARCHED = ("proxy", "selection")
 """What only a search reads."""
 
 
-def bound(rule: Rule) -> dict[str, str]:
+@functools.cache
+def bound(rule: Rule) -> Mapping[str, str]:
     """For each parameter of a rule, the key of the section whose type it has."""
     keys = {hint: key for key, hint in get_type_hints(Config).items()}
     wanted = get_type_hints(rule)
@@ -120,10 +126,16 @@ def _typed(key: str, value: Any) -> Any:
         return made
     if key in plugins.GROUPS and key not in NAMED:
         return _plugin(key, key, value)
-    field = Config.model_fields[key]
-    if field.exclude:
+    if Config.model_fields[key].exclude:
         return value  # for readers of the file, not for a run
-    return _checked(key, Annotated[field.annotation, field], value)
+    return _checked(key, _of_key(key), value)
+
+
+@functools.cache
+def _of_key(key: str) -> Any:
+    """The type of a key of `Config`, with its bounds."""
+    field = Config.model_fields[key]
+    return Annotated[field.annotation, field]
 
 
 def _plugin(key: str, group: str, value: Any) -> Any:
@@ -138,7 +150,8 @@ def _plugin(key: str, group: str, value: Any) -> Any:
             if chosen.tag == "name"
             else f"choose one of {known}"
         )
-        raise ConfigError([f"{key}.{chosen.tag}={name}: there is no such {group}; {remedy}"])
+        given = printable(shown(name))
+        raise ConfigError([f"{key}.{chosen.tag}={given}: there is no such {group}; {remedy}"])
     return _checked(key, schema, value)
 
 
@@ -154,7 +167,8 @@ def _tracker(key: str, name: str, value: Any) -> Any:
         return _checked(f"{key}.{name}", known[name], value)
     if name in known:
         remedy = f"choose it with {key}={name}, or leave it out with {key}=local"
-        raise ConfigError([f"{key}.{name}={value}: must be a mapping of settings; {remedy}"])
+        given = printable(shown(value))
+        raise ConfigError([f"{key}.{name}={given}: must be a mapping of settings; {remedy}"])
     homes = [f"{key}.{other}.{name}" for other in known if name in known[other].model_fields]
     remedy = f"did you mean {' or '.join(homes)}?" if homes else suggestion(name, known)
     raise ConfigError([f"{key}.{name}: unknown key; {remedy}"])
@@ -164,9 +178,12 @@ NAMED: Mapping[str, Callable[[str, str, Any], Any]] = {"importance": _proxy, "tr
 """Keys of `Config` that hold any number of sections by name, and what makes one of these."""
 
 
+_adapter = functools.cache(TypeAdapter)
+
+
 def _checked(key: str, schema: Any, value: Any) -> Any:
     try:
-        return TypeAdapter(schema).validate_python(value)
+        return _adapter(schema).validate_python(value)
     except ValidationError as error:
         raise ConfigError(list(_problems(key, schema, error))) from error
 
@@ -179,7 +196,7 @@ def suggestion(key: str, known: Iterable[str]) -> str:
 
 
 def _unknown(key: str, fields: Iterable[str], prefix: str = "") -> str:
-    return f"{prefix}{key}: unknown key; {suggestion(key, fields)}"
+    return f"{prefix}{printable(key)}: unknown key; {suggestion(key, fields)}"
 
 
 def _problems(section: str, schema: Any, error: ValidationError) -> Iterable[str]:
@@ -195,17 +212,48 @@ def _problems(section: str, schema: Any, error: ValidationError) -> Iterable[str
         if detail["type"] == "extra_forbidden":
             yield _unknown(path[0], fields, prefix=f"{section}.")
             continue
-        if detail["type"] == "value_error" and not path:  # of a class that checks its own fields
-            yield f"{section}.{detail['msg'].removeprefix('Value error, ')}"
+        own = isinstance(detail["input"], Mapping) and not path
+        if detail["type"] == "value_error" and own:  # of a class that checks its own fields
+            yield _whole(f"{section}.{detail['msg'].removeprefix('Value error, ')}", fields)
             continue
         field = fields.get(path[0]) if path else Config.model_fields[section]
         examples = field.examples if field else None
-        remedy = f"for example {leaf}={examples[0]}" if examples else f"set it with {leaf}=..."
+        example = shown(examples[0]) if examples else "..."
+        remedy = f"{'for example' if examples else 'set it with'} {leaf}={example}"
         if detail["type"] == "missing":
             yield f"{leaf}: is missing; {remedy}"
             continue
-        rule = re.sub(r"^\w+ should ", "must ", detail["msg"].removeprefix("Value error, "))
-        yield f"{'.'.join([section, *path])}={detail['input']}: {rule}; {remedy}"
+        given = printable(shown(detail["input"]))
+        yield f"{'.'.join([section, *path])}={given}: {_rule(detail)}; {remedy}"
+
+
+IN_WORDS = {
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "string_type": "must be text",
+    "float_type": "must be a number",
+    "string_too_short": "must not be empty",
+}
+"""Rules of pydantic that it has words of Python for."""
+
+
+def _rule(detail: Any) -> str:
+    """The rule that a value breaks."""
+    if detail["type"] == "string_pattern_mismatch":
+        return PATTERNS[detail["ctx"]["pattern"]]
+    said = detail["msg"].removeprefix("Value error, ")
+    return IN_WORDS.get(detail["type"]) or re.sub(r"^\w+ should ", "must ", said)
+
+
+def _whole(line: str, fields: Mapping[str, FieldInfo]) -> str:
+    """The line of a class's own check, with a remedy where that has none."""
+    key = re.split("[=:]", line, maxsplit=1)[0]
+    field = fields.get(key.rpartition(".")[2])
+    if "; " in line or field is None or not field.examples:
+        return line
+    return f"{line}; for example {key}={shown(field.examples[0])}"
 
 
 def _fields(section: str, schema: Any) -> Mapping[str, FieldInfo]:

@@ -13,7 +13,7 @@ from heterolora.data import planted
 from heterolora.data.tables import read_files
 from heterolora.errors import DataError, one_line
 from heterolora.files import FORMATS, split_files
-from heterolora.network import PREFETCH
+from heterolora.network import PREFETCH, try_hub
 from heterolora.tasks import Examples
 from heterolora.tasks.base import Columns
 from heterolora.tasks.predicting import Predicting
@@ -176,6 +176,7 @@ def _open(task: TaskConfig, split: str) -> Any:
     """One split of a dataset of the hub or its cache, as the library has it."""
     import datasets
 
+    try_hub()
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()  # or it warns of having no hub
     return datasets.load_dataset(task.source, task.subset, split=split, revision=task.revision)

@@ -64,8 +64,12 @@ def _separated(delimiter: str) -> Callable[[Path, Collection[str]], "pa.Table"]:
 
 
 def _json(file: Path, texts: Collection[str]) -> "pa.Table":
+    import pyarrow as pa
     from pyarrow import json
 
+    # Where the first line is null, pyarrow brings the process down.
+    if not file.read_bytes()[:1000].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        raise pa.ArrowInvalid('its lines must be objects, such as {"text": "a", "label": 0}')
     return json.read_json(file)
 
 

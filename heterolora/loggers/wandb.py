@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import ValidationError
 from rich.console import Console
 
-from heterolora.errors import TrackingError, one_line
+from heterolora.errors import TrackingError, one_line, printable
 from heterolora.files import write_atomically
 from heterolora.loggers.base import (
     Row,
@@ -25,6 +26,8 @@ from heterolora.sites import Site
 if TYPE_CHECKING:
     import wandb
 
+PATIENCE = 15
+"""Seconds in which a server that is there answers."""
 ID = "wandb-id"
 """A file: a run that is resumed goes on in the same W&B run, one that starts over in another."""
 
@@ -67,10 +70,11 @@ class Wandb(Tracker):
                 warn(console, "W&B cannot be reached, so this run is logged offline", error)
                 wandb.teardown()  # its service still holds the run's name
                 run = self._begin(info, "offline")
-        except wandb.errors.Error as error:
+        except (wandb.errors.Error, ValueError) as error:
+            reason = refusal(error) if isinstance(error, ValidationError) else one_line(error)
             raise TrackingError(
-                f"tracking=wandb: {one_line(error)}; run `wandb login`, set WANDB_MODE=offline, or "
-                "choose tracking=local"
+                f"tracking=wandb: W&B refuses this run ({reason}); set what it names, of "
+                "tracking.wandb or in the environment, run `wandb login`, or choose tracking=local"
             ) from error
         return WandbLogger(run, console)
 
@@ -99,7 +103,11 @@ class Wandb(Tracker):
             tags=[*what, *self.tags],
             config=dict(info.config),
             settings=wandb.Settings(
-                silent=True, console="off", disable_git=True, x_disable_stats=True
+                silent=True,
+                console="off",
+                disable_git=True,
+                x_disable_stats=True,
+                init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", PATIENCE)),
             ),
         )
 
@@ -134,6 +142,13 @@ class WandbLogger:
         self._run.summary.update(dict(run))
         self._run.finish(exit_code=0 if run["status"] == "finished" else 1)
         say_how_to_send(self._run, self._console)
+
+
+def refusal(error: ValidationError) -> str:
+    """What W&B says of the first of its settings that is wrong."""
+    first = error.errors()[0]
+    name = str(first["loc"][0]).removeprefix("run_")
+    return f"{name}: {printable(one_line(ValueError(first['msg'].removeprefix('Value error, '))))}"
 
 
 def _identifier(directory: Path) -> str:

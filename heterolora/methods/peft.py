@@ -1,16 +1,15 @@
 """Whatever PEFT has a configuration for (https://huggingface.co/docs/peft)."""
 
-import pydoc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from heterolora.adapters import Adapters
 from heterolora.architectures.shell import shell
-from heterolora.errors import ModelError, one_line
+from heterolora.errors import ModelError, one_line, printable, shown
 from heterolora.methods.base import Given, Method, Trained
 from heterolora.seeding import Stream
-from heterolora.settings import setting
+from heterolora.settings import class_at, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +87,12 @@ def configuration(settings: Mapping[str, Any]) -> Any:
             "method: PEFT is not installed; pip install 'heterolora[peft]', or choose "
             "method=heterolora"
         ) from error
-    target = str(settings.get("_target_"))
-    kind: Any = pydoc.locate(target) if target.startswith("peft.") else None
-    if not (isinstance(kind, type) and issubclass(kind, PeftConfig)):
+    target = settings.get("_target_")
+    kind = class_at(target) if str(target).startswith("peft.") else None
+    if kind is None or not issubclass(kind, PeftConfig):
         raise ModelError(
-            f"method.config._target_={target}: must be a configuration of PEFT; for example "
-            "peft.LoraConfig"
+            f"method.config._target_={printable(shown(target))}: must be a configuration of PEFT; "
+            "for example peft.LoraConfig"
         )
     return kind
 
@@ -115,4 +114,7 @@ def made(model: Any, settings: Mapping[str, Any]) -> Any:
     try:
         return get_peft_model(model, kind(**options))
     except (TypeError, ValueError) as error:
-        raise ModelError(f"method.config: PEFT refuses it ({one_line(error)[:200]})") from error
+        raise ModelError(
+            f"method.config: PEFT refuses it ({one_line(error)[:200]}); give what "
+            f"{kind.__name__} takes"
+        ) from error

@@ -118,7 +118,7 @@ def read_archive(file: Path) -> list[Run]:
     for number, line in enumerate(lines, start=2):
         try:
             runs.append(_run(file, _joined(head["common"], line)))
-        except (ValidationError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = schema.reason(error) if isinstance(error, ValidationError) else repr(error)
             raise RecordError(f"{file}: line {number} is damaged ({reason})") from error
     return runs

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
+from yaml import YAMLError
 
 from heterolora.errors import RecordError, one_line
 from heterolora.files import write_atomically, writing
@@ -161,7 +163,7 @@ class Record:
             record._write_run({"status": "running"})
             if not resume:
                 record._begin()
-            elif not (directory / schema.CONFIG).exists():
+            elif not _is_whole(directory / schema.CONFIG, config):
                 record._write_config()
             record._open_lines()
         except OSError as error:
@@ -289,6 +291,20 @@ def _first(directory: Path) -> Row | None:
     except ValidationError as error:
         logger.warning("%s: is damaged (%s) and is started afresh", file, schema.reason(error))
         return None
+
+
+def _is_whole(file: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the configuration of a run that resumes is there, with every section it has now."""
+    if not file.exists():
+        return False
+    try:
+        found: Any = OmegaConf.to_container(OmegaConf.load(file))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
+        found = None
+    whole = isinstance(found, dict) and config.keys() <= found.keys()
+    if not whole:
+        logger.warning("%s: is damaged, and is written anew", file)
+    return whole
 
 
 def _line(model: type[RecordModel], row: Row) -> str:

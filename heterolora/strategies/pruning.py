@@ -46,7 +46,7 @@ class Pruning(Strategy):
         steps, first = total or steps_per_epoch, epoch * steps_per_epoch
         begin = min(math.ceil(self.warmup * steps), steps - 1)
         end = max(begin, math.floor(self.until * steps))
-        parts = self.pruning_searches - 1
+        parts = max(1, min(self.pruning_searches - 1, end - begin))  # one for each step at most
         spaced = {begin + round(part * (end - begin) / parts) for part in range(parts + 1)}
         return sorted(step - first for step in spaced if 0 <= step - first < steps_per_epoch)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from heterolora.errors import DataError
+from heterolora.errors import DataError, printable, shown
 from heterolora.losses import LABELS, Batch, cross_entropy, squared_error
 from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples, Metric
@@ -44,7 +44,9 @@ class Classification(Predicting):
     sentences: tuple[str, ...] = setting(
         help="the column of the text, or the two columns of a pair", example="[sentence]"
     )
-    num_labels: int = setting(help="number of classes, or 1 for regression", gt=0, example=2)
+    num_labels: int = setting(
+        help="number of classes, or 1 for regression", gt=0, le=65536, example=2
+    )
 
     @property
     def is_regression(self) -> bool:
@@ -80,7 +82,7 @@ class Classification(Predicting):
             )
         if not 1 <= len(self.sentences) <= 2:
             yield (
-                f"sentences={list(self.sentences)}: must name one column or two; for example "
+                f"sentences={shown(self.sentences)}: must name one column or two; for example "
                 "task.sentences=[sentence]"
             )
         if not self.metrics:
@@ -88,14 +90,14 @@ class Classification(Predicting):
         columns = [*self.sentences, self.label]
         if len(set(columns)) != len(columns):
             yield (
-                f"sentences={list(self.sentences)}: the columns {columns} must differ; name each "
+                f"sentences={shown(self.sentences)}: the columns {columns} must differ; name each "
                 "sentence's own with task.sentences=[...], the label's with task.label=..."
             )
         fitting = self.fitting()
         for name in self.metrics:
             if name not in fitting:
                 yield (
-                    f"metrics={list(self.metrics)}: {name} does not fit a task with num_labels="
+                    f"metrics={shown(self.metrics)}: {name} does not fit a task with num_labels="
                     f"{self.num_labels}; choose from {', '.join(fitting)}"
                 )
 
@@ -126,7 +128,7 @@ class Classification(Predicting):
         for row, label in enumerate(columns[self.label]):
             if not self._is_label(label):
                 raise DataError(
-                    f"{where}: row {row} has label {label!r}, but the task takes "
+                    f"{where}: row {row} has label {printable(repr(label))}, but the task takes "
                     f"{self._labels_wanted()}; repair the row, or set task.num_labels"
                 )
         number = float if self.is_regression else int

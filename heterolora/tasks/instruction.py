@@ -7,7 +7,7 @@ from string import Formatter
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from heterolora.errors import DataError, ModelError
+from heterolora.errors import DataError, ModelError, shown
 from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples
 from heterolora.tasks.encoded import Encoded
@@ -49,7 +49,7 @@ class Instruction(Packable):
         yield from super().problems()
         if len(set(self.columns)) != len(self.columns):
             yield (
-                f"output={self.output}: the columns {list(self.columns)} must differ; name each "
+                f"output={self.output}: the columns {shown(self.columns)} must differ; name each "
                 "with task.instruction=..., task.input=... and task.output=..."
             )
         wanted = {"prompt": {"instruction"}}

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from heterolora.errors import DataError
+from heterolora.errors import DataError, printable, shown
 from heterolora.losses import CHOICES, CREDITS, LABELS, Batch, choice_cross_entropy, choice_scores
 from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples, Metric
@@ -76,14 +76,14 @@ class MultipleChoice(Predicting):
             yield "label=null: fine-tuning needs labels; name their column with task.label=COLUMN"
         if not 1 <= len(self.sentences) <= 2:
             yield (
-                f"sentences={list(self.sentences)}: must be one template or two; for example "
+                f"sentences={shown(self.sentences)}: must be one template or two; for example "
                 "task.sentences=['{premise}','{choice}']"
             )
         for template in self.sentences:
             yield from template_problems("sentences", template, self.label)
         if self.placeholder is None and CHOICE not in fields_of(self.sentences):
             yield (
-                f"sentences={list(self.sentences)}: no template has the choice; write {{choice}} "
+                f"sentences={shown(self.sentences)}: no template has the choice; write {{choice}} "
                 "in one, or set task.placeholder"
             )
         if not self.choices:
@@ -91,7 +91,7 @@ class MultipleChoice(Predicting):
         fitting = ["exact_match", "token_f1"] if self.of_texts else ["accuracy"]
         if not self.metrics or not set(self.metrics) <= set(fitting):
             yield (
-                f"metrics={list(self.metrics)}: must be of {', '.join(fitting)}; name at least one"
+                f"metrics={shown(self.metrics)}: must be of {', '.join(fitting)}; name at least one"
             )
 
     def check(self, columns: Columns, where: str) -> Examples:
@@ -109,8 +109,8 @@ class MultipleChoice(Predicting):
         for row, (label, there) in enumerate(zip(labels, choices, strict=True)):
             if not any(self._right(label, there)):
                 raise DataError(
-                    f"{where}: row {row} has {self.label} {label!r}, which is none of its "
-                    f"{len(there)} choices; repair or drop that row"
+                    f"{where}: row {row} has {self.label} {printable(repr(label))}, which is none "
+                    f"of its {len(there)} choices; repair or drop that row"
                 )
         return Examples(made | {self.label: list(labels)})
 
@@ -179,7 +179,7 @@ class MultipleChoice(Predicting):
             if not whole or not texts:
                 raise DataError(
                     f"{where}: row {row} of column '{name}' must be a list of strings, not "
-                    f"{texts!r}; repair or drop that row"
+                    f"{printable(repr(texts))}; repair or drop that row"
                 )
         return [tuple(texts) for texts in columns[name]]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from heterolora.errors import DataError
+from heterolora.errors import DataError, printable, shown
 from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples
 from heterolora.tasks.classification import Classification
@@ -47,7 +47,7 @@ class TextClassification(Classification):
         yield from super().problems()
         if self.labels is not None and len({*self.labels}) < max(2, len(self.labels)):
             yield (
-                f"labels={list(self.labels)}: must name two classes or more, each once; leave it "
+                f"labels={shown(self.labels)}: must name two classes or more, each once; leave it "
                 "out to have those of the training data"
             )
 
@@ -83,8 +83,9 @@ class TextClassification(Classification):
             name = _spelled(label, row, where)
             if name not in number:
                 raise DataError(
-                    f"{where}: row {row} has label {name!r}, but the task has the labels "
-                    f"{', '.join(self.labels)}; repair the row, or name all with task.labels=[...]"
+                    f"{where}: row {row} has label {printable(repr(name))}, but the task has the "
+                    f"labels {', '.join(self.labels)}; repair the row, or name all with "
+                    "task.labels=[...]"
                 )
             found.append(number[name])
         return {self.label: found}
@@ -110,8 +111,8 @@ def _spelled(label: Any, row: int, where: str) -> str:
     if isinstance(label, str) and label:
         return label
     raise DataError(
-        f"{where}: row {row} has label {label!r}, which is no class; repair the row, or, to learn "
-        "numbers on a scale, set task.kind=classification task.num_labels=1"
+        f"{where}: row {row} has label {printable(repr(label))}, which is no class; repair the "
+        "row, or, to learn numbers on a scale, set task.kind=classification task.num_labels=1"
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from heterolora.errors import DataError
+from heterolora.errors import DataError, printable
 from heterolora.losses import LABELS, Batch, token_cross_entropy
 from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples, Metric, Task
@@ -56,7 +56,7 @@ class TokenLabels(Task):
             if not isinstance(labels, Sequence) or not all(type(one) is int for one in labels):
                 raise DataError(
                     f"{where}: row {row} of column '{self.label}' must be a list of whole numbers, "
-                    f"not {labels!r}; repair or drop that row"
+                    f"not {printable(repr(labels))}; repair or drop that row"
                 )
         return Examples(
             {

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from heterolora.errors import DataError
+from heterolora.errors import DataError, printable
 from heterolora.losses import LABELS
 from heterolora.tasks.base import Columns
 from heterolora.tasks.encoded import Encoded
@@ -42,7 +42,8 @@ def check_texts(columns: Columns, column: str, where: str) -> None:
     for row, text in enumerate(columns[column]):
         if not isinstance(text, str):
             raise DataError(
-                f"{where}: row {row} of column '{column}' must be a string, not {text!r}; "
+                f"{where}: row {row} of column '{column}' must be a string, not "
+                f"{printable(repr(text))}; "
                 "repair or drop that row"
             )
 

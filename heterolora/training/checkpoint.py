@@ -137,6 +137,8 @@ class CheckpointManager:
             ValueError: if it is damaged; or SafetensorError, or FileNotFoundError.
         """
         digests = json.loads((folder / CHECKSUMS).read_bytes())
+        if not isinstance(digests, dict):
+            raise ValueError(f"{CHECKSUMS} is none")
         contents = {name: (folder / name).read_bytes() for name in digests}
         for name, data in contents.items():
             if _digest(data) != digests[name]:

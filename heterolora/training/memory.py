@@ -20,13 +20,24 @@ def memory_advice(device: torch.device) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        what = ". ".join(one_line(error).split(". ")[:2]).rstrip(".")
+    except (RuntimeError, MemoryError) as error:
+        if not _of_memory(error):
+            raise
+        said = one_line(error)
+        what = ". ".join(said[max(said.find(ALLOCATOR), 0) :].split(". ")[:2]).rstrip(".")
         raise TrainingError(
             f"device={device}: {what}; lower evaluation.batch_size or proxy.micro_batch_size "
             "(the same run then resumes), training.batch_size, or hydra.launcher.max_packed for "
             "packed runs; set precision=bf16, or choose a device with more memory"
         ) from error
+
+
+ALLOCATOR = "DefaultCPUAllocator"
+"""What torch names where a CPU has no more memory, in a `RuntimeError` like any other."""
+
+
+def _of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or ALLOCATOR in str(error)
 
 
 def forget_peak(device: torch.device) -> None:

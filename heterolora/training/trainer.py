@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from heterolora.errors import TrainingError
+from heterolora.errors import STAY_FINITE, TrainingError
 from heterolora.losses import Batch
 from heterolora.state import Stateful, stateful
 from heterolora.strategies import Search, Strategy
@@ -239,8 +239,7 @@ class Trainer:
         for step, loss in enumerate(losses, start=first):
             if not math.isfinite(loss):
                 raise TrainingError(
-                    f"the training loss is {loss} at step {step} (epoch {epoch + 1}); lower "
-                    f"optimizer.learning_rate, or set precision=fp32"
+                    f"the training loss is {loss} at step {step} (epoch {epoch + 1}); {STAY_FINITE}"
                 )
         self.progress.losses += losses
 
@@ -262,7 +261,7 @@ class Trainer:
         if not math.isfinite(measured["loss"]):
             raise TrainingError(
                 f"the validation loss is {measured['loss']} after step {self.progress.step} "
-                f"(epoch {epoch + 1}); lower optimizer.learning_rate, or set precision=fp32"
+                f"(epoch {epoch + 1}); {STAY_FINITE}"
             )
         row = {
             "step": self.progress.step,

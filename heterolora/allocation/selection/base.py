@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from heterolora.allocation.allocation import Allocation
 from heterolora.allocation.budget import nearest_prefix
-from heterolora.errors import AllocationError
+from heterolora.errors import STAY_FINITE, AllocationError
 from heterolora.settings import Settings, settable, setting
 from heterolora.sites import Site
 
@@ -197,5 +197,5 @@ def _check_finite(what: str, values: Mapping[Site, float]) -> None:
         first, value = next(iter(broken.items()))
         raise AllocationError(
             f"{what} of {len(broken)} sites are not finite (first: {first} = {value}); "
-            "lower optimizer.learning_rate or set precision=fp32"
+            f"{STAY_FINITE}"
         )

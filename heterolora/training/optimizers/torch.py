@@ -1,13 +1,12 @@
 """Any other optimizer of torch, or of a package that is made like it."""
 
-import pydoc
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from heterolora.errors import TrainingError, one_line
-from heterolora.settings import setting
+from heterolora.errors import TrainingError, one_line, printable, shown
+from heterolora.settings import class_at, setting
 from heterolora.training.optimizers.base import Optimizer
 
 
@@ -26,13 +25,19 @@ class Torch(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        target = str(self.options.get("_target_"))
-        found: Any = pydoc.locate(target)
-        if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+        target = self.options.get("_target_")
+        found = class_at(target)
+        if found is None or not issubclass(found, torch.optim.Optimizer):
             raise ValueError(
-                f"options._target_={target}: must be an optimizer that is installed; for example "
-                "torch.optim.SGD"
+                f"options._target_={printable(shown(target))}: must be an optimizer that is "
+                "installed; for example torch.optim.SGD"
             )
+        for name, value in self.options.items():
+            if isinstance(value, int) and abs(value) >= 2**31:  # which fails at the first step
+                raise ValueError(
+                    f"options.{name}={value}: must be less than 2147483648 in size; for example "
+                    f"optimizer.options.{name}=0"
+                )
 
     def over(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer.
@@ -41,11 +46,12 @@ class Torch(Optimizer):
             TrainingError: if it refuses its arguments.
         """
         arguments = dict(self.options)
-        kind: Any = pydoc.locate(arguments.pop("_target_"))
+        kind: Any = class_at(arguments.pop("_target_"))
         try:
             made: torch.optim.Optimizer = kind(parameters, lr=self.learning_rate, **arguments)
         except (TypeError, ValueError) as error:
             raise TrainingError(
-                f"optimizer.options: {kind.__name__} refuses them ({one_line(error)[:200]})"
+                f"optimizer.options: {kind.__name__} refuses them ({one_line(error)[:200]}); "
+                f"give what {kind.__name__} takes"
             ) from error
         return made
