@@ -2,7 +2,7 @@
 
 import sys
 
-from heterolora.cli.run import main
+from heterolora.cli.door import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,7 +4,7 @@ import importlib
 import sys
 
 COMMANDS = {
-    "run": ("heterolora.cli.run", "main", "train, as `heterolora` or train.py does"),
+    "run": ("heterolora.cli.door", "main", "train, as `heterolora` or train.py does"),
     "report": ("heterolora.cli.report", "run", "tables and figures of finished runs"),
     "export": ("heterolora.cli.export", "run", "a run's weights for PEFT or Transformers"),
     "predict": ("heterolora.cli.predict", "run", "what a run's model says of a split or a file"),
