@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from heterolora import run
 from heterolora.errors import ConfigError, UserError, one_line
+from heterolora.launched import started
 from heterolora.loggers.base import Loggers
 from heterolora.loggers.progress import Screen
 from heterolora.material import Material
@@ -28,14 +29,6 @@ from heterolora.training.precision import matmul_precision
 from heterolora.training.processes import Processes
 from heterolora.training.signals import Signals
 from heterolora.training.trainer import Steps, Trainer
-
-STEP_TASKS = "SLURM_STEP_NUM_TASKS"
-"""srun sets it, in every task; a batch script or a shell has none."""
-
-
-def started() -> int:
-    """How many processes torchrun or srun started for this command; 0 if neither of them did."""
-    return int(os.environ.get("WORLD_SIZE") or os.environ.get(STEP_TASKS) or 0)
 
 
 def running(cfg: DictConfig, screen: Screen, signals: Signals) -> Steps[run.Outcome | None]:

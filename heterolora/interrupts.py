@@ -39,9 +39,13 @@ class _Door:
         came: the signals, in order.
     """
 
-    speaks = True
-    raises = False
-    came: list[int] = []
+    def __init__(self) -> None:
+        self.speaks = True
+        self.raises = False
+        self.came: list[int] = []
+
+
+_door = _Door()
 
 
 def listen(speaks: bool) -> None:
@@ -52,7 +56,7 @@ def listen(speaks: bool) -> None:
     Args:
         speaks: whether this process is to print the line, as one of several is.
     """
-    _Door.speaks = speaks
+    _door.speaks = speaks
     for number in NAMES:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _end)
@@ -62,7 +66,7 @@ def listen(speaks: bool) -> None:
 
 def unwind() -> None:
     """From here on there is something to put in order: a signal raises."""
-    _Door.raises = True
+    _door.raises = True
 
 
 def ignore() -> None:
@@ -74,9 +78,9 @@ def ignore() -> None:
 
 def meant(error: BaseException) -> BaseException:
     """The error, or that of the signal of which a library made another one."""
-    if not _Door.came or isinstance(error, KeyboardInterrupt | SystemExit):
+    if not _door.came or isinstance(error, KeyboardInterrupt | SystemExit):
         return error
-    return raised(_Door.came[0])
+    return raised(_door.came[0])
 
 
 def raised(number: int) -> BaseException:
@@ -86,16 +90,22 @@ def raised(number: int) -> BaseException:
 
 def check() -> None:
     """Raise for a signal whose exception was lost on the way."""
-    if _Door.came:
-        raise raised(_Door.came[0])
+    if _door.came:
+        raise raised(_door.came[0])
 
 
 def line(stop: BaseException) -> str:
-    """What to say of an exception that stands for a signal: its last note follows, where it came."""
+    """What to say of an exception that stands for a signal: where it came, its last note has."""
     number = stop.number if isinstance(stop, Terminated) else signal.SIGINT
     by = NAMES.get(signal.Signals(number), signal.Signals(number).name)
     notes: list[str] = getattr(stop, "__notes__", ["; run the same command again"])
     return f"interrupted by {by}{notes[-1]}"
+
+
+def where(stop: BaseException) -> str:
+    """Where a signal came, without what to do about it."""
+    notes: list[str] = getattr(stop, "__notes__", ["before the first step"])
+    return notes[-1].strip().partition("; run the same command")[0]
 
 
 def exit_code(stop: BaseException) -> int:
@@ -104,18 +114,18 @@ def exit_code(stop: BaseException) -> int:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    again = bool(_Door.came)
-    _Door.came.append(number)
+    again = bool(_door.came)
+    _door.came.append(number)
     if again and number != signal.SIGINT:
         return  # the first is being obeyed
     stop = raised(number)
     if again:
         stop.add_note(" again: stopped at once; the same command resumes from the last saved state")
-    elif _Door.raises:
+    elif _door.raises:
         raise stop
     else:
         stop.add_note(" before training began: nothing was written")
-    if _Door.speaks:
+    if _door.speaks:
         _write(line(stop))
     os._exit(exit_code(stop))
 

@@ -266,10 +266,11 @@ def _train(
     for tracker in config.tracking.values():
         loggers.add(tracker.build().follow(info, screen.console))
     searches = len(trainer.searches)
-    screen.say(
-        f"loaded in {duration(screen.elapsed)}; training {counted(trainer.total_steps, 'step')} "
-        f"with {counted(searches, 'search', 'searches')}"
-    )
+    if not screen.label:  # of a sweep there are lines enough
+        screen.say(
+            f"loaded in {duration(screen.elapsed)}; training {counted(trainer.total_steps, 'step')} "
+            f"with {counted(searches, 'search', 'searches')}"
+        )
     loggers.add(ConsoleLogger(screen, info, trainer.steps_per_epoch, searches))
     if trainer.strategy.searches and (said := trainer.strategy.shortfall(trainer.steps_per_epoch)):
         logger.warning(said)

@@ -4,7 +4,7 @@ It imports next to nothing before it listens; Hydra, torch and Transformers come
 """
 
 from heterolora import interrupts
-from heterolora.cli.processes import first
+from heterolora.launched import first
 
 
 def main() -> int:

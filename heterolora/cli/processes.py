@@ -1,17 +1,10 @@
-"""Which of several processes this one is, before any of them knows the others."""
-
-import os
+"""What all processes of a run find, the first one says."""
 
 from heterolora.errors import UserError, print_errors
-
-
-def first() -> bool:
-    """Whether this is the first process that torchrun or srun started, or the only one."""
-    task = os.environ.get("SLURM_PROCID") if "SLURM_STEP_NUM_TASKS" in os.environ else None
-    return int(os.environ.get("RANK") or task or 0) == 0
+from heterolora.launched import first
 
 
 def print_once(error: UserError) -> None:
-    """As `print_errors`; what all processes find, the first one says."""
+    """As `print_errors`."""
     if first():
         print_errors(error)

@@ -20,8 +20,9 @@ from rich.console import Console
 from heterolora import interrupts
 from heterolora.cli import plugins
 from heterolora.cli.compose import HYDRA_VERSION, check_command_line, composition_problems
-from heterolora.cli.processes import first, print_once
+from heterolora.cli.processes import print_once
 from heterolora.errors import ConfigError, UserError
+from heterolora.launched import first
 from heterolora.locations import CONF
 from heterolora.loggers.progress import Screen, own_display
 
@@ -30,7 +31,7 @@ def main() -> int:
     """Do what the arguments of the process say; returns the exit code."""
     sys.argv[1:] = map(at_home, sys.argv[1:])
     sys.modules[plugins.NAMESPACE] = plugins
-    for plugin in (plugins.GridSweeper, plugins.PackedLauncher):
+    for plugin in (plugins.GridSweeper, plugins.JoblibLauncher, plugins.PackedLauncher):
         Plugins.instance().register(plugin)
     on_hydra = hydra.main(version_base=HYDRA_VERSION, config_path=str(CONF), config_name="config")
 
@@ -62,6 +63,7 @@ def task(cfg: DictConfig) -> float:
         with own_display().live():
             return single(cfg)
     except UserError as error:  # Hydra would print a traceback of it
+        interrupts.check()
         print_once(error)
         raise SystemExit(error.exit_code) from None
 
@@ -154,7 +156,7 @@ def report_errors(command: Callable[[], object]) -> int:
     # Hydra prints composition errors over many lines and exits with 1, unless it may raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        command()
+        _as_meant(command)
     except (HydraException, OmegaConfBaseException) as error:
         overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
         print_once(ConfigError(composition_problems(error, overrides)))
@@ -168,3 +170,14 @@ def report_errors(command: Callable[[], object]) -> int:
             print(interrupts.line(stop), file=sys.stderr)
         return interrupts.exit_code(stop)
     return 0
+
+
+def _as_meant(command: Callable[[], object]) -> None:
+    """Run a command; what a library made of a signal is the signal again."""
+    try:
+        command()
+    except BaseException as problem:
+        error = interrupts.meant(problem)
+        if error is problem:
+            raise
+        raise error from None

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from heterolora.drawing.grid import Grid, on_frequency
 from heterolora.loggers.base import Row, RunInfo
-from heterolora.loggers.progress import PLAIN, Pace, Screen, duration
+from heterolora.loggers.progress import Pace, Screen, duration
 from heterolora.records.schema import EpochRow, RunRecord, SearchRow, TestRow
 
 QUIET = 60

@@ -111,7 +111,7 @@ class Display:
             return
         self._progress = _Refreshed(
             SpinnerColumn(),
-            TextColumn("{task.description}", table_column=_column(3), markup=False),
+            TextColumn("{task.description}", table_column=_column(1), markup=False),
             BarColumn(bar_width=None, table_column=Column(ratio=1)),
             _Counted(table_column=_column()),
             _Elapsed(table_column=_column()),
