@@ -267,10 +267,9 @@ def _train(
         loggers.add(tracker.build().follow(info, screen.console))
     searches = len(trainer.searches)
     if not screen.label:  # of a sweep there are lines enough
-        screen.say(
-            f"loaded in {duration(screen.elapsed)}; training {counted(trainer.total_steps, 'step')} "
-            f"with {counted(searches, 'search', 'searches')}"
-        )
+        steps = counted(trainer.total_steps, "step")
+        with_searches = f" with {counted(searches, 'search', 'searches')}" if searches else ""
+        screen.say(f"loaded in {duration(screen.elapsed)}; training {steps}{with_searches}")
     loggers.add(ConsoleLogger(screen, info, trainer.steps_per_epoch, searches))
     if trainer.strategy.searches and (said := trainer.strategy.shortfall(trainer.steps_per_epoch)):
         logger.warning(said)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
@@ -16,6 +17,14 @@ from heterolora.errors import ConfigError
 
 NAMESPACE = "hydra_plugins.heterolora"
 """Hydra takes plug-ins from `hydra_plugins` alone, and finds them there by name."""
+
+
+def register() -> None:
+    """Have Hydra know them. The one named joblib takes the place of that of Hydra's own plug-in."""
+    for plugin in (GridSweeper, JoblibLauncher, PackedLauncher):
+        Plugins.instance().register(plugin)
+    node = {"_target_": f"{NAMESPACE}.{JoblibLauncher.__name__}", "n_jobs": -1}
+    ConfigStore.instance().store(group="hydra/launcher", name="joblib", node=node)
 
 
 class GridSweeper(Sweeper):

@@ -10,7 +10,6 @@ from typing import TextIO
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -31,8 +30,7 @@ def main() -> int:
     """Do what the arguments of the process say; returns the exit code."""
     sys.argv[1:] = map(at_home, sys.argv[1:])
     sys.modules[plugins.NAMESPACE] = plugins
-    for plugin in (plugins.GridSweeper, plugins.JoblibLauncher, plugins.PackedLauncher):
-        Plugins.instance().register(plugin)
+    plugins.register()
     on_hydra = hydra.main(version_base=HYDRA_VERSION, config_path=str(CONF), config_name="config")
 
     def command() -> None:

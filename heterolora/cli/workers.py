@@ -1,14 +1,17 @@
 """Calls in processes of their own, which a signal lets come to their end."""
 
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from contextlib import contextmanager, suppress
+from multiprocessing import active_children, resource_tracker
+from types import FrameType
 from typing import Generic, TypeVar
 
 from joblib import Parallel, delayed
 from joblib.externals.loky.backend import resource_tracker as loky_tracker
 
+from heterolora import interrupts
 from heterolora.training.signals import Signals
 
 HELD = (signal.SIGINT, signal.SIGTERM)
@@ -16,6 +19,20 @@ HELD = (signal.SIGINT, signal.SIGTERM)
 the others be killed."""
 
 T = TypeVar("T")
+
+
+class Forwarded(Signals):
+    """Signals that wait here, while the workers are told to end: one may reach this process alone.
+
+    A terminal's Ctrl-C reaches them as well; what comes second they do not heed.
+    """
+
+    def _put_off(self, number: int, frame: FrameType | None) -> None:
+        super()._put_off(number, frame)
+        for worker in active_children():
+            if worker.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGTERM)
 
 
 class Ended(Generic[T]):
@@ -29,8 +46,7 @@ class Ended(Generic[T]):
 def in_workers(calls: Iterable[Callable[[], T]], n_jobs: int) -> list[T]:
     """Make calls in `n_jobs` processes.
 
-    A signal reaches the workers as well, where runs are saved before they end; no call begins after
-    it.
+    After a signal the workers save their runs and end, and no call begins.
 
     Returns:
         What they return.
@@ -38,10 +54,12 @@ def in_workers(calls: Iterable[Callable[[], T]], n_jobs: int) -> list[T]:
     Raises:
         BaseException: what the first of them raised, once all have ended.
     """
-    with Signals() as signals, _held():
+    with Forwarded() as signals:
         left = (call for call in calls if not signals.waiting and not _held_back())
-        parallel = Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch="n_jobs")
-        ended: list[Ended[T]] = parallel(delayed(_made)(call) for call in left)
+        parallel = Parallel(n_jobs, return_as="generator", batch_size=1, pre_dispatch="n_jobs")
+        with _held():
+            begun = parallel(delayed(_made)(call) for call in left)
+        ended: list[Ended[T]] = list(begun)
     for error in (one.error for one in ended if one.error is not None):
         raise error
     return [one.result for one in ended]  # type: ignore[misc]  # None may be a result
@@ -50,6 +68,8 @@ def in_workers(calls: Iterable[Callable[[], T]], n_jobs: int) -> list[T]:
 def _made(call: Callable[[], T]) -> Ended[T]:
     """What a call raises is returned: raised in a worker, it would end the others at once."""
     try:
+        interrupts.listen(speaks=False)
+        interrupts.unwind()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
         return Ended(result=call())
     except BaseException as error:
