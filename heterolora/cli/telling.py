@@ -14,8 +14,13 @@ from heterolora.cli.sweep import Row, outcomes, row_of
 from heterolora.locations import CONF, INSTALLED
 from heterolora.loggers.progress import PLAIN, counted
 
-SHARED = {"model": "model.name", "task": "task.name", "device": "device", "precision": "precision"}
-"""What the first line of a plan says of all runs, by its key."""
+SHARED = {
+    "model": ("model.path", "model.name"),
+    "task": ("task.name",),
+    "device": ("device",),
+    "precision": ("precision",),
+}
+"""What the first line of a plan says of all runs: the first of these keys that has a value."""
 
 
 def differing(combinations: Sequence[Sequence[str]]) -> list[str]:
@@ -54,8 +59,11 @@ def _shared(configs: Sequence[Mapping[str, Any]]) -> str:
     """Model, task, device and precision, with every value that they have."""
     made = [OmegaConf.create(dict(config)) for config in configs]
     values = {
-        name: dict.fromkeys(str(OmegaConf.select(one, key)) for one in made)
-        for name, key in SHARED.items()
+        name: dict.fromkeys(
+            str(next(filter(None, (OmegaConf.select(one, key) for key in keys)), None))
+            for one in made
+        )
+        for name, keys in SHARED.items()
     }
     return ", ".join(f"{name} {' and '.join(found)}" for name, found in values.items())
 
@@ -77,11 +85,11 @@ def summarize(console: Console, folder: Path) -> int:
     counts = dict.fromkeys(("finished", "skipped", "failed"), 0)
     for row in rows.values():
         counts[row["status"]] = counts.get(row["status"], 0) + 1
-    if any(row["exit_code"] for row in rows.values()):
-        console.print("run the same command again for what is missing", **PLAIN)
     if counts["finished"] or counts["skipped"]:
         command = report_command([run["config"] for run in plan["runs"]])
-        console.print(f"report them with: {command}", **PLAIN)
+        console.print(f"report the finished runs with: {command}", **PLAIN)
+    if any(row["exit_code"] for row in rows.values()):
+        console.print("run the same command again for what is missing", **PLAIN)
     told = ", ".join(f"{count} {status}" for status, count in counts.items())
     console.print(f"{counted(len(rows), 'run')}: {told}", **PLAIN)
     # A bug (1) is worse than what a user can put right (2).

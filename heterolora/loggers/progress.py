@@ -11,12 +11,15 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task
 from rich.table import Column
 from rich.text import Text
 
 PLAIN: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False}
 """Print as it stands: paths, and what others wrote."""
+
+ROOMY = 100
+"""Columns of a terminal from which on the bar takes what the words leave."""
 
 Clock = Callable[[], float]
 
@@ -110,9 +113,9 @@ class Display:
             yield
             return
         self._progress = _Refreshed(
-            SpinnerColumn(),
-            TextColumn("{task.description}", table_column=_column(1), markup=False),
-            BarColumn(bar_width=None, table_column=Column(ratio=1)),
+            SpinnerColumn(table_column=_column()),
+            _Doing(table_column=Column()),  # the one that is cut where the terminal is narrow
+            self._bar(),
             _Counted(table_column=_column()),
             _Elapsed(table_column=_column()),
             _Left(table_column=_column()),
@@ -147,6 +150,12 @@ class Display:
                 row = self.row(f"sweep of {total} runs", left, total=total, unit="runs")
                 self._progress.before = lambda: row.change(completed=ended())
             yield
+
+    def _bar(self) -> BarColumn:
+        """As wide as there is room; where there is little, narrow."""
+        if self.console.width < ROOMY:
+            return BarColumn(bar_width=8, table_column=_column())
+        return BarColumn(bar_width=None, table_column=Column(ratio=1, no_wrap=True))
 
     def row(self, text: str, left: Callable[[], float | None], **more: Any) -> "Row":
         """Add a row; it has a bar if there is a `total`, of that `unit`."""
@@ -264,8 +273,8 @@ def own_display() -> Display:
     return Display(Console())
 
 
-def _column(ratio: int | None = None) -> Column:
-    return Column(ratio=ratio, no_wrap=True, overflow="ellipsis")
+def _column() -> Column:
+    return Column(no_wrap=True, overflow="ellipsis")
 
 
 class _Refreshed(Progress):
@@ -278,6 +287,14 @@ class _Refreshed(Progress):
         if self.before is not None:
             self.before()
         yield from super().get_renderables()
+
+
+class _Doing(ProgressColumn):
+    """What is being done."""
+
+    def render(self, task: Task) -> Text:
+        """On one line."""
+        return Text(task.description, no_wrap=True, overflow="ellipsis")
 
 
 class _Counted(ProgressColumn):
