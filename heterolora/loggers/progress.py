@@ -12,14 +12,14 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 PLAIN: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False}
 """Print as it stands: paths, and what others wrote."""
 
-ROOMY = 100
-"""Columns of a terminal from which on the bar takes what the words leave."""
+ECHO = 4
+"""Columns at the right that stay empty: a terminal shows `^C` there, and would begin a new line."""
 
 Clock = Callable[[], float]
 
@@ -113,15 +113,13 @@ class Display:
             yield
             return
         self._progress = _Refreshed(
+            self.console,
             SpinnerColumn(table_column=_column()),
             _Doing(table_column=Column()),  # the one that is cut where the terminal is narrow
-            self._bar(),
+            BarColumn(max(8, min(40, self.console.width - 92)), table_column=_column()),
             _Counted(table_column=_column()),
             _Elapsed(table_column=_column()),
             _Left(table_column=_column()),
-            console=self.console,
-            transient=True,
-            expand=True,
             redirect_stderr=sys.stderr.isatty(),
         )
         try:
@@ -150,12 +148,6 @@ class Display:
                 row = self.row(f"sweep of {total} runs", left, total=total, unit="runs")
                 self._progress.before = lambda: row.change(completed=ended())
             yield
-
-    def _bar(self) -> BarColumn:
-        """As wide as there is room; where there is little, narrow."""
-        if self.console.width < ROOMY:
-            return BarColumn(bar_width=8, table_column=_column())
-        return BarColumn(bar_width=None, table_column=Column(ratio=1, no_wrap=True))
 
     def row(self, text: str, left: Callable[[], float | None], **more: Any) -> "Row":
         """Add a row; it has a bar if there is a `total`, of that `unit`."""
@@ -280,7 +272,17 @@ def _column() -> Column:
 class _Refreshed(Progress):
     """Rows of which some are looked up each time they are drawn."""
 
-    before: Callable[[], object] | None = None
+    def __init__(self, console: Console, *columns: ProgressColumn, redirect_stderr: bool) -> None:
+        self.before: Callable[[], object] | None = None
+        self._on = console
+        super().__init__(*columns, console=console, transient=True, redirect_stderr=redirect_stderr)
+
+    def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
+        """Not to the edge of the terminal."""
+        table, most = super().make_tasks_table(tasks), self._on.width - ECHO
+        if self._on.measure(table).maximum > most:
+            table.width = most
+        return table
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The table."""
