@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TextIO
 
@@ -58,7 +59,7 @@ def task(cfg: DictConfig) -> float:
         return job(cfg)
     try:
         _check_launcher()
-        with own_display().live():
+        with own_display().live() if first() else nullcontext():
             return single(cfg)
     except UserError as error:  # Hydra would print a traceback of it
         interrupts.check()

@@ -13,6 +13,7 @@ from heterolora import interrupts
 from heterolora.cli import slurm
 from heterolora.errors import UserError, one_line
 from heterolora.files import write_atomically
+from heterolora.launched import first
 from heterolora.loggers.progress import PLAIN, Screen, duration, own_display
 from heterolora.records.record import read_json
 from heterolora.training.signals import Stopped
@@ -86,7 +87,8 @@ def attempting(
         note(folder, index, row_of("failed", overrides, one_line(error), 1))
         raise
     except (KeyboardInterrupt, SystemExit) as stop:
-        note(folder, index, row_of("interrupted", overrides, interrupts.where(stop), 1))
+        if first():
+            note(folder, index, row_of("interrupted", overrides, interrupts.where(stop), 1))
         raise
     except Exception as error:
         interrupts.check()
