@@ -263,7 +263,8 @@ def _train(
         resumed = _resume(record, trainer) if resume else None
         others.align(trainer)
     info = replace(run_info(config, record.directory), resumed=resumed)
-    for tracker in config.tracking.values():
+    for name, tracker in config.tracking.items():
+        screen.doing(f"starting {name}")
         loggers.add(tracker.build().follow(info, screen.console))
     searches = len(trainer.searches)
     if not screen.label:  # of a sweep there are lines enough

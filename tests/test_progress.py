@@ -18,7 +18,7 @@ from rich.console import Console
 from heterolora import interrupts
 from heterolora import run as experiment
 from heterolora.cli import report
-from heterolora.cli.telling import differing
+from heterolora.cli.telling import differing, show_plan
 from heterolora.loggers import console as console_room
 from heterolora.loggers.console import ConsoleLogger, stopped_at
 from heterolora.loggers.progress import Display, Pace, Screen, duration
@@ -165,6 +165,37 @@ def test_a_sweep_says_its_plan_and_how_to_report_it(
     shown = capfd.readouterr().out
     assert "gradnorm" in shown
     assert "snip" in shown
+
+
+def test_a_plan_says_what_is_known_of_each_run(tmp_path: Path) -> None:
+    states = tmp_path / "two" / "checkpoint" / "resume" / "step-00000004"
+    states.mkdir(parents=True)
+    config = {
+        "model": {"name": "hub/one", "path": None},
+        "task": {"name": "rte"},
+        **{"device": "auto", "precision": "bf16", "rerun": False, "output": "outputs"},
+    }
+    runs = [
+        {"differs": differs, "directory": directory and str(tmp_path / directory), "config": own}
+        for differs, directory, own in (
+            ("seed=0", "one", config),
+            ("seed=13 x=1", "two", {**config, "model": {"name": "hub/two", "path": "/a/b"}}),
+            ("seed=42", "two", {**config, "rerun": True}),
+            ("seed=7", None, config),
+        )
+    ]
+    known = {0: {"status": "queued"}}
+    console = Console(file=io.StringIO(), width=40)
+    show_plan(console, runs, known, "outputs")
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == [
+        "sweep of 4 runs: 0 finished already, 1 running or queued elsewhere, 3 to run; "
+        "model hub/one and /a/b, task rte, device auto, precision bf16; records in outputs",
+        "  run 1  seed=0       queued",
+        "  run 2  seed=13 x=1  interrupted, will resume",
+        "  run 3  seed=42",
+        "  run 4  seed=7",
+    ]
 
 
 @pytest.mark.parametrize(

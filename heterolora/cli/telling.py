@@ -13,6 +13,7 @@ from heterolora.cli import slurm
 from heterolora.cli.sweep import Row, outcomes, row_of
 from heterolora.locations import CONF, INSTALLED
 from heterolora.loggers.progress import PLAIN, counted
+from heterolora.records import schema
 
 SHARED = {
     "model": ("model.path", "model.name"),
@@ -49,10 +50,19 @@ def show_plan(console: Console, runs: Sequence[Row], known: Mapping[int, Row], o
     )
     width = max((len(run["differs"]) for run in runs), default=0)
     for index, run in enumerate(runs):
-        status = known[index]["status"] if index in known else ""
-        said = {"skipped": "finished already"}.get(status, status)
+        said = _standing(run, known.get(index))
         number = f"run {index + 1}".rjust(len(f"run {len(runs)}"))
         console.print(f"  {number}  {run['differs']:<{width}}  {said}".rstrip(), **PLAIN)
+
+
+def _standing(run: Row, known: Row | None) -> str:
+    """What is known of a run before the sweep: nothing of one that is to begin."""
+    if known is not None:
+        status: str = known["status"]
+        return "finished already" if status == "skipped" else status
+    states = Path(run["directory"] or "") / schema.CHECKPOINT / "resume"
+    begun = run["directory"] is not None and any(states.glob("step-*"))
+    return "interrupted, will resume" if begun and not run["config"]["rerun"] else ""
 
 
 def _shared(configs: Sequence[Mapping[str, Any]]) -> str:
