@@ -32,6 +32,10 @@ from heterolora.records.lock import holder
 from heterolora.records.record import check_writable, finished
 
 CLUSTER = "SlurmLauncher"
+WAITING = (
+    " while waiting for SLURM; submitted jobs go on, and the same command shows where they are"
+)
+"""What to say of a sweep that is interrupted there."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,7 @@ class Sweep:
         """
         folder = Path(self.config.hydra.sweep.dir).absolute()
         check_writable(Path(self.config.output))
-        on_cluster = str(self.config.hydra.launcher._target_).endswith(CLUSTER)
-        if on_cluster:
+        if self._on_cluster:
             _start_from_copy(Path(self.config.output))
         display = own_display()
         combinations = swept(self.loader, self.config.hydra.sweeper, arguments)
@@ -77,7 +80,7 @@ class Sweep:
             # All of them first: a mistake in one is told before the others take their time.
             runs = _planned(combinations, [*composed(self.loader, self.config, combinations)])
             try:
-                jobs = self._plan(runs, folder, on_cluster)
+                jobs = self._plan(runs, folder)
             except OSError as error:
                 raise RecordError(f"output={self.config.output}: {one_line(error)}") from error
             screen.close()
@@ -99,14 +102,18 @@ class Sweep:
             with shown:
                 came = [self._launch(batch, folder) for batch in jobs]
         except (KeyboardInterrupt, SystemExit) as stop:
-            stop.add_note(stopped(folder))
+            stop.add_note(WAITING if self._on_cluster else stopped(folder))
             raise
         return all(came)
 
-    def _plan(self, runs: list[Row], folder: Path, on_cluster: bool) -> list[list[int]]:
+    @property
+    def _on_cluster(self) -> bool:
+        return str(self.config.hydra.launcher._target_).endswith(CLUSTER)
+
+    def _plan(self, runs: list[Row], folder: Path) -> list[list[int]]:
         """Write the plan; returns the numbers of its jobs, batch by batch."""
         queued = {}
-        if on_cluster:
+        if self._on_cluster:
             _check_for_cluster(runs)
             queued = slurm.submitted(folder.parent)
         known = {index: _known(run, queued) for index, run in enumerate(runs)}
