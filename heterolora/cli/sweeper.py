@@ -32,9 +32,7 @@ from heterolora.records.lock import holder
 from heterolora.records.record import check_writable, finished
 
 CLUSTER = "SlurmLauncher"
-WAITING = (
-    " while waiting for SLURM; submitted jobs go on, and the same command shows where they are"
-)
+WAITING = " while waiting for SLURM; submitted jobs go on, and the same command shows their state"
 """What to say of a sweep that is interrupted there."""
 
 
