@@ -1,8 +1,12 @@
 """The command line: `python train.py proxy=gradnorm strategy=dynamic`, or a sweep with `-m`."""
 
+import signal
 import sys
 
-from heterolora.cli.run import main
-
 if __name__ == "__main__":
+    # Ctrl-C ends the process without a traceback until the door listens, some milliseconds later.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from heterolora.cli.door import main
+
     sys.exit(main())

@@ -4,7 +4,7 @@ import importlib
 import sys
 
 COMMANDS = {
-    "run": ("heterolora.cli.run", "main", "train, as `heterolora` or train.py does"),
+    "run": ("heterolora.cli.door", "main", "train, as `heterolora` or train.py does"),
     "report": ("heterolora.cli.report", "run", "print tables and draw figures of finished runs"),
     "export": ("heterolora.cli.export", "run", "write a run's weights for PEFT or Transformers"),
     "predict": ("heterolora.cli.predict", "run", "write a run's predictions for a split or a file"),

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from omegaconf import DictConfig
-from rich.console import Console
 
 from heterolora import run
 from heterolora.errors import ConfigError, UserError, one_line
 from heterolora.launched import started
 from heterolora.loggers.base import Loggers
+from heterolora.loggers.progress import Screen
 from heterolora.material import Material
 from heterolora.preparing import prepare
 from heterolora.seeding import use_deterministic_kernels
@@ -31,9 +31,7 @@ from heterolora.training.signals import Signals
 from heterolora.training.trainer import Steps, Trainer
 
 
-def running(
-    cfg: DictConfig, console: Console, label: str, signals: Signals
-) -> Steps[run.Outcome | None]:
+def running(cfg: DictConfig, screen: Screen, signals: Signals) -> Steps[run.Outcome | None]:
     """`heterolora.run.running`, in as many processes as the engine takes.
 
     Returns:
@@ -51,7 +49,7 @@ def running(
                     "engine=distributed, or start one"
                 ]
             )
-        return (yield from run.running(cfg, console, label, signals))
+        return (yield from run.running(cfg, screen, signals))
     if count == 0:
         raise ConfigError(
             [
@@ -61,7 +59,7 @@ def running(
         )
     with _group(cfg.device) as processes:
         if processes.leads:
-            return (yield from _leading(cfg, console, label, processes))
+            return (yield from _leading(cfg, screen, processes))
         yield from _following(cfg, processes)
     return None
 
@@ -93,14 +91,12 @@ class Followers(run.Others):
             self._processes.told(False)
 
 
-def _leading(
-    cfg: DictConfig, console: Console, label: str, processes: Processes
-) -> Steps[run.Outcome]:
+def _leading(cfg: DictConfig, screen: Screen, processes: Processes) -> Steps[run.Outcome]:
     """The part of the first process."""
     followers = Followers(processes)
     try:
         signals = SharedSignals(processes)
-        return (yield from run.running(cfg, console, label, signals, followers))
+        return (yield from run.running(cfg, screen, signals, followers))
     except BaseException as error:
         processes.fail(one_line(error))
         raise

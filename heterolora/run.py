@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
+from heterolora import interrupts
 from heterolora.architectures import Loaded
 from heterolora.build import build_budget
 from heterolora.config import Config, identity
@@ -17,7 +18,8 @@ from heterolora.config.fingerprints import model_fingerprint
 from heterolora.data import sources
 from heterolora.errors import one_line
 from heterolora.loggers.base import Loggers, RunInfo, clear
-from heterolora.loggers.console import ConsoleLogger, headline, print_summary
+from heterolora.loggers.console import ConsoleLogger, headline, print_summary, stopped_at
+from heterolora.loggers.progress import Display, Screen, counted, duration
 from heterolora.material import Material
 from heterolora.preparing import prepare
 from heterolora.proxies.base import scores_of
@@ -126,7 +128,7 @@ def run(cfg: DictConfig, console: Console, label: str = "") -> Outcome:
     Raises:
         UserError: for anything a user can put right; the message is one line for each problem.
     """
-    return drive(running(cfg, console, label, Signals()))
+    return drive(running(cfg, Screen(Display(console), label), Signals()))
 
 
 class Others:
@@ -149,43 +151,47 @@ ALONE = Others()
 
 
 def running(
-    cfg: DictConfig, console: Console, label: str, signals: Signals, others: Others = ALONE
+    cfg: DictConfig, screen: Screen, signals: Signals, others: Others = ALONE
 ) -> Steps[Outcome]:
     """`run`, but for the optimizer steps, which are yielded: others may be made beside them.
 
     Args:
         cfg: as Hydra composed it.
-        console: where progress is shown.
-        label: what tells this run's lines from those of others on the same console.
+        screen: where progress is shown.
         signals: that stop the run.
         others: that make the run with this process.
     """
+    try:
+        return (yield from _running(cfg, screen, signals, others))
+    finally:
+        screen.close()
+
+
+def _running(cfg: DictConfig, screen: Screen, signals: Signals, others: Others) -> Steps[Outcome]:
+    screen.doing("checking the configuration")
     config = prepare(cfg)
     directory = directory_of(config)
     done = None if config.rerun else finished(directory)
     if done is None or lock_file(directory).exists():
         check_writable(Path(config.output))
+        interrupts.unwind()
         with locked(directory):
             # Perhaps it was finished by who had the lock until now.
             done = None if config.rerun else finished(directory)
             if done is None:
                 use_deterministic_kernels()
                 with matmul_precision(config.training.tf32, torch.device(config.device)):
-                    result = yield from _execute(config, directory, console, label, signals, others)
+                    result = yield from _execute(config, directory, screen, signals, others)
                 return Outcome(config, directory, result, skipped=False)
             checkpoints_of(directory).discard()  # for one that was killed before it could
     return Outcome(config, directory, done, skipped=True)
 
 
 def _execute(
-    config: Config,
-    directory: Path,
-    console: Console,
-    label: str,
-    signals: Signals,
-    others: Others,
+    config: Config, directory: Path, screen: Screen, signals: Signals, others: Others
 ) -> Steps[RunRecord]:
     """Open the record, then train; whatever fails in between, `run.json` says so."""
+    screen.say(f"device {config.device}, precision {config.precision}, record {directory}")
     device = torch.device(config.device)
     forget_peak(device)
     manager = checkpoints_of(directory)
@@ -204,24 +210,32 @@ def _execute(
     loggers = Loggers([record])
     run: Row = {"status": "failed", "error": None, "seed": config.seed}
     run["identity"] = identity(config)
+    trainer: Trainer | None = None
     try:
         others.begin()
+        screen.doing("reading data and model")
         material = Material.read(config)
         origin = _origin(config, material.loaded, material.splits)
         record.add_provenance(**origin)
         manager.facts |= _facts(config, origin)
         manager.stateful["record"] = record
         weights = directory / schema.CHECKPOINT
+        screen.doing("preparing the training")
         trainer = material.trainer(loggers, weights, manager, signals)
         try:
-            yield from _train(config, trainer, record, loggers, console, label, resume, others)
+            yield from _train(config, trainer, record, loggers, screen, resume, others)
         finally:
             run |= _numbers(config, trainer)
         run["status"] = "finished"
-    except BaseException as error:
+    except BaseException as problem:
+        error = interrupts.meant(problem)
         stopped = isinstance(error, KeyboardInterrupt | SystemExit | Stopped)
         run |= {"status": "interrupted" if stopped else "failed", "error": one_line(error)}
-        raise
+        if stopped:
+            error.add_note(f" {_where(trainer, manager, directory)}")
+        if error is problem:
+            raise
+        raise error from None
     finally:
         loggers.close(run)
     manager.discard()
@@ -238,8 +252,7 @@ def _train(
     trainer: Trainer,
     record: Record,
     loggers: Loggers,
-    console: Console,
-    label: str,
+    screen: Screen,
     resume: bool,
     others: Others,
 ) -> Steps[None]:
@@ -250,15 +263,32 @@ def _train(
         resumed = _resume(record, trainer) if resume else None
         others.align(trainer)
     info = replace(run_info(config, record.directory), resumed=resumed)
-    for tracker in config.tracking.values():
-        loggers.add(tracker.build().follow(info, console))
-    loggers.add(ConsoleLogger(console, info, trainer.steps_per_epoch, label))
+    for name, tracker in config.tracking.items():
+        screen.doing(f"starting {name}")
+        loggers.add(tracker.build().follow(info, screen.console))
+    searches = len(trainer.searches)
+    if not screen.label:  # of a sweep there are lines enough
+        steps = counted(trainer.total_steps, "step")
+        with_searches = f" with {counted(searches, 'search', 'searches')}" if searches else ""
+        screen.say(f"loaded in {duration(screen.elapsed)}; training {steps}{with_searches}")
+    loggers.add(ConsoleLogger(screen, info, trainer.steps_per_epoch, searches))
     if trainer.strategy.searches and (said := trainer.strategy.shortfall(trainer.steps_per_epoch)):
         logger.warning(said)
     with memory_advice(device):
         yield from trainer.steps()
         if scores:
             record.log_importance(importance_after(trainer, scores))
+
+
+def _where(trainer: Trainer | None, manager: CheckpointManager, directory: Path) -> str:
+    """Where a run was interrupted, and what becomes of it."""
+    saved, states = manager.newest, directory / schema.CHECKPOINT / "resume"
+    if trainer is None:
+        return stopped_at(0, 0, "", saved, states)
+    step, length, total = trainer.progress.step, trainer.steps_per_epoch, trainer.total_steps
+    of = -(-total // length)
+    epoch = f"epoch {min(step // length + 1, of)} of {of}"
+    return stopped_at(step, total, epoch, saved, states)
 
 
 def _resume(record: Record, trainer: Trainer) -> int:

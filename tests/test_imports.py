@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 GROUND = [
     "errors",
     "launched",
+    "interrupts",
     "streams",
     "sites",
     "state",

@@ -24,6 +24,7 @@ from heterolora.drawing.grid import Grid, on_frequency
 from heterolora.drawing.heatmap import heatmap
 from heterolora.loggers.base import Loggers, RunInfo
 from heterolora.loggers.console import ConsoleLogger, headline, print_summary
+from heterolora.loggers.progress import Display, Screen
 from heterolora.loggers.wandb_report import log_report
 from heterolora.records.record import read_rows
 from heterolora.records.schema import RunRecord, SearchRow
@@ -141,7 +142,7 @@ def test_the_summary_is_legible_for_24_layers(info: RunInfo) -> None:
 
 def test_an_epoch_is_one_line_and_a_tie_is_told_once(info: RunInfo) -> None:
     console = Console(file=io.StringIO(), width=80)
-    logger = ConsoleLogger(console, info, steps_per_epoch=459)
+    logger = ConsoleLogger(Screen(Display(console)), info, steps_per_epoch=459)
     logger.log_search(SEARCH)
     logger.log_step({"step": 10, "epoch": 1, "loss": 0.7})
     for _ in range(2):
@@ -157,7 +158,7 @@ def test_an_epoch_is_one_line_and_a_tie_is_told_once(info: RunInfo) -> None:
 @pytest.mark.parametrize(("pool", "said"), [("combined", ""), ("separated", " within a pool")])
 def test_a_degenerate_search_says_among_whom(pool: str, said: str, info: RunInfo) -> None:
     console = Console(file=io.StringIO(), width=80)
-    logger = ConsoleLogger(console, dataclasses.replace(info, pool=pool), 9)
+    logger = ConsoleLogger(Screen(Display(console)), dataclasses.replace(info, pool=pool), 9)
     logger.log_search({**SEARCH, "degenerate": True, "tied": 2})
     logger.close(RUN)
     assert isinstance(console.file, io.StringIO)

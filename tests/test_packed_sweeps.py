@@ -147,7 +147,7 @@ def test_records_are_those_of_runs_one_after_another(
         assert one.code == 2, one.err
         assert "Traceback" not in one.err
         assert outcomes(one) == "6 runs: 4 finished, 0 skipped, 2 failed"
-        summary = one.out.splitlines()[-8:-2]
+        summary = one.out.splitlines()[-9:-3]
         assert sum(line.startswith("failed ") for line in summary) == 2
         assert any("strategy.enable_rate=0.3" in line for line in summary)
     # That of another batch size follows, by itself.

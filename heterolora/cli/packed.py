@@ -1,20 +1,19 @@
 """Training the runs of a sweep at once, in one process or a few."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import setup_globals
-from joblib import Parallel, delayed
 from omegaconf import DictConfig
 
 from heterolora.cli import slurm
 from heterolora.cli.sweep import Row, attempting, prepared
+from heterolora.cli.workers import in_workers
 from heterolora.config import without
 from heterolora.errors import ConfigError
-from heterolora.training.signals import Signals
 
 OF_EACH_RUN: Mapping[str, Any] = {
     **dict.fromkeys(("seed", "name", "proxy", "strategy", "selection", "rank_budget"), True),
@@ -68,22 +67,7 @@ def launch(config: DictConfig, jobs: Sequence[int], max_packed: int, n_jobs: int
         for pack in packs:
             train(pack)
         return
-    # A signal reaches the workers as well, which save their runs before they end.
-    with Signals() as signals:
-        left = (pack for pack in packs if not signals.waiting)  # none begins after a signal
-        parallel = Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch="n_jobs")
-        errors = parallel(delayed(caught)(train, pack) for pack in left)
-    for error in filter(None, errors):
-        raise error
-
-
-def caught(train: Callable[[Pack], None], pack: Pack) -> BaseException | None:
-    """What training a pack raised: raised in a worker, it would end the other workers at once."""
-    try:
-        train(pack)
-    except BaseException as error:
-        return error
-    return None
+    in_workers((partial(train, pack) for pack in packs), n_jobs)
 
 
 def train_pack(folder: Path, pack: Pack, max_packed: int) -> None:
@@ -100,7 +84,7 @@ def train_pack(folder: Path, pack: Pack, max_packed: int) -> None:
     quiet_libraries()
     Together(
         [
-            partial(attempting, prepared(run, folder, index), folder, index, run["overrides"])
+            partial(attempting, prepared(run, folder, index), folder, index, run)
             for index, run in pack.items()
         ],
         max_packed,

@@ -1,10 +1,13 @@
 """The plug-ins by which Hydra makes sweeps; what they do is imported when they do it."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -15,6 +18,14 @@ from heterolora.launched import started
 
 NAMESPACE = "hydra_plugins.heterolora"
 """Hydra takes plug-ins from `hydra_plugins` alone, and finds them there by name."""
+
+
+def register() -> None:
+    """Have Hydra know them. The one named joblib takes the place of that of Hydra's own plug-in."""
+    for plugin in (GridSweeper, JoblibLauncher, PackedLauncher):
+        Plugins.instance().register(plugin)
+    node = {"_target_": f"{NAMESPACE}.{JoblibLauncher.__name__}", "n_jobs": -1}
+    ConfigStore.instance().store(group="hydra/launcher", name="joblib", node=node)
 
 
 class GridSweeper(Sweeper):
@@ -78,6 +89,54 @@ class GridSweeper(Sweeper):
         Sweep(self.config, loader, self.launcher, self.max_batch_size).make(arguments)
 
 
+class JoblibLauncher(Launcher):
+    """Makes jobs in several processes of this machine, as Hydra's plug-in of this name does.
+
+    A signal lets the jobs that are under way save their runs, and no other begins.
+
+    Args:
+        n_jobs: processes; -1 for as many as there are cores.
+    """
+
+    __module__ = NAMESPACE
+
+    in_workers = True
+    """Whether the jobs are made in other processes that write to the same terminal."""
+
+    def __init__(self, n_jobs: int) -> None:
+        self.n_jobs = n_jobs
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Called by Hydra before `launch`."""
+        if not isinstance(self.n_jobs, int) or self.n_jobs == 0 or self.n_jobs < -1:
+            raise ConfigError(
+                [
+                    f"hydra.launcher.n_jobs={self.n_jobs}: must be a whole number greater than 0, "
+                    "or -1 for as many as there are cores; for example hydra.launcher.n_jobs=2"
+                ]
+            )
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Make all jobs; how the runs of each ended, they note themselves."""
+        from hydra_plugins.hydra_joblib_launcher._core import execute_job
+
+        from heterolora.cli.workers import in_workers
+
+        setup_globals()
+        given = (self.hydra_context, self.config, self.task_function, Singleton.get_state())
+        jobs = enumerate(job_overrides, start=initial_job_idx)
+        calls = (partial(execute_job, index, overrides, *given) for index, overrides in jobs)
+        made: list[JobReturn] = in_workers(calls, self.n_jobs)
+        return made
+
+
 class PackedLauncher(Launcher):
     """Trains runs of one model, task and search space together; those that differ, in turn.
 
@@ -91,6 +150,7 @@ class PackedLauncher(Launcher):
     def __init__(self, max_packed: int, n_jobs: int) -> None:
         self.max_packed = max_packed
         self.n_jobs = n_jobs
+        self.in_workers = n_jobs != 1
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
 

@@ -5,17 +5,19 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TextIO
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from heterolora import interrupts
 from heterolora.cli import plugins
 from heterolora.cli.compose import (
     HYDRA_VERSION,
@@ -28,6 +30,7 @@ from heterolora.errors import ConfigError, UserError
 from heterolora.files import of_system
 from heterolora.launched import first, print_once
 from heterolora.locations import CONF
+from heterolora.loggers.progress import Screen, own_display
 
 SWEEP = ("-m", "--multirun")
 
@@ -37,8 +40,7 @@ def main() -> int:
     # Hydra takes no overrides on both sides of an option.
     sys.argv[1:] = sorted(map(at_home, sys.argv[1:]), key=lambda one: one not in SWEEP)
     sys.modules[plugins.NAMESPACE] = plugins
-    for plugin in (plugins.GridSweeper, plugins.PackedLauncher):
-        Plugins.instance().register(plugin)
+    plugins.register()
     on_hydra = hydra.main(version_base=HYDRA_VERSION, config_path=str(CONF), config_name="config")
 
     def command() -> None:
@@ -60,15 +62,17 @@ def at_home(argument: str) -> str:
 
 def task(cfg: DictConfig) -> float:
     """One run, or one job of a sweep; returns the task's first metric at the best epoch."""
-    from heterolora.cli.sweep import job
-
-    quiet_libraries()
     if HydraConfig.get().mode == RunMode.MULTIRUN:
+        from heterolora.cli.sweep import job
+
+        quiet_libraries()
         return job(cfg)
     try:
         _check_launcher()
-        return single(cfg)
+        with own_display().live() if first() else nullcontext():
+            return single(cfg)
     except (UserError, OSError) as problem:  # Hydra would print a traceback of it
+        interrupts.check()
         error = of_system(problem) if isinstance(problem, OSError) else problem
         print_once(error)
         raise SystemExit(error.exit_code) from None
@@ -81,11 +85,20 @@ def help_on(overrides: list[str]) -> None:
     help.show(overrides, Console())
 
 
+class ToStderr(logging.StreamHandler[TextIO]):
+    """Writes to what is stderr at the moment: a progress bar has itself told of what is printed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As of any stream."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def quiet_libraries() -> None:
     """Warnings of this project are told, a line each; of libraries, errors alone."""
     import transformers  # and torch, which take their time: --help does without
 
-    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(levelname)s: %(message)s", handlers=[ToStderr()])
     transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     # Only in-place changes of a layer's output would be lost, and no family makes any.
@@ -102,16 +115,37 @@ def single(cfg: DictConfig) -> float:
     Raises:
         UserError: for anything that the user can put right.
     """
+    screen = Screen(own_display())
+    if first() and "torch" not in sys.modules:  # the next line takes its time
+        screen.say(beginning(cfg))
+    screen.doing("importing torch and Transformers")
+    quiet_libraries()
     from heterolora.distributed import running
     from heterolora.training.signals import Signals
     from heterolora.training.trainer import drive
 
-    console = Console()
-    outcome = drive(running(cfg, console, "", Signals()))
+    outcome = drive(running(cfg, screen, Signals()))
     if outcome is None:
         return float("nan")
-    outcome.show(console)
+    outcome.show(screen.console)
     return outcome.metric
+
+
+def beginning(cfg: DictConfig) -> str:
+    """What can be said of a run before torch has been imported: what `auto` stands for cannot."""
+
+    def of(key: str) -> object:
+        return OmegaConf.select(cfg, key, default="?", throw_on_missing=False)
+
+    try:
+        model = of("model.path") or of("model.name")
+        folder = Path(str(of("output")), str(of("name")), str(of("task.name")))
+        return (
+            f"starting: model {model}, task {of('task.name')}, device {of('device')}, "
+            f"precision {of('precision')}; the record will be in {folder}"
+        )
+    except OmegaConfBaseException:  # which is told with all that is wrong
+        return "starting"
 
 
 def _check_launcher() -> None:
@@ -132,7 +166,7 @@ def report_errors(command: Callable[[], object]) -> int:
     # Hydra prints composition errors over many lines and exits with 1, unless it may raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        command()
+        _as_meant(command)
     except (HydraException, OmegaConfBaseException) as error:
         overrides = [one for one in sys.argv[1:] if "=" in one and not one.startswith("-")]
         print_once(ConfigError(composition_problems(error, overrides)))
@@ -143,8 +177,20 @@ def report_errors(command: Callable[[], object]) -> int:
     except OSError as error:
         print_once(of_system(error))
         return UserError.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, interrupts.Terminated) as stop:
+        interrupts.ignore()
         if first():
-            print("interrupted", file=sys.stderr)
-        return 130
+            print(interrupts.line(stop), file=sys.stderr)
+        return interrupts.exit_code(stop)
     return 0
+
+
+def _as_meant(command: Callable[[], object]) -> None:
+    """Run a command; what a library made of a signal is the signal again."""
+    try:
+        command()
+    except BaseException as problem:
+        error = interrupts.meant(problem)
+        if error is problem:
+            raise
+        raise error from None

@@ -1,18 +1,20 @@
 """The jobs of a sweep: each makes its runs one after another, and notes how each of them ended."""
 
 import json
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
+from heterolora import interrupts
 from heterolora.cli import slurm
 from heterolora.errors import UserError, one_line
 from heterolora.files import of_system, write_atomically
-from heterolora.loggers.console import PLAIN
+from heterolora.launched import first
+from heterolora.loggers.progress import PLAIN, Screen, duration, own_display
 from heterolora.records.record import read_json
 from heterolora.training.signals import Stopped
 
@@ -36,13 +38,15 @@ def job(cfg: DictConfig) -> float:
     hydra = HydraConfig.get()
     folder = Path(hydra.sweep.dir)
     if "job" not in cfg:  # another sweeper than this project's: one run at a time, without a plan
-        return _attempt(cfg, folder, hydra.job.num, " ".join(hydra.overrides.task))
+        number = hydra.job.num
+        row = {"overrides": " ".join(hydra.overrides.task), "label": f"run {number + 1}"}
+        return _attempt(cfg, folder, number, row)
     plan = json.loads((folder / slurm.PLAN).read_text())
     metric = float("nan")
     for index in plan["jobs"][cfg.job]:
         planned = plan["runs"][index]
         cfg = prepared(planned, folder, index)
-        metric = _attempt(cfg, folder, index, planned["overrides"])
+        metric = _attempt(cfg, folder, index, planned)
     return metric
 
 
@@ -55,33 +59,40 @@ def prepared(planned: Row, folder: Path, index: int) -> DictConfig:
     return cfg
 
 
-def _attempt(cfg: DictConfig, folder: Path, index: int, overrides: str) -> float:
+def _attempt(cfg: DictConfig, folder: Path, index: int, planned: Row) -> float:
     """One run, alone."""
     from heterolora.training.signals import Signals
     from heterolora.training.trainer import drive
 
-    return drive(attempting(cfg, folder, index, overrides, Signals()))
+    interrupts.check()
+    return drive(attempting(cfg, folder, index, planned, Signals()))
 
 
 def attempting(
-    cfg: DictConfig, folder: Path, index: int, overrides: str, signals: "Signals"
+    cfg: DictConfig, folder: Path, index: int, planned: Row, signals: "Signals"
 ) -> "Steps[float]":
     """One run, but for its optimizer steps, which are yielded; and a line on how it ended."""
     from heterolora.distributed import running  # and torch, which a summary does without
 
-    label, console = f"#{index}", Console()
+    overrides, screen = planned["overrides"], Screen(own_display(), planned["label"])
     try:
-        outcome = yield from running(cfg, console, label, signals)
+        outcome = yield from running(cfg, screen, signals)
         if outcome is None:
             return float("nan")  # the first of several processes tells of the run
     except (UserError, OSError) as problem:
+        interrupts.check()
         error = of_system(problem) if isinstance(problem, OSError) else problem
         reason = "; ".join(str(error).splitlines())
         row, metric = row_of("failed", overrides, reason, error.exit_code), float("nan")
     except Stopped as error:
         note(folder, index, row_of("failed", overrides, one_line(error), 1))
         raise
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if first():
+            note(folder, index, row_of("interrupted", overrides, interrupts.where(stop), 1))
+        raise
     except Exception as error:
+        interrupts.check()
         traceback.print_exc()
         reason = f"{type(error).__name__}: {one_line(error)}"
         row, metric = row_of("failed", overrides, reason, 1), float("nan")
@@ -89,8 +100,25 @@ def attempting(
         status = "skipped" if outcome.skipped else "finished"
         row, metric = row_of(status, str(outcome.directory), outcome.headline()), outcome.metric
     note(folder, index, row)
-    console.print(f"{label} {row['status']}: {row['said']}", **PLAIN)
+    label = planned["label"]
+    screen.console.print(f"{label} {row['status']}: {row['said']}{so_far(folder)}", **PLAIN)
     return metric
+
+
+def so_far(folder: Path) -> str:
+    """How many runs of a sweep have ended, and when the rest will have; empty without a plan."""
+    file = folder / slurm.PLAN
+    if not file.exists():
+        return ""
+    plan = json.loads(file.read_text())
+    ended, launched = outcomes(folder), [run for job in plan["jobs"] for run in job]
+    made = sum(index in ended for index in launched)
+    elapsed = time.time() - file.stat().st_mtime
+    left = elapsed / made * (len(launched) - made)
+    return (
+        f" ({len(ended)} of {len(plan['runs'])} runs done, elapsed {duration(elapsed)}, "
+        f"left {duration(left)})"
+    )
 
 
 def begun(folder: Path, index: int, directory: str | None) -> bool:
@@ -118,27 +146,7 @@ def note(folder: Path, index: int, row: Row) -> None:
         write_atomically(file, json.dumps(row))
 
 
-def summarize(folder: Path) -> int:
-    """Print a line for each run of a sweep, and how many there are of each status.
-
-    Returns:
-        The exit code: 0 if none of them failed.
-    """
+def outcomes(folder: Path) -> dict[int, Row]:
+    """How each run of a sweep ended, of those that have."""
     files = sorted((folder / OUTCOMES).glob("*.json"), key=lambda file: int(file.stem))
-    rows = {int(file.stem): json.loads(file.read_text()) for file in files}
-    for index, planned in enumerate(json.loads((folder / slurm.PLAN).read_text())["runs"]):
-        said = f"its job ended without a result; see {folder}/.submitit"
-        rows.setdefault(index, row_of("lost", planned["overrides"], said, 1))
-    console = Console()
-    console.print()
-    for _, row in sorted(rows.items()):
-        console.print(f"{row['status']:<8}  {row['what']}  {row['said']}", **PLAIN)
-    counts = dict.fromkeys(("finished", "skipped", "failed"), 0)
-    for row in rows.values():
-        counts[row["status"]] = counts.get(row["status"], 0) + 1
-    if counts["failed"] or counts.get("lost"):
-        console.print("run the same command again for what is missing", **PLAIN)
-    told = ", ".join(f"{count} {status}" for status, count in counts.items())
-    console.print(f"{len(rows)} run{'s' * (len(rows) != 1)}: {told}", **PLAIN)
-    # A bug (1) is worse than what a user can put right (2).
-    return min({row["exit_code"] for row in rows.values()} - {0}, default=0)
+    return {int(file.stem): json.loads(file.read_text()) for file in files}

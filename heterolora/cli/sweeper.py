@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,19 +17,23 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from heterolora import interrupts
 from heterolora.cli import slurm
 from heterolora.cli.compose import check_overrides, composition_problems
-from heterolora.cli.sweep import Row, note, row_of, summarize
+from heterolora.cli.sweep import Row, note, outcomes, row_of
+from heterolora.cli.telling import differing, show_plan, stopped, summarize
 from heterolora.errors import ConfigError, RecordError, UserError, one_line, shown
 from heterolora.files import remedy, write_atomically
 from heterolora.locations import INSTALLED
 from heterolora.loggers.console import headline
-from heterolora.preparing import prepare
+from heterolora.loggers.progress import Screen, counted, own_display
 from heterolora.records import source
 from heterolora.records.lock import holder
 from heterolora.records.record import check_writable, finished
 
 CLUSTER = "SlurmLauncher"
+WAITING = " while waiting for SLURM; submitted jobs go on, and the same command shows their state"
+"""What to say of a sweep that is interrupted there."""
 
 
 @dataclass(frozen=True)
@@ -61,28 +66,56 @@ class Sweep:
         """
         folder = Path(self.config.hydra.sweep.dir).absolute()
         check_writable(Path(self.config.output))
-        on_cluster = str(self.config.hydra.launcher._target_).endswith(CLUSTER)
-        if on_cluster:
+        if self._on_cluster:
             _start_from_copy(Path(self.config.output))
         self._check()
+        display = own_display()
         combinations = swept(self.loader, self.config.hydra.sweeper, arguments)
-        # All of them first: a mistake in one of them is told before the others take their time.
-        runs = _planned([*composed(self.loader, self.config, combinations)])
-        try:
-            jobs = self._plan(runs, folder, on_cluster)
-        except OSError as error:
-            raise RecordError(
-                f"hydra.sweep.dir={folder}: cannot be written ({one_line(error)}); {remedy(error)}"
-            ) from error
-        launched = [self._launch(batch, folder) for batch in jobs]
-        code = summarize(folder) or int(not all(launched))
+        with display.live():
+            screen = Screen(display)
+            planning = f"planning {counted(len(combinations), 'run')}"
+            screen.say(f"{planning}; records will be in {self.config.output}")
+            screen.doing(planning)
+            # All of them first: a mistake in one is told before the others take their time.
+            runs = _planned(combinations, [*composed(self.loader, self.config, combinations)])
+            try:
+                jobs = self._plan(runs, folder)
+            except OSError as error:
+                raise RecordError(
+                    f"hydra.sweep.dir={folder}: cannot be written ({one_line(error)}); "
+                    f"{remedy(error)}"
+                ) from error
+            screen.close()
+        show_plan(display.console, runs, outcomes(folder), runs[0]["config"]["output"])
+        launched = self._launched(jobs, folder, len(runs))
+        code = summarize(display.console, folder) or int(not launched)
         if code:
             raise SystemExit(code)
 
-    def _plan(self, runs: list[Row], folder: Path, on_cluster: bool) -> list[list[int]]:
+    def _launched(self, jobs: Sequence[Sequence[int]], folder: Path, total: int) -> bool:
+        """Whether all jobs of all batches came back."""
+        shown = (
+            nullcontext()  # workers write to the terminal themselves
+            if getattr(self.launcher, "in_workers", False)
+            else own_display().sweep(total, lambda: len(outcomes(folder)))
+        )
+        interrupts.unwind()
+        try:
+            with shown:
+                came = [self._launch(batch, folder) for batch in jobs]
+        except (KeyboardInterrupt, SystemExit) as stop:
+            stop.add_note(WAITING if self._on_cluster else stopped(folder))
+            raise
+        return all(came)
+
+    @property
+    def _on_cluster(self) -> bool:
+        return str(self.config.hydra.launcher._target_).endswith(CLUSTER)
+
+    def _plan(self, runs: list[Row], folder: Path) -> list[list[int]]:
         """Write the plan; returns the numbers of its jobs, batch by batch."""
         queued = {}
-        if on_cluster:
+        if self._on_cluster:
             _check_for_cluster(runs)
             queued = slurm.submitted(folder.parent)
         known = {index: _known(run, queued) for index, run in enumerate(runs)}
@@ -210,19 +243,31 @@ def composed(
         yield " ".join(combination), cfg
 
 
-def _planned(runs: Sequence[tuple[str, DictConfig]]) -> list[Row]:
+def _planned(
+    combinations: Sequence[Sequence[str]], runs: Sequence[tuple[str, DictConfig]]
+) -> list[Row]:
     """What the plan has of each run; of those that are the same run, the first."""
     planned: dict[str, Row] = {}
-    for overrides, cfg in runs:
+    given: dict[str, Sequence[str]] = {}
+    for own, (overrides, cfg) in zip(combinations, runs, strict=True):
         directory, config = _directory(cfg), OmegaConf.to_container(cfg)
         row = {"overrides": overrides, "config": config, "directory": directory}
-        planned.setdefault(directory or json.dumps(config, sort_keys=True), row)
-    return list(planned.values())
+        key = directory or json.dumps(config, sort_keys=True)
+        planned.setdefault(key, row)
+        given.setdefault(key, own)
+    return [
+        {**row, "label": f"run {number} of {len(planned)}", "differs": differs}
+        for number, (row, differs) in enumerate(
+            zip(planned.values(), differing([*given.values()]), strict=True), start=1
+        )
+    ]
 
 
 def _directory(cfg: DictConfig) -> str | None:
     """Where the record of a run will be; None if it cannot be made, as the run itself will say."""
-    from heterolora.run import directory_of  # and torch, which --help does without
+    # And torch, which takes its time: the first line of a sweep does without.
+    from heterolora.preparing import prepare
+    from heterolora.run import directory_of
 
     # Where the precision is given, the device has no part in where the record is, and the machine
     # that plans need not have it.

@@ -16,7 +16,7 @@ from heterolora.files import writing
 from heterolora.records import schema
 from heterolora.records.read import read_lines
 from heterolora.settings import Settings, class_in
-from heterolora.training.logging import Logger
+from heterolora.training.logging import Logger, tell_watchers
 
 Row = Mapping[str, Any]
 
@@ -179,6 +179,10 @@ class Loggers:
         """Pass a search on."""
         for logger in self._loggers:
             logger.log_search(row)
+
+    def begin(self, activity: str, number: int, of: int) -> None:
+        """Pass on what begins, to those that want to know."""
+        tell_watchers(self._loggers, activity, number, of)
 
     def close(self, run: Row) -> None:
         """Close each in the order they were added: the record does not wait for a dashboard."""

@@ -1,96 +1,89 @@
 """What a person sees: progress while a run goes on, and a summary at its end."""
 
 import math
-import time
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from heterolora.drawing.grid import Grid, on_frequency
 from heterolora.loggers.base import Row, RunInfo
+from heterolora.loggers.progress import Pace, Screen, duration
 from heterolora.records.schema import EpochRow, RunRecord, SearchRow, TestRow
 
-PLAIN: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False}
-"""Print as it stands: paths, and what others wrote."""
+QUIET = 60
+"""Seconds without a line after which a log file gets one."""
+
+DOING = {"training": "epoch", "searching": "searching", "evaluating": "evaluating epoch"}
+"""What the number of an activity follows."""
 
 
 class ConsoleLogger:
-    """A line per epoch, warnings, and on a terminal a progress bar below them.
+    """A line per epoch, warnings, and on a terminal a row that moves below them.
+
+    Where there is no such row, a line now and then says how far the training is: after a minute
+    without one, and the longer it takes the more seldom.
 
     Args:
-        console: where to write.
+        screen: where to write.
         info: on the run.
         steps_per_epoch: optimizer steps.
-        label: begins each line of a run that may share the console with others, which then has
-            no bar; empty for a run that has it alone.
+        searches: how many the training makes.
     """
 
     def __init__(
-        self,
-        console: Console,
-        info: RunInfo,
-        steps_per_epoch: int,
-        label: str = "",
+        self, screen: Screen, info: RunInfo, steps_per_epoch: int, searches: int = 0
     ) -> None:
-        self._console = console
-        self._label = f"{label} " if label else ""
+        self._screen = screen
         steps = info.epochs * steps_per_epoch
-        total = steps if info.max_steps is None else min(steps, info.max_steps)
-        self._epochs = math.ceil(total / steps_per_epoch)
+        self._total = steps if info.max_steps is None else min(steps, info.max_steps)
+        self._epochs = math.ceil(self._total / steps_per_epoch)
         self._primary = info.primary_metric
         self._among = {"combined": "", "separated": " within a pool"}[info.pool]
         self._warned = False
-        self._started = time.perf_counter()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal or bool(label),
-            transient=True,
-        )
-        self._task = self._bar.add_task("training", total=total, completed=info.resumed or 0)
-        self._bar.start()
+        self._said = screen.elapsed
+        done = info.resumed or 0
+        evaluated = done // steps_per_epoch
+        totals = {"training": self._total, "searching": searches, "evaluating": self._epochs}
+        # Of the searches before, resuming does not know; they were spread as the steps were.
+        searched = round(searches * done / self._total)
+        before = {"training": done, "searching": searched, "evaluating": evaluated}
+        screen.train(self._total, done, Pace(totals, before))
         if info.resumed is not None:
-            epoch = min(info.resumed // steps_per_epoch + 1, self._epochs)
-            self._console.print(
-                f"{self._label}resumed at step {info.resumed} (epoch {epoch})", highlight=False
-            )
+            epoch = min(evaluated + 1, self._epochs)
+            screen.say(f"resumed at step {info.resumed} (epoch {epoch})")
+
+    def begin(self, activity: str, number: int, of: int) -> None:
+        """Name it in the row, such as `searching 3 of 5`."""
+        self._screen.begin(activity, f"{DOING[activity]} {number} of {of}")
 
     def log_step(self, row: Row) -> None:
-        """Move the bar."""
-        self._bar.update(
-            self._task,
-            completed=row["step"],
-            description=f"epoch {row['epoch']}/{self._epochs}  loss {row['loss']:.3f}",
-        )
+        """Move the bar; where there is none, say how far it is if nothing was said for long."""
+        screen = self._screen
+        screen.reach(row["step"], f"epoch {row['epoch']} of {self._epochs}, loss {row['loss']:.3f}")
+        quiet = max(QUIET, 0.1 * screen.elapsed)
+        if not screen.display.is_live and screen.elapsed - self._said > quiet:
+            self._line(
+                f"epoch {row['epoch']:>2}/{self._epochs}  step {row['step']:>6}/{self._total}  "
+                f"train loss {row['loss']:.4f}"
+            )
 
     def log_epoch(self, row: Row) -> None:
         """One line."""
-        elapsed = time.perf_counter() - self._started
-        self._console.print(
-            f"{self._label}epoch {row['epoch']:>2}/{self._epochs}  step {row['step']:>6}  "
+        self._line(
+            f"epoch {row['epoch']:>2}/{self._epochs}  step {row['step']:>6}  "
             f"train loss {row['train_loss']:.4f}  validation loss {row['validation_loss']:.4f}  "
-            f"{self._primary} {row[self._primary]:.4f}  {elapsed:.0f} s",
-            highlight=False,
-            soft_wrap=True,
+            f"{self._primary} {row[self._primary]:.4f}"
         )
+
+    def _line(self, text: str) -> None:
+        """With the times."""
+        screen = self._screen
+        self._said = screen.elapsed
+        screen.say(f"{text}  elapsed {duration(screen.elapsed)}  left {duration(screen.left)}")
 
     def log_search(self, row: Row) -> None:
         """Warn once of a search that the scores did not decide."""
@@ -103,17 +96,37 @@ class ConsoleLogger:
             if row["degenerate"]
             else f"{row['tied']} sites tie at the cutoff, and the choice among them was random"
         )
-        self._console.print(
-            f"{self._label}warning: step {row['step']}: {what} "
-            "(recorded in allocations.jsonl; shown once)",
+        self._screen.say(
+            f"warning: step {row['step']}: {what} (recorded in allocations.jsonl; shown once)",
             style="yellow",
-            highlight=False,
-            soft_wrap=True,
         )
 
     def close(self, run: Row) -> None:
-        """Take the bar away."""
-        self._bar.stop()
+        """Take the row away."""
+        self._screen.close()
+
+
+def stopped_at(step: int, total: int, epoch: str, saved: int | None, states: Path) -> str:
+    """Where a run was interrupted, what is saved of it, and how it goes on.
+
+    Args:
+        step: optimizer steps made; of how many, `total`, and in which `epoch`.
+        total: of the training.
+        epoch: such as `epoch 2 of 5`.
+        saved: the step of the newest state on the disk; None where there is none.
+        states: the folder of these states.
+    """
+    again = "run the same command again to"
+    if saved is None and step == 0:
+        return f"before the first step; {again} start it"
+    if saved is not None and saved > step:
+        return f"while loading; its state of step {saved} is still in {states}; {again} resume"
+    where = f"at step {step} of {total} ({epoch})"
+    if saved is None:
+        return f"{where}; no state was saved yet; {again} start over"
+    if saved == step:
+        return f"{where}; its state is saved in {states}; {again} resume"
+    return f"{where}; the last saved state, of step {saved}, is in {states}; {again} resume there"
 
 
 def headline(result: RunRecord) -> str:

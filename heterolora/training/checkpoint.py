@@ -46,6 +46,11 @@ class CheckpointManager:
         """Whether there is a state, whole or not."""
         return bool(self._all())
 
+    @property
+    def newest(self) -> int | None:
+        """The step of the newest state, whole or not; None without any."""
+        return max((int(folder.name.removeprefix("step-")) for folder in self._all()), default=None)
+
     def save(self, step: int) -> None:
         """Keep the states of all `stateful`, if those of this step are not kept yet.
 

@@ -1,7 +1,7 @@
 """What a training tells of itself, and to whom."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 
 class Logger(Protocol):
@@ -18,3 +18,18 @@ class Logger(Protocol):
 
     def close(self, run: Mapping[str, Any]) -> None:
         """The run ended, however it did: its `status`, and what came out of it."""
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """A logger that is also told what begins, to show it while it lasts."""
+
+    def begin(self, activity: str, number: int, of: int) -> None:
+        """`training`, `searching` or `evaluating` begins, for the `number`th time of `of`."""
+
+
+def tell_watchers(loggers: Iterable[object], activity: str, number: int, of: int) -> None:
+    """Those of the loggers that are watchers are told."""
+    for logger in loggers:
+        if isinstance(logger, Watcher):
+            logger.begin(activity, number, of)

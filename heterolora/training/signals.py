@@ -6,26 +6,14 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from heterolora import interrupts
 from heterolora.errors import one_line
+from heterolora.interrupts import Terminated
 
 logger = logging.getLogger(__name__)
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Ctrl-C; the end of a job or of a machine; what SLURM is asked to send ahead of time."""
-
-
-class Terminated(SystemExit):
-    """A signal ends the process, with the exit code by which shells know it."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-        self._number = number
-
-    def __reduce__(self) -> tuple[type["Terminated"], tuple[int]]:
-        return Terminated, (self._number,)  # from a worker to its parent
-
-    def __str__(self) -> str:
-        return f"ended by {signal.Signals(self._number).name}"
 
 
 class Stopped(BaseException):
@@ -48,6 +36,7 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
+        interrupts.check()
         if threading.current_thread() is threading.main_thread():  # Python allows no other
             for number in STOPPING:
                 before = signal.getsignal(number)

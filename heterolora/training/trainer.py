@@ -2,8 +2,10 @@
 
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +20,7 @@ from heterolora.tasks.encoded import Encoded
 from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.clock import Clock
 from heterolora.training.engines import Engine
-from heterolora.training.logging import Logger
+from heterolora.training.logging import Logger, tell_watchers
 from heterolora.training.schedule import Schedule
 from heterolora.training.signals import Signals
 from heterolora.training.weights import Weights
@@ -125,6 +127,17 @@ class Trainer:
                 return True
         return self.progress.step >= self.total_steps
 
+    @cached_property
+    def searches(self) -> list[int]:
+        """The step of each search, if patience does not end the training before."""
+        epochs, length, total = range(self.epochs), self.steps_per_epoch, self.total_steps
+        steps = (
+            epoch * length + step
+            for epoch in epochs
+            for step in self.strategy.search_steps(epoch, length, total)
+        )
+        return [step for step in steps if step < total]
+
     def fit(self) -> Progress:
         """Train for all epochs, or for what is left of them after `load_state_dict`.
 
@@ -227,6 +240,15 @@ class Trainer:
         row = {"step": self.progress.step, "epoch": epoch + 1, "loss": mean}
         self._tell(lambda logger: logger.log_step(row))
 
+    @property
+    def _epochs(self) -> int:
+        """How many there are, the last perhaps not whole."""
+        return math.ceil(self.total_steps / self.steps_per_epoch)
+
+    def _begin(self, activity: str, number: int, of: int) -> None:
+        """Say what is about to be done, to who wants to show it."""
+        tell_watchers(self.loggers, activity, number, of)
+
     def _tell(self, what: Callable[[Logger], None]) -> None:
         for logger in self.loggers:
             what(logger)
@@ -248,15 +270,19 @@ class Trainer:
             raise TypeError(f"the strategy {self.strategy.name} needs a search")
         self._read_losses(epoch)  # a broken model is the loop's to report, by its step
         self.clock.lap("training")
+        number = bisect_right(self.searches, self.progress.step)
+        self._begin("searching", number, len(self.searches))
         done = self.progress.step / self.total_steps
         made = self.search(self.strategy.share(done))
         seconds = self.clock.lap("searching")
         row = {"step": self.progress.step, "epoch": epoch + 1, **made, "seconds": seconds}
         self._tell(lambda logger: logger.log_search(row))
+        self._begin("training", epoch + 1, self._epochs)
 
     def _validate(self, epoch: int) -> None:
         """Evaluate after an epoch, and keep the weights if they are the best."""
         losses = self.progress.losses
+        self._begin("evaluating", epoch + 1, self._epochs)
         measured = self.evaluate()
         if not math.isfinite(measured["loss"]):
             raise TrainingError(
@@ -279,6 +305,7 @@ class Trainer:
             for name in ("best", "last") if best else ("last",):
                 self.weights.save(name, epoch + 1)
         self.clock.lap("evaluating")
+        self._begin("training", epoch + 1, self._epochs)
         self._tell(lambda logger: logger.log_epoch(row))
 
     def _tested(self, split: Encoded) -> dict[str, Any]:

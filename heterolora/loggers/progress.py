@@ -1,0 +1,323 @@
+"""What moves on the screen: a row for each run that is under way, and one for the sweep.
+
+It needs rich alone, so that it is there before torch and Transformers have been imported.
+"""
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task
+from rich.table import Column, Table
+from rich.text import Text
+
+PLAIN: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False}
+"""Print as it stands: paths, and what others wrote."""
+
+ECHO = 4
+"""Columns at the right that stay empty: a terminal shows `^C` there, and would begin a new line."""
+
+Clock = Callable[[], float]
+
+
+def duration(seconds: float | None) -> str:
+    """Such as `0:07`, `12:30` or `3:04:05`; `-:--` of what is not known."""
+    if seconds is None:
+        return "-:--"
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Such as `1 run` or `4 runs`."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+class Pace:
+    """How long the rest of a training takes, as each activity has taken so far.
+
+    Args:
+        totals: how often each activity is to be done; for `training`, its steps.
+        done: how often it has been done before.
+        clock: in seconds.
+    """
+
+    def __init__(
+        self,
+        totals: Mapping[str, int],
+        done: Mapping[str, int],
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._totals, self._clock = dict(totals), clock
+        self._before = {name: done.get(name, 0) for name in totals}
+        self._done = dict(self._before)
+        self._seconds = dict.fromkeys(totals, 0.0)
+        self._activity, self._since = "training", clock()
+
+    def begin(self, activity: str) -> None:
+        """Another activity from now on; one that is no training has thereby been done once."""
+        self._book()
+        if self._activity != "training":
+            self._done[self._activity] += 1
+        self._activity = activity
+
+    def reach(self, step: int) -> None:
+        """So many steps of training have been made."""
+        self._book()
+        self._done["training"] = step
+
+    @property
+    def left(self) -> float | None:
+        """In seconds; None while no step has been made here. What was not yet done is not in it."""
+        if self._done["training"] == self._before["training"]:
+            return None
+        return sum(
+            self._seconds[name] / made * (self._totals[name] - self._done[name])
+            for name in self._totals
+            if (made := self._done[name] - self._before[name])
+        )
+
+    def _book(self) -> None:
+        now = self._clock()
+        self._seconds[self._activity] += now - self._since
+        self._since = now
+
+
+class Display:
+    """The moving rows at the foot of a terminal; what is printed appears above them.
+
+    Elsewhere, and outside `live`, there are none: lines alone.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._progress: _Refreshed | None = None
+        self._screens: list[Screen] = []
+
+    @property
+    def is_live(self) -> bool:
+        """Whether rows are seen."""
+        return self._progress is not None
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Inside, this process has the terminal alone, and rows are seen if it is one."""
+        # Not by rich's word alone: FORCE_COLOR makes it take a log file for a terminal.
+        seen = self.console.is_terminal and self.console.file.isatty()
+        if self.is_live or not seen or self.console.is_dumb_terminal:
+            yield
+            return
+        self._progress = _Refreshed(
+            self.console,
+            SpinnerColumn(table_column=_column()),
+            _Doing(table_column=Column()),  # the one that is cut where the terminal is narrow
+            BarColumn(max(8, min(40, self.console.width - 92)), table_column=_column()),
+            _Counted(table_column=_column()),
+            _Elapsed(table_column=_column()),
+            _Left(table_column=_column()),
+            redirect_stderr=sys.stderr.isatty(),
+        )
+        try:
+            with self._progress:
+                yield
+        finally:
+            self._progress = None
+
+    @contextmanager
+    def sweep(self, total: int, ended: Callable[[], int]) -> Iterator[None]:
+        """As `live`, with a row for a sweep.
+
+        Args:
+            total: how many runs it has.
+            ended: how many of them have ended, those that had before among them.
+        """
+        with self.live():
+            if self._progress is not None:
+                before, begun = ended(), time.monotonic()
+
+                def left() -> float | None:
+                    rest = total - ended() - sum(screen.share for screen in self._screens)
+                    made = total - before - rest
+                    return (time.monotonic() - begun) / made * rest if made > 0 else None
+
+                row = self.row(f"sweep of {total} runs", left, total=total, unit="runs")
+                self._progress.before = lambda: row.change(completed=ended())
+            yield
+
+    def row(self, text: str, left: Callable[[], float | None], **more: Any) -> "Row":
+        """Add a row; it has a bar if there is a `total`, of that `unit`."""
+        return Row(self._progress, text, {"left": left, "total": None, "unit": "", **more})
+
+    def add(self, screen: "Screen") -> None:
+        """A run is under way."""
+        self._screens.append(screen)
+
+    def remove(self, screen: "Screen") -> None:
+        """It no longer is."""
+        with suppress(ValueError):
+            self._screens.remove(screen)
+
+
+class Row:
+    """A row of a display; nothing where that is not live."""
+
+    def __init__(self, progress: Progress | None, text: str, fields: Mapping[str, Any]) -> None:
+        self._progress = progress
+        if progress is not None:
+            self._task = progress.add_task(text, **fields)
+
+    def change(self, **changes: Any) -> None:
+        """As `rich.progress.Progress.update`."""
+        if self._progress is not None:
+            self._progress.update(self._task, **changes)
+
+    def close(self) -> None:
+        """Take it away."""
+        if self._progress is not None:
+            self._progress.remove_task(self._task)
+            self._progress = None
+
+
+class Screen:
+    """What a person sees of a run: lines, and on a live display a row.
+
+    Args:
+        display: where.
+        label: tells this run from others of the display, such as `run 2 of 4`.
+    """
+
+    def __init__(self, display: Display, label: str = "") -> None:
+        self.display = display
+        self.label = label
+        self._prefix = f"{label}: " if label else ""
+        self._row: Row | None = None
+        self._pace: Pace | None = None
+        self._begun = time.monotonic()
+
+    @property
+    def console(self) -> Console:
+        """Where lines go."""
+        return self.display.console
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the screen was made."""
+        return time.monotonic() - self._begun
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the training ends, as far as that can be said."""
+        return None if self._pace is None else self._pace.left
+
+    @property
+    def share(self) -> float:
+        """The part of the run's time that has passed, from 0 to 1."""
+        left = self.left
+        return 0.0 if left is None else self.elapsed / max(self.elapsed + left, 1e-9)
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print a line."""
+        self.console.print(f"{self._prefix}{text}", style=style, **PLAIN)
+
+    def doing(self, text: str) -> None:
+        """Say in the row what is being done."""
+        if self._row is None:
+            self.display.add(self)
+            self._row = self.display.row(f"{self._prefix}{text}", lambda: self.left)
+        self._row.change(description=f"{self._prefix}{text}")
+
+    def train(self, total: int, done: int, pace: Pace) -> None:
+        """A training of so many steps begins; the row gets a bar."""
+        self._pace = pace
+        self.doing("training")
+        assert self._row is not None
+        self._row.change(total=total, completed=done, unit="steps")
+
+    def begin(self, activity: str, text: str) -> None:
+        """Another activity of the training, and how to call it."""
+        assert self._pace is not None
+        self._pace.begin(activity)
+        self.doing(text)
+
+    def reach(self, step: int, text: str) -> None:
+        """So many steps have been made."""
+        assert self._pace is not None
+        assert self._row is not None
+        self._pace.reach(step)
+        self._row.change(completed=step, description=f"{self._prefix}{text}")
+
+    def close(self) -> None:
+        """Take the row away."""
+        self.display.remove(self)
+        if self._row is not None:
+            self._row.close()
+            self._row = None
+
+
+@functools.cache
+def own_display() -> Display:
+    """That of this process, which has one standard output."""
+    return Display(Console())
+
+
+def _column() -> Column:
+    return Column(no_wrap=True, overflow="ellipsis")
+
+
+class _Refreshed(Progress):
+    """Rows of which some are looked up each time they are drawn."""
+
+    def __init__(self, console: Console, *columns: ProgressColumn, redirect_stderr: bool) -> None:
+        self.before: Callable[[], object] | None = None
+        self._on = console
+        super().__init__(*columns, console=console, transient=True, redirect_stderr=redirect_stderr)
+
+    def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
+        """Not to the edge of the terminal."""
+        table, most = super().make_tasks_table(tasks), self._on.width - ECHO
+        if self._on.measure(table).maximum > most:
+            table.width = most
+        return table
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The table."""
+        if self.before is not None:
+            self.before()
+        yield from super().get_renderables()
+
+
+class _Doing(ProgressColumn):
+    """What is being done."""
+
+    def render(self, task: Task) -> Text:
+        """On one line."""
+        return Text(task.description, no_wrap=True, overflow="ellipsis")
+
+
+class _Counted(ProgressColumn):
+    """Such as `120/250 steps`."""
+
+    def render(self, task: Task) -> Text:
+        """Of a task with a total."""
+        if task.total is None:
+            return Text("")
+        return Text(f"{task.completed:.0f}/{task.total:.0f} {task.fields['unit']}")
+
+
+class _Elapsed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """With its label, for the next column is a time as well."""
+        return Text(f"elapsed {duration(task.elapsed or 0)}", style="progress.elapsed")
+
+
+class _Left(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """With its label; nothing where there is no end to be seen."""
+        if task.total is None:
+            return Text("")
+        return Text(f"left {duration(task.fields['left']())}", style="progress.remaining")
