@@ -393,7 +393,7 @@ def test_ctrl_c_leaves_an_interrupted_record(tiny) -> None:
     (directory,) = run_directories(tiny)
     run = read_run(directory)
     assert run is not None
-    (line,) = err.splitlines()
+    *_, line = err.splitlines()
     assert line.startswith(f"interrupted by Ctrl-C at step {run['steps']} of 800000 (epoch ")
     states = directory / "checkpoint" / "resume"
     again = "run the same command again to resume"
