@@ -81,7 +81,7 @@ def test_what_is_no_site(embedded: DictConfig) -> None:
         "layers.0.cut": "did you mean layers.",
     }.items():
         (problem,) = problems(exclude(embedded, name))
-        assert problem.startswith(f"search_space.exclude=['{name}']: ")
+        assert problem.startswith(f"search_space.exclude=[{name}]: ")
         assert f"has no site '{name}'; {remedy}" in problem
 
 
@@ -96,7 +96,7 @@ def test_something_must_be_left(embedded: DictConfig) -> None:
 def test_other_methods_go_by_roles() -> None:
     cfg = composed("device=cpu", "tracking=local", "method=dora")
     (problem,) = problems(exclude(cfg, "layers.1.q"))
-    assert problem.startswith("search_space.exclude=['layers.1.q']: method=dora goes by roles")
+    assert problem.startswith("search_space.exclude=[layers.1.q]: method=dora goes by roles")
 
 
 def test_a_run_without_a_site(tiny: list[str], command_line: CommandLine, tmp_path: Path) -> None:

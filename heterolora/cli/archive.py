@@ -34,7 +34,11 @@ def main(arguments: Sequence[str]) -> None:
     asked = parsed(arguments)
     kinds = [path.suffix == SUFFIX for path in (asked.source, asked.target)]
     if kinds == [False, True]:
-        keep(asked.source, asked.target)
+        if not keep(asked.source, asked.target):
+            raise RecordError(
+                f"{asked.source}: has no finished run; run an experiment first, or repair the "
+                "records that are left out"
+            )
     elif kinds == [True, False]:
         put_back(asked.source, asked.target)
     else:
@@ -44,21 +48,16 @@ def main(arguments: Sequence[str]) -> None:
         )
 
 
-def keep(folder: Path, file: Path) -> None:
-    """Add the finished runs of a folder to an archive.
-
-    Raises:
-        RecordError: if there is none.
-    """
+def keep(folder: Path, file: Path) -> int:
+    """Add the finished runs of a folder to an archive; returns how many runs it has."""
     runs, problems = load(folder)
     for problem in problems:
         print(problem, file=sys.stderr)
     finished = [run for run in runs if run.finished]
-    if not finished:
-        remedy = "put back whole what is left out" if problems else "run an experiment first"
-        raise RecordError(f"{folder}: has no finished run; {remedy}")
-    new = write_archive(file, finished)
-    print(f"{file}: {new} runs added; {file.stat().st_size:,} bytes")
+    if finished:
+        new = write_archive(file, finished)
+        print(f"{file}: {new} runs added; {file.stat().st_size:,} bytes")
+    return len(finished)
 
 
 def put_back(file: Path, folder: Path) -> None:
