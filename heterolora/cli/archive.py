@@ -55,7 +55,7 @@ def keep(folder: Path, file: Path) -> None:
         print(problem, file=sys.stderr)
     finished = [run for run in runs if run.finished]
     if not finished:
-        remedy = "put back whole what is left out" if problems else "run an experiment first"
+        remedy = "restore the runs that were left out" if problems else "run an experiment first"
         raise RecordError(f"{folder}: has no finished run; {remedy}")
     new = write_archive(file, finished)
     print(f"{file}: {new} runs added; {file.stat().st_size:,} bytes")
@@ -65,7 +65,7 @@ def put_back(file: Path, folder: Path) -> None:
     """Write the runs of an archive that a folder does not have."""
     runs = read_archive(file)
     new = sum(restore(run, folder) for run in runs)
-    print(f"{folder}: {new} of {len(runs)} runs put back")
+    print(f"{folder}: {new} of {len(runs)} runs restored")
 
 
 def run() -> None:
