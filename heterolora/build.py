@@ -77,8 +77,8 @@ def build_splits(
         raise
     except Exception as error:  # whatever tokenizers makes of a broken file
         raise ModelError(
-            f"{config.model.where}: its tokenizer fails ({one_line(error)[:160]}); give the one "
-            "that belongs to the model"
+            f"{config.model.where}: its tokenizer does not work ({one_line(error)[:160]}); give "
+            "the one that belongs to the model"
         ) from error
     check_vocabulary(encoded, loaded, config.model.where)
     limit = encoded["train"].limit
@@ -97,7 +97,7 @@ def build_splits(
         )
     if dropped := sum(split.dropped for split in encoded.values()):
         logger.warning(
-            "%d of %d examples have no answer within %s tokens and were left out; %s",
+            "%d of %d examples have no room for an answer within %s tokens and were dropped; %s",
             dropped,
             sum(map(len, splits.values())),
             limit,
@@ -117,7 +117,7 @@ def check_vocabulary(encoded: Mapping[str, Encoded], loaded: Loaded, where: str)
     highest = max((int(row.max()) for row in rows), default=0)
     if highest >= known:
         raise ModelError(
-            f"{where}: its tokenizer gives token {highest}, but the model has embeddings of "
+            f"{where}: its tokenizer gives token {highest}, but the model has embeddings for only "
             f"{known} tokens; give the tokenizer that belongs to the model"
         )
 
@@ -279,7 +279,7 @@ def _evaluated(config: Config, validation: Encoded) -> dict[str, Encoded]:
     selection, report = validation.halves()
     if not len(selection) or not len(report):
         raise DataError(
-            f"evaluation.split=halves: {len(validation)} validation example makes no two halves; "
-            "give more examples, or set evaluation.split=full"
+            f"evaluation.split=halves: {len(validation)} validation example cannot be split into "
+            "two halves; give more examples, or set evaluation.split=full"
         )
     return {"": selection, "report_": report}

@@ -46,7 +46,7 @@ def running(cfg: DictConfig, screen: Screen, signals: Signals) -> Steps[run.Outc
             raise ConfigError(
                 [
                     f"engine={engine}: {count} processes were started for one run; set "
-                    "engine=distributed, or start one"
+                    "engine=distributed, or start only one"
                 ]
             )
         return (yield from run.running(cfg, screen, signals))

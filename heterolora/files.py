@@ -68,9 +68,9 @@ REMEDIES = {
     (errno.EROFS,): "have it mounted for writing, or choose another place",
     (errno.EMFILE, errno.ENFILE): "raise the limit of open files, for example with ulimit -n 4096",
     (errno.ENAMETOOLONG,): "choose a shorter name",
-    (errno.ESTALE, errno.EIO, errno.ETIMEDOUT): "see that the file system is there",
+    (errno.ESTALE, errno.EIO, errno.ETIMEDOUT): "check that the file system is mounted",
     (errno.ENOMEM,): "free some memory",
-    (errno.EEXIST, errno.ENOTDIR, errno.EISDIR): "move what is in its place, or choose another",
+    (errno.EEXIST, errno.ENOTDIR, errno.EISDIR): "move what is there, or choose another place",
 }
 """By the number of what the system refused."""
 

@@ -487,7 +487,7 @@ def test_a_floor_that_the_budget_cannot_pay_is_an_error() -> None:
     candidates = Candidates(scores, unit, dict.fromkeys(scores, 8))
     with pytest.raises(AllocationError, match=r"^selection\.floor=3: costs 60 .* lower"):
         Proportional(floor=3).select(candidates, 50, random.Random(0))
-    with pytest.raises(AllocationError, match=r"the smallest site holds 8 ranks"):
+    with pytest.raises(AllocationError, match=r"the smallest site can have rank 8"):
         Proportional(floor=9).select(candidates, 500, random.Random(0))
     with pytest.raises(ValueError, match="floor=-1: must be at least 0"):
         Proportional(floor=-1)

@@ -171,8 +171,8 @@ def test_what_runs_have_in_common_can_be_taken_out(rows: list[dict[str, Any]]) -
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "is no archive"),
-        ("[]\n", "is no archive"),
+        ("", "is not an archive"),
+        ("[]\n", "is not an archive"),
         ("{", "is damaged"),
         ('{"archive":9,"common":{}}\n', "format 9"),
         ('{"archive":1,"common":{}}\n{"config":{}}\n', "line 2 is damaged"),
@@ -199,7 +199,7 @@ def test_an_archive_too_large_for_a_repository_is_refused(
     outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archive, "LARGEST", 2000)
-    with pytest.raises(RecordError, match=r"more than the 2,000 of a file in a repository"):
+    with pytest.raises(RecordError, match=r"above the limit of 2,000 per file"):
         write_archive(tmp_path / "kept.jsonl", load(outputs)[0])
     assert not list(tmp_path.iterdir())
 

@@ -355,7 +355,7 @@ def test_until_the_first_search_every_adapter_has_the_starting_rank(
     assert spent[0] > spent[-1] == budget
     wide = callback(strategy=hl.strategies.Pruning(initial=4.0))
     with pytest.raises(
-        ModelError, match=r"^LoraConfig\(r=4\): strategy=pruning begins with rank 8"
+        ModelError, match=r"^LoraConfig\(r=4\): strategy=pruning starts every adapter at rank 8"
     ):
         trainer(model(checkpoints["bert"]), arguments(tmp_path), wide).train()
 
@@ -420,15 +420,15 @@ def test_what_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
         trainer(lora, arguments(tmp_path, save_strategy="no"), callback(**changes)).train()
 
     path = checkpoints["bert"]
-    with pytest.raises(ModelError, match="BertForSequenceClassification: is no PEFT model"):
+    with pytest.raises(ModelError, match="BertForSequenceClassification: is not a PEFT model"):
         train(model(path).unload())
     with pytest.raises(
         ModelError, match=r"r=4\): must be at least budget_rank=8; for example r=32"
     ):
         train(model(path), budget_rank=8)
-    with pytest.raises(ModelError, match="use_dora: ranks can be switched in plain LoRA only"):
+    with pytest.raises(ModelError, match="use_dora: ranks can be switched only in plain LoRA"):
         train(model(path, use_dora=True))
-    with pytest.raises(ModelError, match="word_embeddings: has an adapter, but is no projection"):
+    with pytest.raises(ModelError, match="word_embeddings: has an adapter, but is not a known"):
         train(model(path, target_modules=["word_embeddings", "query"]))
     with pytest.raises(ModelError, match=r"pooler\.dense: has an adapter"):
         train(model(path, target_modules=["query", "dense"]))
@@ -437,7 +437,7 @@ def test_what_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
         ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa"),
         ({"trainable_token_indices": [4]}, "trainable_token_indices"),
     ):
-        with pytest.raises(ModelError, match=f"{said}: ranks can be switched in plain LoRA only"):
+        with pytest.raises(ModelError, match=f"{said}: ranks can be switched only in plain LoRA"):
             train(model(path, **changes))
     with pytest.raises(ValueError, match="steps cannot be observed"):
         callback(proxy=proxy(source="running"))
@@ -445,7 +445,7 @@ def test_what_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
         callback(proxy="gradnom")
     with pytest.raises(ValueError, match="strategy='homogeneous': never searches"):
         callback(strategy="homogeneous")
-    with pytest.raises(ModelError, match="no training yet"):
+    with pytest.raises(ModelError, match="training has not started"):
         callback().to_peft(tmp_path)
 
 

@@ -160,7 +160,7 @@ def test_what_observes_is_refused_where_no_step_can_be(checkpoints) -> None:
         hl.HeteroLoRACallback(proxy="sensitivity")
     model = AutoModelForSequenceClassification.from_pretrained(checkpoints["bert"])
     for proxy in ("sensitivity", hl.proxies.GradNorm(source="running")):
-        with pytest.raises(ValueError, match="scores training steps, and here are none"):
+        with pytest.raises(ValueError, match="scores training steps, but there are none here"):
             hl.suggest(model, [], proxy=proxy)
 
 
@@ -241,12 +241,14 @@ def test_gora_is_the_mean_of_weight_times_gradient(random, family, checkpoints, 
 def test_gora_needs_a_weight(checkpoints, pairs) -> None:
     searched = space(shortcuts={"res1": RANK})
     here = subject(checkpoints["opt-post-norm"], pairs, searched=searched)
-    with pytest.raises(ModelError, match=r"layers\.0\.res1 has no weight .* search_space=lora"):
+    with pytest.raises(
+        ModelError, match=r"shortcut layers\.0\.res1 has none; set search_space=lora"
+    ):
         here.scores(configured("gora"))
     here = subject(checkpoints["opt-post-norm"], pairs)
     layer = here.adapters.linears[here.adapters.sites[0]]
     layer.weight = nn.Parameter(layer.weight.to(torch.int8), requires_grad=False)
-    with pytest.raises(ModelError, match=r"layers\.0\.q is quantised \(torch\.int8\)"):
+    with pytest.raises(ModelError, match=r"layers\.0\.q is quantized \(torch\.int8\)"):
         here.scores(configured("gora"))
 
 
@@ -386,9 +388,13 @@ def test_roles_that_there_are_not() -> None:
 @pytest.mark.parametrize(
     ("changes", "start", "said"),
     [
-        (["proxy=role", "proxy.roles=[o]"], "proxy=role: places all sites alike", "q, v"),
-        (["proxy=role", "proxy.roles=[q,v]"], "proxy=role: places all sites alike", "constant"),
-        (["proxy=spaced", "proxy.every=9"], "proxy=spaced: places all", "in layers 0 to 2"),
+        (["proxy=role", "proxy.roles=[o]"], "proxy=role: gives all sites the same score", "q, v"),
+        (
+            ["proxy=role", "proxy.roles=[q,v]"],
+            "proxy=role: gives all sites the same score",
+            "constant",
+        ),
+        (["proxy=spaced", "proxy.every=9"], "proxy=spaced: gives all", "(layers 0 to 2, "),
         (["proxy=spaced", "proxy.every=1"], "proxy.every=1: ", "greater than or equal to 2"),
         (["proxy=role", "selection.normalize=role"], "proxy=role: ", "selection.normalize=none"),
         (["proxy=role", "proxy.roles=[w]"], "proxy.roles.0=w: ", "[v]"),

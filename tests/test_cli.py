@@ -55,7 +55,7 @@ def test_the_main_job(command_line: CommandLine, tiny: list[str]) -> None:
         "epoch  2/2",
         f"accuracy {run['best']['accuracy']:.4f} (epoch {run['best']['epoch']}",
         f"accuracy {run['last']['accuracy']:.4f} (epoch 2",
-        "adapters 256 on (budget 384), head 16",
+        "256 adapter parameters on, budget 384; head 16",
         "dynamic, proxy gradnorm, 8 searches, 1 of 6 sites on",
         "training",
         "searching",
@@ -100,7 +100,7 @@ def test_a_sweep_does_what_is_missing_and_says_what_became_of_each(command_line,
     assert done.code == 2
     *_, first, second, third, fourth, report, remark, total = done.out.splitlines()
     assert report.startswith("report the finished runs with: python scripts/report.py ")
-    assert remark == "run the same command again for what is missing"
+    assert remark == "run the same command again to run what is missing"
     assert re.match(r"finished  run 1  .*-s0  accuracy 0\.\d{4} in \d+ s$", first)
     assert re.match(r"failed .*seed=0 .*learning_rate=1e\+?30 .*the training loss is nan", second)
     assert third.startswith("skipped")

@@ -114,7 +114,12 @@ MISTAKES = [
     ("rank_budget.shortcut_rank=a", "rank_budget.shortcut_rank=a: ", "integer", "shortcut_rank=2"),
     ("search_space.lora_alpha=0", "search_space.lora_alpha=0: ", "greater than 0", "=16"),
     ("task.sentences=[label]", "task.sentences=[label]: ", "must differ", "=[...]"),
-    ("task.path=/nowhere", "task.path=/nowhere: ", "no such file or folder", "give one of .parq"),
+    (
+        "task.path=/nowhere",
+        "task.path=/nowhere: ",
+        "no such file or folder",
+        "give one of .parquet",
+    ),
     ("model.path=/nowhere", "model.path=/nowhere: ", "no such directory", "give one with"),
     ("training.batch_size=0", "training.batch_size=0: ", "greater than 0", "batch_size=8"),
     ("training.epochs=0", "training.epochs=0: ", "greater than 0", "epochs=20"),

@@ -335,7 +335,7 @@ def test_a_tokenizer_of_another_model(
     changes = {"model.path": str(there), "output": str(tmp_path / "outputs")}
     done = outcome(functools.partial(train, cfg, **changes))
     check(done)
-    assert "its tokenizer gives token 3999, but the model has embeddings of 32" in done.err
+    assert "its tokenizer gives token 3999, but the model has embeddings for only 32" in done.err
 
 
 def test_one_row_makes_no_two_halves(
@@ -347,7 +347,10 @@ def test_one_row_makes_no_two_halves(
     changes = {"task.path": str(data), "output": str(tmp_path / "outputs")}
     done = outcome(functools.partial(train, cfg, **changes, **{"evaluation.split": "halves"}))
     check(done)
-    assert "evaluation.split=halves: 1 validation example makes no two halves; " in done.err
+    assert (
+        "evaluation.split=halves: 1 validation example cannot be split into two halves; "
+        in done.err
+    )
 
 
 @pytest.mark.parametrize(("key", "value"), [("num_hidden_layers", 0), ("num_attention_heads", 0)])

@@ -223,7 +223,7 @@ def test_a_killed_process_ends_all_and_any_number_go_on(
     if killed == 1:
         errors = [line for line in logs[0].splitlines() if line.startswith("error")]
         assert len(errors) == 1
-        assert "another process of this run has ended" in errors[0]
+        assert "another process of this run ended unexpectedly" in errors[0]
         assert read_run(other.directory)["status"] == "failed"
     assert is_silent(logs[1])
     codes, logs = together(other, 3)
@@ -564,14 +564,14 @@ def test_the_planted_task_in_two_processes(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "engine=distributed proxy.source=running": "would see one process's share of each step",
-    "engine=distributed device=cuda:1": "gives each process a GPU of its own; set device=cuda",
-    "engine=sharded method=bitfit": "trains within the layers that it divides",
+    "engine=distributed proxy.source=running": "would see only one process's share of each step",
+    "engine=distributed device=cuda:1": "needs one GPU per process; set device=cuda",
+    "engine=sharded method=bitfit": "trains inside the layers that this engine splits",
     "engine=sharded proxy=synflow": "reads whole weights",
     "engine=sharded +proxy@importance.gora=gora": "importance.gora.name=gora: reads whole weights",
-    "engine=sharded training.compile=true": "engine=sharded is not compiled",
-    "engine=sharded model.quantization=4bit": "does not divide quantised weights",
-    "engine=sharded task=alpaca task.packing=true": "trains on examples in rows of their own",
+    "engine=sharded training.compile=true": "does not support torch.compile",
+    "engine=sharded model.quantization=4bit": "does not support quantized weights",
+    "engine=sharded task=alpaca task.packing=true": "does not support packing",
     "engine=several": "engine=several: must be",
 }
 
@@ -598,7 +598,7 @@ def test_engines_and_processes_have_to_fit(
     done = command_line(*tiny)
     assert done.code == 2
     assert done.err.startswith("error: engine=local: 3 processes were started for one run;")
-    assert "a sweep is planned by one" in command_line("-m", *tiny, "seed=0,1").err
+    assert "only one may plan a sweep" in command_line("-m", *tiny, "seed=0,1").err
     monkeypatch.setenv("RANK", "2")
     assert command_line(*tiny) == type(done)(2, "", "")  # the first one says it
 

@@ -57,10 +57,14 @@ def test_what_cannot_be_evaluated_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)  # as where it is not installed
-    with pytest.raises(ConfigError, match=r"needs lm-evaluation-harness .*; pip install 'heterol"):
+    with pytest.raises(
+        ConfigError, match=r"lm-evaluation-harness is not installed .*; pip install 'heterol"
+    ):
         evaluate.main([str(trained), "--task", "mmlu"])
     other = finished(command_line, *tiny, "training.epochs=1", "strategy=homogeneous")
-    with pytest.raises(RecordError, match=r"is of task=rte, whose model predicts no text; give a"):
+    with pytest.raises(
+        RecordError, match=r"is a run of task=rte, which is not a language model; give a"
+    ):
         evaluate.main([str(other), "--task", "mmlu"])
 
 

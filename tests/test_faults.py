@@ -227,7 +227,7 @@ def test_a_checkpoint_of_another_kind_is_refused(facts, command: Command) -> Non
     ((name, value),) = facts.items()
     assert command.run() == 2
     line = one_error(command)
-    assert f"its checkpoint is of {name.replace('_', ' ')} {value} and this run of" in line
+    assert f"its checkpoint has {name.replace('_', ' ')} {value} but this run has" in line
     assert "rerun=true" in line
     assert older.exists()
     assert newer.exists()

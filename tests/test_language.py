@@ -199,10 +199,16 @@ def test_the_answer_alone_is_learnt_and_the_end_of_it() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"prompt": "no place"}, "prompt='no place': must have the places {instruction} and no"),
-        ({"prompt": "{instruction} {other}"}, "must have the places {instruction} and no other"),
-        ({"prompt": "{instruction} {"}, "must have the places {instruction}"),
-        ({"prompt_with_input": "{input}"}, "the places {instruction} and {input} and no other"),
+        (
+            {"prompt": "no place"},
+            "prompt='no place': must contain exactly the placeholders {instruction}; write",
+        ),
+        (
+            {"prompt": "{instruction} {other}"},
+            "must contain exactly the placeholders {instruction}; write a",
+        ),
+        ({"prompt": "{instruction} {"}, "must contain exactly the placeholders {instruction}"),
+        ({"prompt_with_input": "{input}"}, "the placeholders {instruction} and {input}; write"),
         ({"prompt_with_input": None}, "prompt_with_input=null: task.input=input needs a template"),
         ({"output": "input"}, "must differ"),
     ],

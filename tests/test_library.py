@@ -222,14 +222,16 @@ def test_what_does_not_fit_is_one_line(checkpoints: dict[str, Path], tmp_path: P
     with pytest.raises(ValueError, match=r"scaling='half': must be one of "):
         hl.adapt(model, {"q": 2}, scaling="half")
     adapters = hl.adapt(model, {"q": 2})
-    with pytest.raises(ModelError, match=r"has adapters already; load it once more"):
+    with pytest.raises(ModelError, match=r"already has adapters; load it again"):
         hl.adapt(model, {"q": 2})
-    with pytest.raises(ValueError, match=r"have not the same sites: layers\.0\.v"):
+    with pytest.raises(ValueError, match=r"have different sites: layers\.0\.v"):
         hl.select({**dict.fromkeys(adapters, 1.0), hl.Site(0, "v"): 1.0}, adapters, 100)
     hl.save(adapters, tmp_path)
-    with pytest.raises(ModelError, match=r"holds adapters of a bert model, and this is a roberta"):
+    with pytest.raises(
+        ModelError, match=r"holds adapters of a 'bert' model, but this is a 'roberta'"
+    ):
         hl.load(classifier(checkpoints["roberta"]), tmp_path)
-    with pytest.raises(ModelError, match=r"holds a head \(.*that this model lacks"):
+    with pytest.raises(ModelError, match=r"has a head \(.*that this model lacks"):
         hl.load(AutoModel.from_pretrained(checkpoints["bert"]), tmp_path)
     with pytest.raises(ModelError, match=r"nowhere: cannot be read .*; give a folder"):
         hl.load(classifier(checkpoints["bert"]), tmp_path / "nowhere")

@@ -106,7 +106,7 @@ def test_weights_of_more_layers_than_the_model_has_are_refused(
         whole.tokenizer.save_pretrained(source)
     folder = changed(source, tmp_path / "changed", dict, num_hidden_layers=2)
     message = refusal(folder, task)
-    assert "weights of layers that a model of 2 layers has no place for" in message
+    assert "weights of layers beyond the 2 of the model" in message
     assert ".2." in message.split("first: ")[1]
 
 

@@ -55,7 +55,7 @@ def holder(directory: Path) -> subprocess.Popen[str]:
 def test_the_second_is_refused_and_told_who_is_first(tmp_path: Path) -> None:
     process = holder(tmp_path)
     try:
-        who = rf"process {process.pid} on {socket.gethostname()} is at work"
+        who = rf"process {process.pid} on {socket.gethostname()} is already working"
         with pytest.raises(RecordError, match=who), locked(tmp_path):
             pass
     finally:

@@ -122,7 +122,7 @@ def test_the_summary_tells_what_was_asked_and_what_came_out(info: RunInfo) -> No
     assert "mrpc" in said["task"]
     assert f"model {info.model}, seed 0" in said["task"]
     assert "dynamic, proxy gradnorm, 3 searches, 12 of 48 sites on" in said["allocation"]
-    assert "adapters 196,600 on (budget 196,608), head 7" in said["parameters"]
+    assert "196,600 adapter parameters on, budget 196,608; head 7" in said["parameters"]
     assert "accuracy 0.8125, f1 0.8750 (epoch 1" in said["best epoch"]
     assert "accuracy 0.7500, f1 0.8750 (epoch 2" in said["last epoch"]
     assert "training 12.3, searching 5.0" in said["seconds"]

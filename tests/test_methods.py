@@ -190,7 +190,7 @@ def test_what_is_wrong_is_one_line(checkpoints: dict[str, Path], pairs: Path) ->
     path = checkpoints["opt-post-norm"]
     with pytest.raises(ModelError, match=r"_target_=os\.system: must be a configuration of PEFT"):
         applied("dora", path, pairs, "method.config._target_=os.system")
-    with pytest.raises(ModelError, match=r"method\.config: PEFT refuses it"):
+    with pytest.raises(ModelError, match=r"method\.config: PEFT rejects it"):
         applied("dora", path, pairs, "+method.config.nothing=1")
 
 

@@ -199,7 +199,7 @@ def test_betas_are_two_numbers() -> None:
 
 def test_arguments_that_an_optimizer_refuses(checkpoints: dict[str, Path], pairs: Path) -> None:
     settings = Torch(learning_rate=0.1, options={"_target_": "torch.optim.SGD", "beta": 1})
-    with pytest.raises(TrainingError, match=r"^optimizer\.options: SGD refuses them"):
+    with pytest.raises(TrainingError, match=r"^optimizer\.options: SGD rejects them"):
         settings.make(subject(checkpoints["bert"], pairs).adapters)
 
 

@@ -92,8 +92,8 @@ def test_labels_are_words_truth_values_or_whole_numbers(
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        ([1.5, 2.0], "row 0 has label 1.5, which is no class"),
-        (["yes", "yes"], "has one class only (yes)"),
+        ([1.5, 2.0], "row 0 has label 1.5, which cannot be a class"),
+        (["yes", "yes"], "has only one class (yes)"),
         (["yes", None], "row 1 has label None"),
     ],
 )
@@ -183,9 +183,9 @@ def test_likely_mistakes_are_remarked() -> None:
     assert remarked(sound, {"review": ["c", "d"], "stars": [1, 0]}) == []
     assert remarked(sound, {"review": ["c", "b", " "], "stars": [1, 1, 1]}) == [
         "1 of the 3 examples of the validation split have no text",
-        "all 3 examples of the validation split have the label good, so that its metrics say "
-        "little; matthews cannot be computed, and is 0",
-        "1 of the 3 examples of the validation split have the text of a training example, so that "
+        "all 3 examples of the validation split have the label good, so its metrics say "
+        "little; matthews cannot be computed and is reported as 0",
+        "1 of the 3 examples of the validation split have the text of a training example, so "
         "its metrics are likely too good",
     ]
 

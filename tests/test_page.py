@@ -358,7 +358,7 @@ def test_the_slider_goes_through_the_searches(opened: Open, sweep: Sweep) -> Non
             )
             said = tab.inner_text("#said")
             assert said.startswith(f"{place}; 4 of 17 sites on, 2,048 parameters")
-            assert ("chance chose" in said) == (proxy == "constant")
+            assert ("chosen at random" in said) == (proxy == "constant")
             assert tab.get_attribute("#search", "aria-valuetext") == place
     assert len({str(sorted(row["ranks"].items())) for row in rows}) == SEARCHES
 

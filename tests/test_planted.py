@@ -95,7 +95,7 @@ def test_what_goes_with_the_planted_task(planted: DictConfig) -> None:
     for change, line in {
         "task.planting=null": "task.planting=null: heterolora/starter-planted needs a seed",
         "task.planting=-1": "task.planting=-1: ",
-        "model.name=facebook/opt-125m": "model.name=facebook/opt-125m: the sites of the task",
+        "model.name=facebook/opt-125m": "model.name=facebook/opt-125m: task heterolora",
     }.items():
         asked = edited(planted, change, "offline=true")
         assert any(one.startswith(line) for one in problems(asked)), change
@@ -134,7 +134,7 @@ def test_labels_of_tokens_are_checked() -> None:
     with pytest.raises(DataError, match="has 2 labels up to 2, but its text has 4 tokens"):
         task.encode(few, tokenizer, 128, torch.device("cpu"))
     many = task.check({"text": ["leon slept"], "label": [[1, 2, 3, 10**6]]}, "here")
-    with pytest.raises(DataError, match="label the texts by the tokens of model"):
+    with pytest.raises(DataError, match="label the texts with the tokens of model"):
         task.encode(many, tokenizer, 128, torch.device("cpu"))
 
 

@@ -111,11 +111,13 @@ def test_a_test_split_a_file_and_what_is_refused(
         assert "\n" not in str(raised.value)
 
     refused(DataError, "row 8 has label -1", "--data", str(data), "--split", "half")
-    refused(DataError, r"no file of the split test; .*train, validation", "--split", "test")
+    refused(DataError, r"no file for the split test; .*train, validation", "--split", "test")
     refused(DataError, "--data .*nowhere: cannot be read", "--data", str(tmp_path / "nowhere"))
     refused(ConfigError, "device=tpu: must be auto, cpu", "--device", "tpu")
     refused(ConfigError, "--task rt: there is no such task; did you mean rte", "--task", "rt")
-    refused(RecordError, "--task ax: is not answered as rte is", "--task", "ax")
+    refused(
+        RecordError, "--task ax: its kind or its labels differ from those of rte", "--task", "ax"
+    )
     other = str(Path(tiny[0].removeprefix("model.path=")).parent / "nowhere")
     refused(ModelError, "there is no such directory", "--model", other)
     (run / "checkpoint" / "best.safetensors").write_bytes(b"broken")

@@ -107,7 +107,7 @@ def test_what_was_fetched_runs_without_a_network(root: Path, sweep, tmp_path) ->
         online = finished("train.py", "-m", *sweep, tasks, endpoint=endpoint, home=home)
         assert online.stdout.splitlines()[-1] == "2 runs: 0 finished, 2 skipped, 0 failed"
     assert done.stderr == ""
-    assert done.stdout.count("W&B: kept offline; upload it with: wandb sync ") == 2
+    assert done.stdout.count("W&B: saved offline; upload with: wandb sync ") == 2
     *_, first, second, third, _, _, total = done.stdout.splitlines()
     assert [line.split()[0] for line in (first, second)] == ["finished", "finished"]
     assert "task.source=nyu-mll/glue/qnli" in third

@@ -141,13 +141,13 @@ def test_a_sweep_says_its_plan_and_how_to_report_it(
     assert planning == f"planning 4 runs; records will be in {tmp_path / 'outputs'}"
     model = tiny[0].removeprefix("model.path=")
     assert first == (
-        f"sweep of 4 runs: 1 finished already, 3 to run; model {model}, task rte, device cpu, "
+        f"sweep of 4 runs: 1 already finished, 3 to run; model {model}, task rte, device cpu, "
         f"precision auto; records in {tmp_path / 'outputs'}"
     )
     assert lines[:4] == [
         "  run 1  seed=0 proxy=gradnorm",
         "  run 2  seed=0 proxy=snip",
-        "  run 3  seed=13 proxy=gradnorm  finished already",
+        "  run 3  seed=13 proxy=gradnorm  already finished",
         "  run 4  seed=13 proxy=snip",
     ]
     ends = [line for line in lines if " runs done, " in line]
@@ -189,7 +189,7 @@ def test_a_plan_says_what_is_known_of_each_run(tmp_path: Path) -> None:
     show_plan(console, runs, known, "outputs")
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines() == [
-        "sweep of 4 runs: 0 finished already, 1 running or queued elsewhere, 3 to run; "
+        "sweep of 4 runs: 0 already finished, 1 running or queued elsewhere, 3 to run; "
         "model hub/one and /a/b, task rte, device auto, precision bf16; records in outputs",
         "  run 1  seed=0       queued",
         "  run 2  seed=13 x=1  interrupted, will resume",
@@ -298,7 +298,7 @@ def test_a_signal_to_processes_that_share_a_sweep_is_one_line(
     (line,) = err.splitlines()
     assert "Traceback" not in out
     assert line.startswith("interrupted by SIGTERM with 0 of 4 runs finished, run ")
-    assert line.endswith("checkpoint/resume of its record; run the same command again to resume")
+    assert line.endswith("checkpoint/resume in its record; run the same command again to resume")
     saved = {
         int(step)
         for step in re.findall(r"run \d at step (\d+) of 24000 \(epoch \d+ of 3000\)", line)

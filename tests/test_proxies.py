@@ -266,7 +266,7 @@ def test_synflow_is_refused_before_a_device_without_float64_is_used() -> None:
     proxy = plugins.find("proxy", "synflow")(**cfg.proxy)
     static = plugins.find("strategy", "static")(**cfg.strategy)
     (line,) = model_rules.synflow_on_device(proxy, static, Device("mps"))
-    assert line.startswith("proxy=synflow: computes in float64, which device=mps does not have")
+    assert line.startswith("proxy=synflow: computes in float64, which device=mps does not support")
     assert list(model_rules.synflow_on_device(proxy, static, Device("cpu"))) == []
 
 

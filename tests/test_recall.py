@@ -123,8 +123,8 @@ def test_sites_stand_between_0_and_1(runs: Path) -> None:
 def test_the_importance_report_shows_roles_and_depth(runs: Path) -> None:
     records, _ = load(runs)
     made = report(read(CONF / "experiment" / "importance.yaml"), frame(records))
-    (place,) = (part for part in made.sections if part.title.startswith("Where sites stand"))
-    assert place.title == "Where sites stand: starter_planted, heterolora/opt-starter"
+    (place,) = (part for part in made.sections if part.title.startswith("Where sites rank"))
+    assert place.title == "Where sites rank: starter_planted, heterolora/opt-starter"
     found = place.frame.set_index("sites")
     assert list(found.columns) == ["importance", "constant", "snip"]
     assert list(found.index) == ["q", "v", "early", "middle", "late"]

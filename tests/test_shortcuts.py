@@ -491,7 +491,7 @@ def test_a_family_without_a_place_for_them_is_refused(family, checkpoints) -> No
     loaded = load(checkpoints[family])
     why = {
         "gemma3": "layer_types",
-        "phi": "because attention and FFN stand side by side",
+        "phi": "because attention and FFN run in parallel",
         "deberta": "because the encoder collects the streams",
         "modernbert": "because the model asks each of its layers",
     }

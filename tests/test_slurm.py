@@ -293,6 +293,6 @@ def test_preempted_and_killed_runs_end_as_if_nothing_had_been(
 def test_what_each_node_would_settle_for_itself_is_refused(submit: Submit, tiny: list[str]) -> None:
     code, _, err = ended(submit(*tiny, "precision=auto"))
     assert code == 2
-    assert err.startswith("error: precision=auto: each node would choose its own")
+    assert err.startswith("error: precision=auto: would be decided by each node")
     several = [*tiny, "engine=distributed", "runs_per_job=2"]
-    assert "make one run and end with it; set runs_per_job=1" in ended(submit(*several))[2]
+    assert "train only one run per job; set runs_per_job=1" in ended(submit(*several))[2]

@@ -138,7 +138,7 @@ def test_how_weights_are_kept_is_part_of_what_a_run_is(change, same, house) -> N
             "needs forward passes in bf16; set precision=bf16",
         ),
         (["model.dtype=fp16"], "model.dtype"),
-        (["model.quantization=8bit"], "model.quantization=8bit: needs a GPU, and device=cpu is"),
+        (["model.quantization=8bit"], "model.quantization=8bit: needs a GPU, but device=cpu is"),
         (["model.attn_implementation=flash_attention_2"], "flash_attention_2: needs a GPU"),
     ],
 )
@@ -165,7 +165,7 @@ def test_a_method_of_peft_on_parts_of_a_layer_is_refused(method, checkpoints, pa
     folder = f"model.path={checkpoints['modernbert']}"
     house = ["device=cpu", "tracking=local", "task=rte", f"task.path={pairs}", folder]
     (line,) = problems(composed(*house, f"method={method}"))
-    assert line.startswith(f"method={method}: adapts whole layers, and q, v of a modernbert model")
+    assert line.startswith(f"method={method}: adapts whole layers, but q, v of modernbert models")
     prepare(composed(*house, f"method={method}", "search_space.projections=[o,down]"))
     prepare(composed(*house, "method=prefix"))
 
@@ -174,7 +174,9 @@ def test_a_method_of_peft_on_parts_of_a_layer_is_refused(method, checkpoints, pa
 def test_an_attention_that_a_model_has_not_is_refused(family, checkpoints, house) -> None:
     path = f"model.path={checkpoints[family]}"
     (line,) = problems(edited(house, path, "model.attn_implementation=sdpa"))
-    assert "models have no such attention; set model.attn_implementation=null, or eager" in line
+    assert (
+        "models do not support this attention; set model.attn_implementation=null, or eager" in line
+    )
 
 
 def test_the_attention_is_the_one_that_is_asked_for(checkpoints) -> None:
@@ -190,6 +192,6 @@ def test_nothing_is_merged_into_quantised_weights(tmp_path) -> None:
     hl.save(hl.adapt(MODELS["llama"](), {"q": 2}), tmp_path)
     model = MODELS["llama"]()
     model.is_quantized = True
-    with pytest.raises(ModelError, match="quantised") as refused:
+    with pytest.raises(ModelError, match="quantized") as refused:
         hl.merge(model, tmp_path)
     assert "\n" not in str(refused.value)

@@ -88,7 +88,7 @@ def test_what_is_kept_is_not_run_again(
     content = file.read_bytes()
     assert study.main([NAME, *places, *overrides]) == 0
     said = capfd.readouterr().out
-    assert "18 of 18 runs put back" in said
+    assert "18 of 18 runs restored" in said
     assert "0 finished, 8 skipped, 0 failed" in said
     assert "0 finished, 10 skipped, 0 failed" in said
     assert file.read_bytes() == content

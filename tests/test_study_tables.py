@@ -146,7 +146,7 @@ def test_each_row_meets_all_of_its_baselines_on_each_task(tmp_path: Path) -> Non
     assert len(p) == 6
     assert holm.min() == pytest.approx(min(1, 6 * p.min()))
     explanation = next(s.explanation for s in report.sections if s.title.startswith("Comparisons"))
-    assert "corrected over all 6 comparisons here" in explanation
+    assert "corrected for all 6 comparisons here" in explanation
 
 
 def test_a_gain_has_its_cost_beside_it_and_what_is_ruled_out(tmp_path: Path) -> None:

@@ -79,7 +79,9 @@ def test_parts_of_a_layer_have_ranks_and_no_config_of_peft(
     found = hl.suggest(classifier(checkpoints[family]), batches(), budget_rank=2)
     assert {site.role for site in found.ranks} == {"q", "v"}
     assert found.allocation.parameters == pytest.approx(found.budget, rel=0.4)
-    with pytest.raises(ModelError, match=r"[qv]: is a part of .*qkv.* PEFT adapts whole") as told:
+    with pytest.raises(
+        ModelError, match=r"[qv]: is only a part of .*qkv.* PEFT adapts whole"
+    ) as told:
         found.to_peft()
     assert "\n" not in str(told.value)
 
@@ -176,7 +178,7 @@ def test_what_it_prints_and_draws(checkpoints: dict[str, Path], tmp_path: Path) 
     found.plot(tmp_path / "allocation.png")
     assert (tmp_path / "allocation.png").read_bytes().startswith(b"\x89PNG")
     equal = hl.suggest(classifier(checkpoints["bert"]), batches(), proxy="constant")
-    assert "all scores are equal: the choice is random" in str(equal)
+    assert "all scores are equal, so the choice is random" in str(equal)
 
 
 def test_what_cannot_be(checkpoints: dict[str, Path]) -> None:
@@ -267,10 +269,10 @@ def test_a_file_without_labels_is_for_a_language_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "text", "label", "said"),
     [
-        ("a,b,label\nx,y,1\n", None, None, "column label has one value only"),
+        ("a,b,label\nx,y,1\n", None, None, "column label has only one value"),
         ("a,b\nx,y\n", ["c"], None, "has no column c; choose from a, b"),
-        ("a,b\nx,y\n", None, None, "a language model reads one column"),
-        ("a,label\n1,1\n2,0\n", None, None, "has 0 columns of texts"),
+        ("a,b\nx,y\n", None, None, "a language model reads only one column"),
+        ("a,label\n1,1\n2,0\n", None, None, "has 0 text columns"),
         ("", None, None, "cannot be read"),
         ("a,label\n", None, None, "has no rows"),
         ("a,label\nx,1\ny,\n", None, None, "row 1 has no label"),

@@ -382,10 +382,14 @@ def test_choices_of_many_runs_in_one_pass_are_as_alone(
 
 def test_a_label_that_is_no_choice_is_one_line() -> None:
     for task, changes, said in (
-        ("copa", {"label": [2]}, "row 0 has label 2, which is none of its 2 choices"),
+        ("copa", {"label": [2]}, "row 0 has label 2, which is not one of its 2 choices"),
         ("copa", {"label": [True]}, "row 0 has label True"),
         ("copa", {"choice1": [None]}, "row 0 of column 'choice1' must be a string"),
-        ("record", {"answers": [["nobody"]]}, "row 0 has answers \\('nobody',\\), which is none"),
+        (
+            "record",
+            {"answers": [["nobody"]]},
+            "row 0 has answers \\('nobody',\\), which is not one",
+        ),
         ("record", {"answers": ["cat"]}, "row 0 of column 'answers' must be a list of strings"),
         ("record", {"entities": [[]]}, "row 0 of column 'entities' must be a list of strings"),
     ):
@@ -410,9 +414,9 @@ BAD = {
     "sentences=['{premise']": {"sentences": ("{premise",)},
     "sentences=['premise']": {"sentences": ("premise",)},
     "sentences='{premise.x}'": {"sentences": ("{premise.x}",)},
-    "must not have the column of the labels": {"sentences": ("{premise} {label}",)},
+    "must not contain the label column": {"sentences": ("{premise} {label}",)},
     "must have the keys column, start, end and by": {"marks": ({"column": "premise", "by": "*"},)},
-    "no template has the column": {
+    "no template contains the column": {
         "marks": ({"column": "x", "start": "s", "end": "e", "by": "*"},)
     },
     "group=[]": {"group": ()},

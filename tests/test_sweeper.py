@@ -88,13 +88,17 @@ def test_params_belong_to_every_grid_that_has_none_of_its_own() -> None:
         (
             ["optimizer.eps=interval(0,1)"],
             {},
-            "optimizer.eps=interval(0,1): is an open-ended sweep",
+            "optimizer.eps=interval(0,1): is an infinite sweep",
         ),
-        (["task=[rte,mrpc]"], {}, "task=[rte,mrpc]: task takes one choice; to run each of them"),
+        (
+            ["task=[rte,mrpc]"],
+            {},
+            "task=[rte,mrpc]: task takes only one choice; to run each of them",
+        ),
         (
             [],
             {"grids": [{"task": "[rte,mrpc]"}]},
-            "task=[rte,mrpc]: task takes one choice; to run each",
+            "task=[rte,mrpc]: task takes only one choice; to run each",
         ),
     ],
 )
@@ -171,10 +175,13 @@ def test_each_task_of_each_array_is_known_by_its_job(
     [
         ("hydra/launcher=slurm", "hydra/launcher=slurm: only works for sweeps; add -m"),
         ("hydra/launcher=joblib", "hydra/launcher=joblib: only works for sweeps; add -m"),
-        ("task=[mrpc,rte]", "task=[mrpc,rte]: task takes one choice; to run each of them"),
+        ("task=[mrpc,rte]", "task=[mrpc,rte]: task takes only one choice; to run each of them"),
         ("task.subset=foo", "task.subset=foo: has no effect when task.path is set"),
         ("task.source=foo", "task.source=foo: has no effect when task.path is set"),
-        ("+proxy@importance.a=[snip]", "+proxy@importance.a=[snip]: proxy@importance.a takes one"),
+        (
+            "+proxy@importance.a=[snip]",
+            "+proxy@importance.a=[snip]: proxy@importance.a takes only one",
+        ),
     ],
 )
 def test_what_is_no_single_run_is_one_line(command_line, tiny, override, said) -> None:

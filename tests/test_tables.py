@@ -256,7 +256,8 @@ def test_missing_cells_and_seeds_are_named(template: Run) -> None:
     assert note(made, "not compared with its baseline").endswith("(r2 dynamic GRAD-NORM)")
     assert note(made, "no run at all on rte, sst2")
     assert (
-        "run make table4 again, with the same MODEL= and TASK=, for what is missing" in made.notes
+        "to run what is missing, run make table4 again, with the same MODEL= and TASK="
+        in made.notes
     )
 
 
@@ -855,7 +856,7 @@ def test_without_a_table_it_is_that_of_the_only_experiment(tmp_path: Path) -> No
     write_run(tmp_path, "name=stability", accuracies=[0.8])
     own = command(tmp_path)
     assert own.stdout.startswith("Runs of main")
-    assert "Runs of stability, table2 are apart" in " ".join(own.stdout.split())
+    assert "Runs of stability, table2 are in other tables" in " ".join(own.stdout.split())
     shutil.rmtree(tmp_path / "main")
     several = command(tmp_path)
     assert several.returncode == 2

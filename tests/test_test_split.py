@@ -80,7 +80,9 @@ def test_the_best_epoch_is_tested_and_nothing_else_changes(
     found = pd.read_csv(io.StringIO(capfd.readouterr().out)).dropna(subset="best_mean")
     assert found["test_mean"].tolist() == pytest.approx([100 * test["accuracy"]])
     report.main([str(tmp_path / "test"), "--table", "methods", "--format", "markdown"])
-    assert "Test: the best epoch on the split that selected nothing" in capfd.readouterr().out
+    assert (
+        "Test: the best epoch on a split that was not used for selection" in capfd.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("method", ["heterolora", pytest.param("adalora", marks=pytest.mark.slow)])
@@ -130,4 +132,4 @@ def test_a_split_that_cannot_be_tested_on_is_one_line(
 def test_the_embedded_task_has_no_test_split(command_line: CommandLine) -> None:
     done = command_line("device=cpu", "tracking=local", "evaluation.test=test")
     assert done.code == 2
-    assert "has the splits train and validation alone" in done.err
+    assert "has only the splits train and validation" in done.err

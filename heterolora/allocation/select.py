@@ -47,6 +47,6 @@ def select(
     unit_costs, capacities = adapters.unit_costs, adapters.capacities
     if scores.keys() != unit_costs.keys():
         differ = sorted(map(str, scores.keys() ^ unit_costs.keys()))
-        raise ValueError(f"scores and adapters have not the same sites: {', '.join(differ)}")
+        raise ValueError(f"scores and adapters have different sites: {', '.join(differ)}")
     rng = python_generator(adapters.seed, "selection")
     return (selection or Top()).select(Candidates(scores, unit_costs, capacities), budget, rng)

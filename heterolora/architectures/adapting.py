@@ -127,8 +127,8 @@ def merge(model: PreTrainedModel, path: str | Path) -> None:
     """
     if getattr(model, "is_quantized", False):
         raise ModelError(
-            "the model's weights are quantised, and what is added to them would be rounded away; "
-            "merge into the model without quantisation (model.quantization=null)"
+            "the model's weights are quantized, so merging would round the adapters away; merge "
+            "into an unquantized model (model.quantization=null)"
         )
     saved, family = read_saved(model, path), family_of(model)
     check_without_shortcuts(saved.space, saved.ranks, model, family, "a merged model")
@@ -198,15 +198,15 @@ def read_saved(model: PreTrainedModel, path: str | Path) -> Saved:
         ) from error
     if header["model_type"] != model.config.model_type:
         raise ModelError(
-            f"{file}: holds adapters of a {header['model_type']} model, and this is a "
-            f"{model.config.model_type} model; give the model that they were saved of"
+            f"{file}: holds adapters of a '{header['model_type']}' model, but this is a "
+            f"'{model.config.model_type}' model; give the model that they were trained on"
         )
     parameters = dict(model.named_parameters())
     heads = [name.removeprefix("head.") for name in state["tensors"] if name.startswith("head.")]
     if missing := [name for name in heads if name not in parameters]:
         raise ModelError(
-            f"{file}: holds a head ({', '.join(missing)}) that this model lacks; load it with the "
-            "class of the model that was saved"
+            f"{file}: has a head ({', '.join(missing)}) that this model lacks; load it into a "
+            "model of the class that was saved"
         )
     head = {name: parameters[name] for name in heads}
     ranks = {Site.parse(name): rank for name, rank in state["ranks"].items()}
@@ -233,9 +233,7 @@ def check_without_shortcuts(
     if on:
         what = f"{len(on)} shortcuts are on (first: {on[0]})"
     elif repeats and family.post_norm(model.config):
-        what = "its layers normalise twice (renormalize=always)"
+        what = "its layers normalize twice (renormalize=always)"
     else:
         return
-    raise ModelError(
-        f"{what}: {target} has no place for that; use heterolora.save (--to heterolora), which has"
-    )
+    raise ModelError(f"{what}: {target} cannot store that; use heterolora.save (--to heterolora)")

@@ -134,7 +134,7 @@ def family_named(model_type: str | None, where: str) -> Family:
     """
     if model_type is None or model_type not in FAMILIES:
         raise ModelError(
-            f"{where}: is a '{model_type}' model, which cannot be wired; choose one of the "
+            f"{where}: is a '{model_type}' model, which is not supported; choose one of the "
             f"families {', '.join(sorted(FAMILIES))}"
         )
     return FAMILIES[model_type]
@@ -160,8 +160,8 @@ def layers_of(model: PreTrainedModel, family: Family) -> nn.ModuleList:
         layers = model.base_model.get_submodule(family.layers)
     except AttributeError as error:
         raise ModelError(
-            f"{type(model).__name__}: has no {family.layers}, as a whole {family.model_type} model "
-            "has; give one that an Auto class of transformers made"
+            f"{type(model).__name__}: has no {family.layers}, which a complete "
+            f"{family.model_type} model has; give one created by an Auto class of transformers"
         ) from error
     assert isinstance(layers, nn.ModuleList)
     return layers
@@ -188,8 +188,8 @@ def check_whole(config: PretrainedConfig, family: Family, roles: Iterable[str]) 
     for role in roles:
         if role in parts:
             raise ModelError(
-                f"{role}: is a part of {family.projections[role]} in a {family.model_type} model, "
-                "and PEFT adapts whole layers; use heterolora.adapt and heterolora.save "
+                f"{role}: is only a part of {family.projections[role]} in {family.model_type} "
+                "models, and PEFT adapts whole layers; use heterolora.adapt and heterolora.save "
                 "(method=heterolora, --to heterolora)"
             )
 

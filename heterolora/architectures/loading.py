@@ -187,6 +187,5 @@ def _padding(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
         if token is not None and [tokenizer.convert_tokens_to_ids(token)] != last:
             return str(token)
     raise ModelError(
-        f"{where}: the tokenizer has no special token to pad with; set pad_token in its "
-        "tokenizer_config.json"
+        f"{where}: the tokenizer has no padding token; set pad_token in its tokenizer_config.json"
     )

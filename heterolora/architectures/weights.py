@@ -64,7 +64,7 @@ def check_weights(
     count = len(layers_of(model, family))
     _refuse(
         [name for name in report["unexpected_keys"] if inside.search(name)],
-        f"has {{}} weights of layers that a model of {count} layers has no place for",
+        f"has {{}} weights of layers beyond the {count} of the model",
         "give the config.json that belongs to the weights",
         where,
     )

@@ -40,7 +40,7 @@ def wire(
         ModelError: if the model has adapters already, or cannot have these.
     """
     if any(isinstance(module, LowRank) for module in model.modules()):
-        raise ModelError("the model has adapters already; load it once more to adapt it again")
+        raise ModelError("the model already has adapters; load it again before adapting it")
     _check_roles(space, family)
     model.config.use_cache = False  # else decoders keep keys and values in every forward pass
     layers = list(layers_of(model, family))

@@ -64,7 +64,7 @@ def put_back(file: Path, folder: Path) -> None:
     """Write the runs of an archive that a folder does not have."""
     runs = read_archive(file)
     new = sum(restore(run, folder) for run in runs)
-    print(f"{folder}: {new} of {len(runs)} runs put back")
+    print(f"{folder}: {new} of {len(runs)} runs restored")
 
 
 def run() -> None:

@@ -81,8 +81,8 @@ def _readable(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         key, equals, value = override.partition("=")
         if not key.strip("+") or not (equals or key.startswith("~")):
             problems.append(
-                f"{printable(override)}: is no KEY=VALUE; for example seed=13, or --help for all "
-                "keys"
+                f"{printable(override)}: is not of the form KEY=VALUE; for example seed=13 "
+                "(--help lists all keys)"
             )
             continue
         try:
@@ -109,8 +109,8 @@ def _not_one_choice(override: str) -> list[str]:
         values = [one for value in values for one in (value if value in lists else [value])]
     elif each := [one for value in lists for one in value]:
         return [
-            f"{override}: {key} takes one choice; to run each of them, use -m {key}="
-            f"{','.join(map(str, each))}"
+            f"{override}: {key} takes only one choice; to run each of them, use -m "
+            f"{key}={','.join(map(str, each))}"
         ]
     wrong = [value for value in values if not _is_option(parsed.key_or_group, value)]
     return [_no_such(key, parsed.key_or_group, value) for value in wrong]
@@ -235,13 +235,13 @@ def overrides_of(arguments: Sequence[str]) -> list[str]:
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
-        raise ConfigError([f"{printable(message)}; --help lists what there is"])
+        raise ConfigError([f"{printable(message)}; --help lists the options"])
 
     parser.error = refuse  # type: ignore[method-assign]  # of one parser
     asked = parser.parse_args(arguments)
     for option in ("config_name", "config_path", "experimental_rerun", "shell_completion"):
         if getattr(asked, option):
-            refuse(f"--{option.replace('_', '-')}: is not for train.py")
+            refuse(f"--{option.replace('_', '-')}: is not an option of train.py")
     if asked.resolve and not asked.cfg:
         refuse("--resolve: has no effect without --cfg job")
     found: list[str] = asked.overrides

@@ -70,8 +70,8 @@ def main(arguments: Sequence[str]) -> None:
     trained = opened(asked)
     if not trained.config.task.build().needs_decoder:
         raise RecordError(
-            f"{asked.run}: is of task={trained.config.task.name}, whose model predicts no text; "
-            "give a run of a language model, such as one of task=alpaca"
+            f"{asked.run}: is a run of task={trained.config.task.name}, which is not a language "
+            "model; give a run of a language model, such as one of task=alpaca"
         )
     harness = imported()
     tasks = harness.TaskManager(include_path=asked.include and str(asked.include))
@@ -109,8 +109,8 @@ def imported() -> SimpleNamespace:
     except ImportError as error:
         raise ConfigError(
             [
-                f"--task: needs lm-evaluation-harness ({one_line(error)}); "
-                "pip install 'heterolora[lm-eval]'"
+                f"--task: lm-evaluation-harness is not installed ({one_line(error)}); pip install "
+                "'heterolora[lm-eval]'"
             ]
         ) from error
     return SimpleNamespace(
@@ -180,8 +180,8 @@ def measured(
             except (OSError, ValueError, KeyError) as error:
                 raise DataError(
                     f"--task={','.join(these)}: the harness cannot run it "
-                    f"({one_line(error)[:200]}); if it is the data that is missing, run this once "
-                    "on a machine with internet access, and point HF_HOME at its cache"
+                    f"({one_line(error)[:200]}); if its data is missing, run this once on a "
+                    "machine with internet access and point HF_HOME at its cache"
                 ) from error
             for key, value in one.items():
                 found[key] = {**found.get(key, {}), **value} if isinstance(value, dict) else value

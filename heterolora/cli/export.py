@@ -101,8 +101,8 @@ def main(arguments: Sequence[str]) -> None:
     config, task = trained.config, trained.config.task.build()
     if not config.method.build().allocates:
         raise RecordError(
-            f"{asked.run}: is of method={config.method.name}; only runs of method=heterolora can "
-            "be exported"
+            f"{asked.run}: is a run of method={config.method.name}; only runs of "
+            "method=heterolora can be exported"
         )
     loaded = trained.load()
     write, code, library = TARGETS[asked.to]

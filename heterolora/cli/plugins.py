@@ -78,8 +78,8 @@ class GridSweeper(Sweeper):
         if (count := started()) > 1:
             raise ConfigError(
                 [
-                    f"-m: {count} processes were started, and a sweep is planned by one; start it "
-                    "alone with hydra/launcher=slurm, or leave out -m for one run"
+                    f"-m: {count} processes were started, but only one may plan a sweep; start "
+                    "one process with hydra/launcher=slurm, or remove -m"
                 ]
             )
         assert self.hydra_context is not None
@@ -114,7 +114,7 @@ class JoblibLauncher(Launcher):
             raise ConfigError(
                 [
                     f"hydra.launcher.n_jobs={self.n_jobs}: must be a whole number greater than 0, "
-                    "or -1 for as many as there are cores; for example hydra.launcher.n_jobs=2"
+                    "or -1 for one per core; for example hydra.launcher.n_jobs=2"
                 ]
             )
         self.hydra_context = hydra_context

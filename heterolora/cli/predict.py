@@ -133,7 +133,7 @@ def read(task: TaskConfig, data: Path | None, split: str | None) -> Data:
         task = task.model_copy(update={"path": str(data)})
     split = split or task.validation_split
     if split is None:
-        raise DataError(f"--split: task {task.name} has no validation split; name another")
+        raise DataError(f"--split: task {task.name} has no validation split; name another split")
     where, columns = sources.read(task, split)
     return Data(where, split, columns)
 
@@ -147,8 +147,8 @@ def predicting(section: TaskConfig) -> Predicting:
     task = section.build()
     if not isinstance(task, Predicting):
         raise RecordError(
-            f"task.kind={section.kind}: gives no answers that could be written; give a run of "
-            "another kind of task"
+            f"task.kind={section.kind}: has no predictions that can be written to a file; give a "
+            "run of another kind of task"
         )
     return task
 
@@ -172,8 +172,8 @@ def other_task(name: str, own: TaskConfig) -> TaskConfig:
     theirs, ours = section.build(), own.build()
     if type(theirs) is not type(ours) or theirs.model_options != ours.model_options:
         raise RecordError(
-            f"--task {name}: is not answered as {own.name} is, for which the model was trained; "
-            f"give a run of {name}, or of a task with the same labels"
+            f"--task {name}: its kind or its labels differ from those of {own.name}, on which the "
+            f"model was trained; give a run of {name}, or of a task with the same labels"
         )
     return section
 

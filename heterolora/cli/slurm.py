@@ -27,7 +27,7 @@ def live_tasks() -> set[str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = " ".join(done.stderr.split())
-        raise ClusterError(f"squeue: does not say what is queued ({said}); try again later")
+        raise ClusterError(f"squeue failed ({said}); try again later")
     return {task.removesuffix("_N/A") for task in done.stdout.split()}
 
 

@@ -115,8 +115,8 @@ def best_arms(table: Table, output: Path, common: Sequence[str]) -> Iterator[Map
                 means[value] = fmean(run.selection for run in tuning)
         if not means:
             raise RecordError(
-                f"{output}: {named}: a tuning run failed at each {table.tuned}; see their lines "
-                "above, put that right and run the same command again"
+                f"{output}: {named}: a tuning run failed at every {table.tuned}; see their error "
+                "lines above, fix the cause and run the same command again"
             )
         best = (max if tuning[0].higher_is_better else min)(means, key=lambda value: means[value])
         yield {**dict(arm), table.tuned: best}

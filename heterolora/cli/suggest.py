@@ -162,20 +162,22 @@ def read(
         )
     if not 1 <= len(texts) <= 2:
         raise DataError(
-            f"{file}: has {len(texts)} columns of texts ({', '.join(texts)}); name one, or two "
-            "of a pair, with --text"
+            f"{file}: has {len(texts)} text columns ({', '.join(texts)}); choose one, or two for "
+            "pairs, with --text"
         )
     columns = {name: frame[name].tolist() for name in texts}
     if label is None:
         if len(texts) == 2:
-            raise DataError(f"{file}: a language model reads one column; name it with --text")
+            raise DataError(
+                f"{file}: a language model reads only one column; choose it with --text"
+            )
         return columns, CausalLM(text=texts[0], max_length=max_length)
     values = frame[label]
     if values.isna().any():
         row = int(values.isna().to_numpy().argmax())
         raise DataError(f"{file}: row {row} has no {label}; repair or drop that row")
     if values.nunique() < 2:
-        raise DataError(f"{file}: column {label} has one value only; give examples of all classes")
+        raise DataError(f"{file}: column {label} has only one value; give examples of all classes")
     settings: dict[str, Any] = {
         "sentences": tuple(texts),
         "label": label,

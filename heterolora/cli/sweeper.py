@@ -32,7 +32,9 @@ from heterolora.records.lock import holder
 from heterolora.records.record import check_writable, finished
 
 CLUSTER = "SlurmLauncher"
-WAITING = " while waiting for SLURM; submitted jobs go on, and the same command shows their state"
+WAITING = (
+    " while waiting for SLURM; submitted jobs continue, and the same command shows their state"
+)
 """What to say of a sweep that is interrupted there."""
 
 
@@ -215,7 +217,7 @@ def _product(loader: ConfigLoader, arguments: list[str]) -> list[list[str]]:
                 raise ConfigError([f"{override.input_line}: has no values; list them: {key}=1,2,3"])
         else:
             raise ConfigError(
-                [f"{override.input_line}: is an open-ended sweep; list its values: {key}=1,2,3"]
+                [f"{override.input_line}: is an infinite sweep; list its values: {key}=1,2,3"]
             )
     return [list(combination) for combination in itertools.product(*values.values())]
 
@@ -288,16 +290,16 @@ def _check_for_cluster(runs: Sequence[Row]) -> None:
     if any(run["config"]["precision"] == "auto" for run in runs):
         raise ConfigError(
             [
-                "precision=auto: each node would choose its own, and which runs are finished "
-                "could not be known here; set precision=bf16 or precision=fp32"
+                "precision=auto: would be decided by each node, so finished runs cannot be "
+                "recognized here; set precision=bf16 or precision=fp32"
             ]
         )
     for config in (run["config"] for run in runs):
         if (engine := config.get("engine", "local")) != "local" and config["runs_per_job"] > 1:
             raise ConfigError(
                 [
-                    f"runs_per_job={config['runs_per_job']}: the processes of engine={engine} make "
-                    "one run and end with it; set runs_per_job=1"
+                    f"runs_per_job={config['runs_per_job']}: the processes of engine={engine} "
+                    "train only one run per job; set runs_per_job=1"
                 ]
             )
 

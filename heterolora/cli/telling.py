@@ -43,9 +43,9 @@ def show_plan(console: Console, runs: Sequence[Row], known: Mapping[int, Row], o
     away = len(known) - done
     elsewhere = f", {away} running or queued elsewhere" if away else ""
     console.print(
-        f"sweep of {counted(len(runs), 'run')}: {done} finished already{elsewhere}, "
-        f"{len(runs) - len(known)} to run; {_shared([run['config'] for run in runs])}; "
-        f"records in {output}",
+        f"sweep of {counted(len(runs), 'run')}: {done} already finished{elsewhere}, "
+        f"{len(runs) - len(known)} to run; {_shared([run['config'] for run in runs])}; records in "
+        f"{output}",
         **PLAIN,
     )
     width = max((len(run["differs"]) for run in runs), default=0)
@@ -59,7 +59,7 @@ def _standing(run: Row, known: Row | None) -> str:
     """What is known of a run before the sweep: nothing of one that is to begin."""
     if known is not None:
         status: str = known["status"]
-        return "finished already" if status == "skipped" else status
+        return "already finished" if status == "skipped" else status
     states = Path(run["directory"] or "") / schema.CHECKPOINT / "resume"
     begun = run["directory"] is not None and any(states.glob("step-*"))
     return "interrupted, will resume" if begun and not run["config"]["rerun"] else ""
@@ -99,7 +99,7 @@ def summarize(console: Console, folder: Path) -> int:
         command = report_command([run["config"] for run in plan["runs"]])
         console.print(f"report the finished runs with: {command}", **PLAIN)
     if any(row["exit_code"] for row in rows.values()):
-        console.print("run the same command again for what is missing", **PLAIN)
+        console.print("run the same command again to run what is missing", **PLAIN)
     told = ", ".join(f"{count} {status}" for status, count in counts.items())
     console.print(f"{counted(len(rows), 'run')}: {told}", **PLAIN)
     # A bug (1) is worse than what a user can put right (2).
@@ -135,6 +135,6 @@ def stopped(folder: Path) -> str:
     said = {index + 1: row["said"] for index, row in rows.items() if row["status"] == "interrupted"}
     if len(said) > 1:  # where the states are is said once
         said = {number: where.partition(";")[0] for number, where in said.items()}
-        again = f"each state is saved in checkpoint/resume of its record; {again}"
+        again = f"the state of each is saved in checkpoint/resume in its record; {again}"
     runs = ", ".join(f"run {number} {where}" for number, where in said.items())
     return f" with {done} of {counted(total, 'run')} finished{runs and ', '}{runs}; {again}"

@@ -134,8 +134,8 @@ def saved(weights: Path) -> tuple[Space, dict[str, Any], Mapping[str, str]]:
         return read_adapters(weights)
     except (OSError, ValueError) as error:
         raise RecordError(
-            f"{weights}: cannot be read ({one_line(error)}); put back one that is whole, or choose "
-            "the other with --weights"
+            f"{weights}: cannot be read ({one_line(error)}); restore it, or choose the other "
+            "weights with --weights"
         ) from error
 
 
@@ -197,8 +197,8 @@ def opened(asked: argparse.Namespace) -> TrainedRun:
         config = validate({**run.config, "engine": "local"}, ())
     except ConfigError as error:
         raise RecordError(
-            f"{asked.run / schema.CONFIG}: is damaged, or of another version "
-            f"({error.problems[0]}); put back one that is whole, or use the version that wrote it"
+            f"{asked.run / schema.CONFIG}: is damaged or from another version "
+            f"({error.problems[0]}); restore it, or use the version that wrote it"
         ) from error
     if asked.model is not None:
         moved = config.model.model_copy(update={"path": asked.model, "revision": None})

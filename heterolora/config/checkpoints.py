@@ -197,8 +197,8 @@ def _skeleton(where_from: str, revision: str | None, where: str) -> nn.ModuleLis
         layers = architectures.layers_of(model, FAMILIES[config.model_type])
     except Exception as error:  # whatever transformers makes of numbers that do not fit
         raise ModelError(
-            f"{where}: no model can be made of its config.json ({one_line(error)[:160]}); give the "
-            "one that belongs to the weights"
+            f"{where}: no model can be created from its config.json ({one_line(error)[:160]}); "
+            "give the one that belongs to the weights"
         ) from error
     if not len(layers):
         raise ModelError(

@@ -21,11 +21,9 @@ def engine_on_device(engine: Engine, device: Device) -> Iterable[str]:
     if engine == "local":
         return
     if ":" in device:
-        yield (
-            f"device={device}: engine={engine} gives each process a GPU of its own; set device=cuda"
-        )
+        yield f"device={device}: engine={engine} needs one GPU per process; set device=cuda"
     elif resolve_device(device).type not in ("cpu", "cuda"):
-        yield f"engine={engine}: trains on CPUs and on CUDA; set device=cpu, or engine=local"
+        yield f"engine={engine}: runs only on CPUs and CUDA GPUs; set device=cpu, or engine=local"
 
 
 def engine_of_observers(engine: Engine, proxy: ProxyConfig | None) -> Iterable[str]:
@@ -33,7 +31,7 @@ def engine_of_observers(engine: Engine, proxy: ProxyConfig | None) -> Iterable[s
     if engine != "local" and proxy and (found := proxy.observing("proxy")):
         setting, remedy = found
         yield (
-            f"{setting}: would see one process's share of each step with engine={engine}; "
+            f"{setting}: would see only one process's share of each step with engine={engine}; "
             f"{remedy}, or set engine=local"
         )
 
@@ -42,8 +40,8 @@ def sharded_method(engine: Engine, method: MethodConfig) -> Iterable[str]:
     """What is trained has to be apart from what is divided."""
     if engine == "sharded" and method.kind != "heterolora":
         yield (
-            f"engine=sharded: method={method.name} trains within the layers that it divides; set "
-            "engine=distributed, or method=heterolora"
+            f"engine=sharded: method={method.name} trains inside the layers that this engine "
+            "splits; set engine=distributed, or method=heterolora"
         )
 
 
@@ -62,8 +60,8 @@ def sharded_weights(
     for key, one in asked.items():
         if one.build().reads_weights:
             yield (
-                f"{key}={one.name}: reads whole weights, of which engine=sharded leaves each "
-                "process a part; choose another, such as gradnorm, or set engine=distributed"
+                f"{key}={one.name}: reads whole weights, but with engine=sharded each process has "
+                "only a part; choose another, such as gradnorm, or set engine=distributed"
             )
 
 
@@ -71,8 +69,8 @@ def sharded_is_eager(engine: Engine, training: TrainingConfig) -> Iterable[str]:
     """Layers are gathered from outside of what is compiled."""
     if engine == "sharded" and training.compile:
         yield (
-            "training.compile=true: engine=sharded is not compiled; set training.compile=false, or "
-            "engine=distributed"
+            "training.compile=true: engine=sharded does not support torch.compile; set "
+            "training.compile=false, or engine=distributed"
         )
 
 
@@ -80,7 +78,7 @@ def sharded_is_not_quantized(engine: Engine, model: ModelConfig) -> Iterable[str
     """The codes of bitsandbytes are for one device, with the state that reads them."""
     if engine == "sharded" and model.quantization is not None:
         yield (
-            f"model.quantization={model.quantization}: engine=sharded does not divide quantised "
+            f"model.quantization={model.quantization}: engine=sharded does not support quantized "
             "weights; set model.quantization=null, or engine=distributed"
         )
 
@@ -89,8 +87,8 @@ def sharded_rows(engine: Engine, task: TaskConfig) -> Iterable[str]:
     """Whether a model keeps packed examples apart is seen by its embeddings, called alone."""
     if engine == "sharded" and task.build().packs:
         yield (
-            "task.packing=true: engine=sharded trains on examples in rows of their own; set "
-            "task.packing=false, or engine=distributed"
+            "task.packing=true: engine=sharded does not support packing; set task.packing=false, "
+            "or engine=distributed"
         )
 
 

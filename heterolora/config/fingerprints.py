@@ -71,7 +71,7 @@ def model_fingerprint(model: ModelConfig) -> str:
     checkpoints.settings(model)  # fetches it where it is not in the cache
     file = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
     if not isinstance(file, str):
-        raise ModelError(f"{model.where}: is not in the cache of the hub; {PREFETCH}")
+        raise ModelError(f"{model.where}: is not in the hub cache; {PREFETCH}")
     return Path(file).parent.name
 
 
@@ -84,7 +84,7 @@ def split_fingerprint(task: TaskConfig, split: str) -> str:
     if task.path is not None:
         files = split_files(task.path, split)
         if not files:
-            raise DataError(f"task.path={task.path}: holds no file of the split {split}; add it")
+            raise DataError(f"task.path={task.path}: has no file for the split {split}; add it")
         return _digest(files, named=False)
     if task.source in embedded.TASKS:
         code = _digest(file for name in embedded.TASKS[task.source] for file in _code(name))

@@ -69,7 +69,7 @@ def exclusions_are_sites(model: ModelConfig, space: SearchSpaceConfig) -> Iterab
         )
     elif len(known) == len(space.exclude):
         yield (
-            f"search_space.exclude={shown(space.exclude)}: leaves no site of {len(known)}; name "
+            f"search_space.exclude={shown(space.exclude)}: excludes all {len(known)} sites; name "
             "fewer"
         )
 
@@ -136,8 +136,8 @@ def budget_reaches_a_site(
         if dearest >= 2 * pool.budget:
             yield (
                 f"strategy.enable_rate={strategy.enable_rate:g}: a site that is on would cost "
-                f"{dearest} parameters, so that a budget of {pool.budget} is nearest to no site at "
-                "all; raise strategy.enable_rate, for example to 0.25, or add roles to "
+                f"{dearest} parameters, so a budget of {pool.budget} is too small for any site; "
+                "raise strategy.enable_rate, for example to 0.25, or add roles to "
                 "search_space.projections or search_space.shortcuts"
             )
 
@@ -179,7 +179,7 @@ def gains_for_selection(
         return
     if selection.build().needs_gains and not isinstance(proxy.build(), Spectral):
         yield (
-            f"selection={selection.name}: needs the gain of each rank, and proxy={proxy.name} "
+            f"selection={selection.name}: needs the gain of each rank, but proxy={proxy.name} "
             "scores whole sites; choose proxy=gradsvd or proxy=eva, or selection=proportional"
         )
 
@@ -192,7 +192,7 @@ def synflow_on_device(
         return
     if resolve_device(device).type in WITHOUT_FLOAT64:
         yield (
-            f"proxy=synflow: computes in float64, which device={device} does not have; use "
+            f"proxy=synflow: computes in float64, which device={device} does not support; use "
             "device=cpu or another proxy"
         )
 
@@ -269,7 +269,7 @@ def observed_is_eager(training: TrainingConfig, proxy: ProxyConfig | None) -> It
     if training.compile and proxy and (found := proxy.observing("proxy")):
         setting, remedy = found
         yield (
-            f"{setting}: cannot see into the steps of training.compile=true; {remedy}, or set "
+            f"{setting}: cannot observe the steps of training.compile=true; {remedy}, or set "
             "training.compile=false"
         )
 
@@ -311,8 +311,8 @@ def weights_for_gora(
     for key, one in asked.items():
         if one.name == "gora":
             yield (
-                f"{key}=gora: scores the weight beside a site, which a shortcut has none of; set "
-                "search_space=lora"
+                f"{key}=gora: GoRA needs the weight that a site adapts, and shortcuts have none; "
+                "set search_space=lora"
             )
 
 
@@ -332,13 +332,13 @@ def control_tells_sites_apart(
         last = max(site.layer for site in sites)
         roles = ", ".join(dict.fromkeys(site.role for site in sites))
         yield (
-            f"proxy={control.name}: places all sites alike in layers 0 to {last} with the roles "
-            f"{roles}; change its settings, or choose proxy=constant for a random allocation"
+            f"proxy={control.name}: gives all sites the same score (layers 0 to {last}, roles "
+            f"{roles}); change its settings, or choose proxy=constant for a random allocation"
         )
     elif control.name == "role" and getattr(selection, "normalize", "none") == "role":
         yield (
-            "proxy=role: prefers some roles, which selection.normalize=role makes equal; set "
-            "selection.normalize=none"
+            "proxy=role: prefers some roles, but selection.normalize=role makes all roles equal; "
+            "set selection.normalize=none"
         )
 
 

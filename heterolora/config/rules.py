@@ -54,8 +54,8 @@ def data_is_there(task: TaskConfig) -> Iterable[str]:
         for key, split in _splits(task).items():
             if split not in ("train", "validation"):
                 yield (
-                    f"task.{key}={split}: the embedded task {task.source} has the splits train and "
-                    f"validation; set task.{key}={key.removesuffix('_split')}"
+                    f"task.{key}={split}: the embedded task {task.source} has only the splits "
+                    f"train and validation; set task.{key}={key.removesuffix('_split')}"
                 )
 
 
@@ -132,7 +132,7 @@ def test_is_another_split(task: TaskConfig, evaluation: EvaluationConfig) -> Ite
         )
     elif task.path is None and task.source in TASKS:
         yield (
-            f"{key}: the embedded task {task.source} has the splits train and validation alone; "
+            f"{key}: the embedded task {task.source} has only the splits train and validation; "
             "set evaluation.test=null"
         )
     elif task.path is not None and not split_files(task.path, evaluation.test):
@@ -166,8 +166,8 @@ def planted_in_the_model(task: TaskConfig, model: ModelConfig) -> Iterable[str]:
         yield f"task.planting=null: {task.source} needs a seed; for example task.planting=0"
     if model.path is not None or model.name != STARTER:
         yield (
-            f"{model.where}: the sites of the task {task.source} are those of the embedded model; "
-            "set model=opt_starter, or choose another task"
+            f"{model.where}: task {task.source} needs the embedded model; set model=opt_starter, "
+            "or choose another task"
         )
 
 
@@ -278,8 +278,8 @@ def exclusions_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Ite
     """Only this project's adapters are left out site by site."""
     if space.exclude and method.kind != "heterolora":
         yield (
-            f"search_space.exclude={shown(space.exclude)}: method={method.name} goes by roles, not "
-            "by sites; set search_space.exclude=[], or method=heterolora"
+            f"search_space.exclude={shown(space.exclude)}: method={method.name} adapts roles, not "
+            "single sites; set search_space.exclude=[], or method=heterolora"
         )
 
 

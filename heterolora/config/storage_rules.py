@@ -40,8 +40,8 @@ def quantization_is_there(model: ModelConfig, device: Device) -> Iterable[str]:
         return
     if resolve_device(device).type != "cuda":
         yield (
-            f"model.quantization={model.quantization}: needs a GPU, and device={device} is none; "
-            "set device=cuda where there is one, or model.quantization=null"
+            f"model.quantization={model.quantization}: needs a GPU, but device={device} is not "
+            "one; set device=cuda where there is one, or model.quantization=null"
         )
     elif importlib.util.find_spec("bitsandbytes") is None:
         yield (
@@ -65,9 +65,9 @@ def weights_are_numbers(
     for key, one in asked.items():
         if one.build().reads_weights:
             yield (
-                f"{key}={one.name}: computes with the model's weights, which "
-                f"model.quantization={model.quantization} keeps as codes; choose another, such as "
-                "gradnorm, or set model.quantization=null"
+                f"{key}={one.name}: computes with the model's weights, but "
+                f"model.quantization={model.quantization} stores them as codes; choose another, "
+                "such as gradnorm, or set model.quantization=null"
             )
 
 
@@ -85,9 +85,9 @@ def whole_layers_for_peft(
     fused = [role for role in space.projections if role in parts]
     if fused:
         yield (
-            f"method={method.name}: adapts whole layers, and {', '.join(fused)} of a "
-            f"{family.model_type} model are parts of one; choose method=heterolora, or other "
-            "search_space.projections, such as [o,down]"
+            f"method={method.name}: adapts whole layers, but {', '.join(fused)} of "
+            f"{family.model_type} models are parts of one layer; choose method=heterolora, or "
+            "other search_space.projections, such as [o,down]"
         )
 
 
@@ -104,9 +104,9 @@ def attention_is_there(model: ModelConfig, precision: Precision, device: Device)
     flash = model.attn_implementation == "flash_attention_2"
     if not (kind._supports_flash_attn if flash else kind._supports_sdpa):
         name = checkpoints.settings(model).model_type
-        yield f"{asked}: {name} models have no such attention; {remedy}"
+        yield f"{asked}: {name} models do not support this attention; {remedy}"
     elif flash and resolve_device(device).type != "cuda":
-        yield f"{asked}: needs a GPU, and device={device} is none; {remedy}"
+        yield f"{asked}: needs a GPU, but device={device} is not one; {remedy}"
     elif flash and importlib.util.find_spec("flash_attn") is None:
         yield f"{asked}: needs flash-attn, which is not installed; install it, or {remedy}"
     elif flash and resolve_precision(precision, resolve_device(device)) != "bf16":

@@ -21,8 +21,9 @@ def labels_for_proxy(
         return
     if proxy.build().needs_labels:
         yield (
-            f"proxy={proxy.name}: scores by the loss and needs labels, which task {task.name} has "
-            "none of; choose proxy=eva or proxy=constant, or name the column with task.label=COLUMN"
+            f"proxy={proxy.name}: scores by the loss, which needs labels, but the data of task "
+            f"{task.name} has no labels; choose proxy=eva or proxy=constant, or name the column "
+            "with task.label=COLUMN"
         )
 
 
@@ -36,9 +37,9 @@ def decoder_for_task(task: TaskConfig, model: ModelConfig) -> Iterable[str]:
         return  # said by model_is_usable
     if not family.decoder:
         yield (
-            f"{model.where}: is a {family.model_type} model, which reads in both directions and so "
-            f"sees the tokens that task {task.name} has it predict; choose a decoder, such as "
-            "model=opt_125m"
+            f"{model.where}: is a {family.model_type} model, which reads in both directions and "
+            f"so sees the tokens that task {task.name} asks it to predict; choose a decoder, such "
+            "as model=opt_125m"
         )
 
 
@@ -57,8 +58,8 @@ def synflow_of_choices(
     for key, one in asked.items():
         if one.name == "synflow" and getattr(one, "objective", None) == "loss":
             yield (
-                f"{key}.objective=loss: has no gradient in task.kind={task.kind}, where SYNFLOW "
-                f"gives all choices one score; set {key}.objective=output"
+                f"{key}.objective=loss: has no gradient in task.kind={task.kind}, where SynFlow "
+                f"gives all choices the same score; set {key}.objective=output"
             )
 
 

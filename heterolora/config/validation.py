@@ -146,7 +146,7 @@ def _plugin(key: str, group: str, value: Any) -> Any:
     if schema is None:
         known = ", ".join(plugins.choices(group))
         remedy = (
-            f"leave {key}.name alone and choose one of {known} with {key}=..."
+            f"do not set {key}.name; choose one of {known} with {key}=..."
             if chosen.tag == "name"
             else f"choose one of {known}"
         )

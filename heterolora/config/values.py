@@ -55,7 +55,7 @@ SPLIT = r"^[^/\\*?]{1,200}$"
 """A file of a folder, which cannot lead out of it, or a part at the hub."""
 PATTERNS = {
     NAME: "must be a name of up to 100 letters, digits, and . _ - after the first",
-    NAMES: "must be names of up to 100 letters, digits, and . _ - after the first, parted by /",
+    NAMES: "must be names of up to 100 letters, digits, and . _ - after the first, separated by /",
     DEVICE: "must be auto, cpu, cuda, cuda:NUMBER or mps",
     SPLIT: "must be the name of a split, without / \\ * ? and of up to 200 characters",
 }

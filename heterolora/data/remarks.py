@@ -21,14 +21,14 @@ def remarks(task: Task, splits: Mapping[str, Examples]) -> Iterator[str]:
         if task.label is not None and len(labels := {*split.columns[task.label]}) == 1:
             yield (
                 f"all {len(split)} examples of the {name} split have the label "
-                f"{_shown(task, labels.pop())}, so that {_says_nothing(task, name)}"
+                f"{_shown(task, labels.pop())}, so {_says_nothing(task, name)}"
             )
     train = {*_texts(task, splits["train"])}
     for name, split in splits.items():
         if name != "train" and (shared := sum(row in train for row in _texts(task, split))):
             yield (
                 f"{shared} of the {len(split)} examples of the {name} split have the text of a "
-                "training example, so that its metrics are likely too good"
+                "training example, so its metrics are likely too good"
             )
 
 
@@ -45,5 +45,5 @@ def _says_nothing(task: Classification, name: str) -> str:
     if name == "train":
         return "there is nothing to learn"
     undefined = [one for one in task.metrics if one in ("matthews", "pearson", "spearman")]
-    rest = f"; {', '.join(undefined)} cannot be computed, and is 0" if undefined else ""
+    rest = f"; {', '.join(undefined)} cannot be computed and is reported as 0" if undefined else ""
     return f"its metrics say little{rest}"

@@ -67,8 +67,8 @@ def load_splits(task: TaskConfig) -> dict[str, Examples]:
     if train == validation:
         raise DataError(
             f"task.validation_split={task.validation_split}: has the same rows as "
-            f"task.train_split={task.train_split}, so that a model would be evaluated on what it "
-            "was trained on; name a split with other rows"
+            f"task.train_split={task.train_split}, so the model would be evaluated on its "
+            "training data; name a split with other rows"
         )
     return splits
 
@@ -106,8 +106,8 @@ def load_test(task: TaskConfig, split: str) -> Examples:
     built = task.build()
     if isinstance(built, Predicting) and built.hides_labels(columns):
         raise DataError(
-            f"evaluation.test={split}: has no labels in {where}; name a split that has, or set "
-            "evaluation.test=null and predict them with scripts/predict.py"
+            f"evaluation.test={split}: has no labels in {where}; name a split that has labels, or "
+            "set evaluation.test=null and predict them with scripts/predict.py"
         )
     return built.check(columns, where)
 
@@ -132,7 +132,7 @@ def _read_split(path: str, split: str, texts: Collection[str]) -> Columns:
     if not files:
         there = sorted({file.stem for end in FORMATS for file in Path(path).glob(f"*{end}")})
         raise DataError(
-            f"task.path={path}: holds no file of the split {split}; name one that is there"
+            f"task.path={path}: has no file for the split {split}; name one that is there"
             + (f" ({', '.join(there)})" if there else "")
         )
     return read_files(files, f"task.path={path}", texts)

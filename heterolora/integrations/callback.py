@@ -77,8 +77,9 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
         self._loss = loss
         if self._proxy.observes:
             raise ValueError(
-                f"proxy={self._proxy.name!r}: scores training steps, and a Trainer's steps cannot "
-                "be observed; choose one of a sample, such as 'snip' or GradNorm(source='probe')"
+                f"proxy={self._proxy.name!r}: scores training steps, but a Trainer's steps cannot "
+                "be observed; choose a proxy that scores a sample, such as 'snip' or "
+                "GradNorm(source='probe')"
             )
         if not self._strategy.searches:
             raise ValueError(
@@ -105,7 +106,7 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
         if smallest < self._budget_rank:
             raise ModelError(
                 f"LoraConfig(r={smallest}): must be at least budget_rank={self._budget_rank}; for "
-                f"example r={4 * self._budget_rank}, of which a quarter of the adapters is on"
+                f"example r={4 * self._budget_rank}, with which a quarter of the adapters are on"
             )
         budget = homogeneous_budget(
             self._sites.unit_costs, dict.fromkeys(self._sites, self._budget_rank)
@@ -170,8 +171,8 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
         """Have every adapter on at the rank of the time before the first search."""
         if rank > smallest:
             raise ModelError(
-                f"LoraConfig(r={smallest}): strategy={self._strategy.name} begins with rank {rank} "
-                f"at every adapter; raise r to {4 * self._budget_rank}"
+                f"LoraConfig(r={smallest}): strategy={self._strategy.name} starts every adapter "
+                f"at rank {rank}; raise r to {4 * self._budget_rank}"
             )
         self._sites.apply(dict.fromkeys(self._sites, rank))
         self._keep({str(site): rank for site in self._sites})
@@ -206,7 +207,7 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
             RecordError: if there is no room.
         """
         if self._model is None:
-            raise ModelError("there is no training yet whose adapter could be written")
+            raise ModelError("training has not started, so there is no adapter to save")
         write_ranks(self._model, folder, card)
 
 

@@ -109,8 +109,8 @@ def to_peft(
     tied = {id(model.get_parameter(name)) for name in set(names) - once}
     if shared := [name for name, one in adapters.head.items() if id(one) in tied]:
         raise ModelError(
-            f"{shared[0]}: is trained, and tied to another weight, which PEFT would take "
-            "apart; use heterolora.save"
+            f"{shared[0]}: is trained and tied to another weight, and PEFT would untie them; use "
+            "heterolora.save"
         )
     write(folder, model, factors, adapters.head, modules, card, revision)
 
@@ -246,7 +246,7 @@ def from_peft(model: PreTrainedModel, folder: str | Path, seed: int = 0) -> Adap
         elif name in parameters:
             head[name] = tensor
         elif matrix != "B.weight" or layer not in at:
-            raise ModelError(f"{folder}: has {key}, for which the model has no place")
+            raise ModelError(f"{folder}: has {key}, which the model lacks")
     capacities: dict[str, int] = {}
     for site, (a, _) in pairs.items():
         capacities[site.role] = max(len(a), capacities.get(site.role, 0))

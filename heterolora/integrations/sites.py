@@ -160,12 +160,12 @@ def lora_layers(model: Any) -> dict[Site, Any]:
     """
     if not hasattr(model, "peft_config"):
         raise ModelError(
-            f"{type(model).__name__}: is no PEFT model; make one with peft.get_peft_model(model, "
-            "LoraConfig(...))"
+            f"{type(model).__name__}: is not a PEFT model; make one with "
+            "peft.get_peft_model(model, LoraConfig(...))"
         )
     name = model.active_adapter
     if said := unsupported(model.peft_config[name]):
-        raise ModelError(f"{said}: ranks can be switched in plain LoRA only; use LoraConfig(r=...)")
+        raise ModelError(f"{said}: ranks can be switched only in plain LoRA; use LoraConfig(r=...)")
     base = model.get_base_model()
     layers = {
         where: module
@@ -175,8 +175,8 @@ def lora_layers(model: Any) -> dict[Site, Any]:
     known = places(base)
     if others := sorted(layers.keys() - known.keys()):
         raise ModelError(
-            f"{others[0]}: has an adapter, but is no projection of a layer that is known of a "
-            f"{family_of(base).model_type} model; leave it out of LoraConfig(target_modules=...)"
+            f"{others[0]}: has an adapter, but is not a known projection of "
+            f"{family_of(base).model_type} models; leave it out of LoraConfig(target_modules=...)"
         )
     return {site: layers[where] for where, site in known.items() if where in layers}
 

@@ -108,9 +108,12 @@ class Suggestion:
         )
         doubt = []
         if self.allocation.degenerate:
-            doubt = ["all scores are equal: the choice is random"]
+            doubt = ["all scores are equal, so the choice is random"]
         elif self.allocation.tied:
-            doubt = [f"{self.allocation.tied} sites tie at the cutoff: the choice is random there"]
+            doubt = [
+                f"{self.allocation.tied} sites tie at the cutoff, so the choice among them is "
+                "random"
+            ]
         return "\n".join([head, *doubt, *self._grid()])
 
     def _grid(self) -> Iterator[str]:
@@ -192,8 +195,8 @@ def _of_a_sample(proxy: Proxy) -> Proxy:
     """The proxy, if there is something that it can score."""
     if proxy.observes:
         raise ValueError(
-            f"proxy={proxy.name!r}: scores training steps, and here are none; choose one of a "
-            "sample, such as 'snip' or GradNorm(source='probe')"
+            f"proxy={proxy.name!r}: scores training steps, but there are none here; choose a "
+            "proxy that scores a sample, such as 'snip' or GradNorm(source='probe')"
         )
     return proxy
 
@@ -208,7 +211,7 @@ def _adapters(
 ) -> Adapters:
     """Adapters on a copy of the model that shares its weights."""
     if hasattr(model, "peft_config"):
-        raise ModelError("the model has PEFT adapters already; give it before get_peft_model")
+        raise ModelError("the model already has PEFT adapters; call suggest before get_peft_model")
     if budget_rank < 1 or not 0 < enable_rate <= 1 or not target:
         raise ValueError(
             f"budget_rank={budget_rank}, enable_rate={enable_rate}, target={list(target)}: must be "

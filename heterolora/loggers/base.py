@@ -147,7 +147,7 @@ class Tolerant:
 def warn(console: Console, what: str, error: Exception) -> None:
     """One line on a tracker that the run does without."""
     console.print(
-        f"warning: {what} ({one_line(error)}); the run goes on, and its local files are complete",
+        f"warning: {what} ({one_line(error)}); the run continues, and its local files are complete",
         style="yellow",
         soft_wrap=True,
         highlight=False,

@@ -94,7 +94,7 @@ class ConsoleLogger:
             f"all scores of {row['proxy']['name']} are equal{self._among}, "
             "so the allocation is random"
             if row["degenerate"]
-            else f"{row['tied']} sites tie at the cutoff, and the choice among them was random"
+            else f"{row['tied']} sites tie at the cutoff, so the choice among them was random"
         )
         self._screen.say(
             f"warning: step {row['step']}: {what} (recorded in allocations.jsonl; shown once)",
@@ -158,8 +158,8 @@ def print_summary(
     lines = {
         "task": f"{info.task}, model {info.model}, seed {info.seed}",
         "allocation" if parameters.sites else "method": allocation,
-        "parameters": f"adapters {parameters.enabled:,} on (budget {parameters.budget:,}), "
-        f"head {parameters.head:,}",
+        "parameters": f"{parameters.enabled:,} adapter parameters on, budget "
+        f"{parameters.budget:,}; head {parameters.head:,}",
         "best epoch": _metrics(result.best, info.metrics),
         "last epoch": _metrics(result.last, info.metrics),
         **({"test": _tested(result.test, info.metrics)} if result.test else {}),

@@ -69,8 +69,8 @@ def save(entity: str, project: str, metric: str) -> str:
     """
     if not has_key():
         raise TrackingError(
-            f"{entity}/{project}: W&B has no API key here, and a dashboard cannot be kept offline; "
-            "run `wandb login`"
+            f"{entity}/{project}: W&B has no API key here, and a dashboard cannot be created "
+            "offline; run `wandb login`"
         )
     try:
         return str(workspace(entity, project, metric).save().url)

@@ -73,8 +73,8 @@ class Wandb(Tracker):
         except (wandb.errors.Error, ValueError) as error:
             reason = refusal(error) if isinstance(error, ValidationError) else one_line(error)
             raise TrackingError(
-                f"tracking=wandb: W&B refuses this run ({reason}); set what it names, of "
-                "tracking.wandb or in the environment, run `wandb login`, or choose tracking=local"
+                f"tracking=wandb: W&B rejected this run ({reason}); correct that setting in "
+                "tracking.wandb or the environment, run `wandb login`, or choose tracking=local"
             ) from error
         return WandbLogger(run, console)
 
@@ -189,7 +189,7 @@ def say_how_to_send(run: "wandb.Run", console: Console) -> None:
     """The command that sends a run which was kept offline."""
     if run.offline:
         console.print(
-            f"W&B: kept offline; upload it with: wandb sync {run.settings.sync_dir}",
+            f"W&B: saved offline; upload with: wandb sync {run.settings.sync_dir}",
             soft_wrap=True,
             highlight=False,
             markup=False,

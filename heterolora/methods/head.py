@@ -19,8 +19,8 @@ class Head(Method):
         """
         if not given.loaded.head:
             raise ModelError(
-                "method=head: the model has no head that is new, so nothing would be trained; "
-                "choose another method"
+                "method=head: the model has no new head, so nothing would be trained; choose "
+                "another method"
             )
         given.prepare()
         return Trained(given.model, {}, given.loaded.head, given.seed)

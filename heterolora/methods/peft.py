@@ -115,6 +115,6 @@ def made(model: Any, settings: Mapping[str, Any]) -> Any:
         return get_peft_model(model, kind(**options))
     except (TypeError, ValueError) as error:
         raise ModelError(
-            f"method.config: PEFT refuses it ({one_line(error)[:200]}); give what "
-            f"{kind.__name__} takes"
+            f"method.config: PEFT rejects it ({one_line(error)[:200]}); give the settings that "
+            f"{kind.__name__} accepts"
         ) from error

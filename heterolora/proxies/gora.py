@@ -76,13 +76,13 @@ def _weights(adapters: Ranked[Any]) -> dict[Site, nn.Parameter]:
     for site in adapters:
         if site not in layers:
             raise ModelError(
-                f"proxy=gora: {site} has no weight of its own, as shortcuts have none; set "
-                "search_space=lora, or choose another proxy, such as gradnorm"
+                f"proxy=gora: GoRA needs the weight that a site adapts, and the shortcut {site} "
+                "has none; set search_space=lora, or choose another proxy, such as gradnorm"
             )
         weights[site] = layers[site].get_parameter("weight")
         if not weights[site].is_floating_point():
             raise ModelError(
-                f"proxy=gora: the weight of {site} is quantised ({weights[site].dtype}) and has no "
-                "gradient; choose another proxy, such as gradnorm"
+                f"proxy=gora: the weight of {site} is quantized ({weights[site].dtype}) and has "
+                "no gradient; choose another proxy, such as gradnorm"
             )
     return weights

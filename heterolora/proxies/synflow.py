@@ -111,7 +111,7 @@ def check_float64(device: torch.device) -> None:
         torch.zeros((), dtype=torch.float64, device=device)
     except (TypeError, RuntimeError) as error:
         raise ModelError(
-            f"proxy=synflow: computes in float64, which the device {device} does not have; use "
+            f"proxy=synflow: computes in float64, which the device {device} does not support; use "
             "device=cpu or another proxy"
         ) from error
 

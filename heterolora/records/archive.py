@@ -85,8 +85,8 @@ def write_archive(file: Path, runs: Iterable[Run]) -> int:
     )
     if len(content) > LARGEST:
         raise RecordError(
-            f"{file}: would have {len(content):,} bytes, more than the {LARGEST:,} of a file in a "
-            "repository; archive fewer runs in it, such as those of one task"
+            f"{file}: would have {len(content):,} bytes, above the limit of {LARGEST:,} per file; "
+            "archive fewer runs in it, such as those of one task"
         )
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -276,5 +276,5 @@ def _lines(file: Path) -> list[Row]:
     except ValueError as error:
         raise RecordError(f"{file}: is damaged ({error})") from error
     if not lines or not all(isinstance(line, dict) for line in lines):
-        raise RecordError(f"{file}: is no archive of runs; name one that archive.py wrote")
+        raise RecordError(f"{file}: is not an archive of runs; name one that archive.py wrote")
     return lines

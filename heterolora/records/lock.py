@@ -41,8 +41,8 @@ def locked(directory: Path) -> Iterator[None]:
         lock = _acquired(file)
     except Timeout as error:
         raise RecordError(
-            f"{directory}: {_holder(file) or 'another process'} is at work on this run; wait for "
-            "it, or end it there"
+            f"{directory}: {_holder(file) or 'another process'} is already working on this run; "
+            "wait for it, or stop it on that machine"
         ) from error
     except OSError as error:
         raise RecordError(

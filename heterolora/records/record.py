@@ -62,21 +62,21 @@ def finished(directory: Path) -> RunRecord | None:
     if not (directory / schema.RUN).exists():
         if left := [name for name in RESULTS if _size(directory / name)]:
             raise RecordError(
-                f"{directory}: has {_listed(left)} but no {schema.RUN}; put it back, {again}"
+                f"{directory}: has {_listed(left)} but no {schema.RUN}; restore it, {again}"
             )
         return None
     try:
         result = read_result(directory)
     except RecordError as error:
-        raise RecordError(f"{error}; put back one that is whole, {again}") from error
+        raise RecordError(f"{error}; restore it, {again}") from error
     if result.status != "finished":
         return None
     kept = LINES if (directory / schema.RESTORED).exists() else RESULTS
     names = (schema.CONFIG, schema.PROVENANCE, *kept)
     if missing := [name for name in names if not (directory / name).is_file()]:
         raise RecordError(
-            f"{directory}: the run is finished but lacks {_listed(missing)}; put back what is "
-            f"missing, {again}"
+            f"{directory}: the run is finished but lacks {_listed(missing)}; restore the missing "
+            f"files, {again}"
         )
     return result
 
@@ -289,7 +289,7 @@ def _first(directory: Path) -> Row | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        logger.warning("%s: is damaged (%s) and is started afresh", file, schema.reason(error))
+        logger.warning("%s: is damaged (%s) and is started over", file, schema.reason(error))
         return None
 
 
@@ -303,7 +303,7 @@ def _is_whole(file: Path, config: Mapping[str, Any]) -> bool:
         found = None
     whole = isinstance(found, dict) and config.keys() <= found.keys()
     if not whole:
-        logger.warning("%s: is damaged, and is written anew", file)
+        logger.warning("%s: is damaged and is rewritten", file)
     return whole
 
 

@@ -206,7 +206,7 @@ def paper_frequency(arm: Arm, paper: Sequence[Frequency]) -> Mapping[str, float]
 
 def _standings(runs: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     for place, measured, costs in places(runs):
-        yield f"importance {place}", standing_maps(measured, costs, f"Where sites stand: {place}")
+        yield f"importance {place}", standing_maps(measured, costs, f"Where sites rank: {place}")
 
 
 def standing_maps(runs: Sequence[Run], costs: Mapping[str, float], title: str) -> Figure:

@@ -83,7 +83,7 @@ def _degenerate(cells: Sequence[Cell]) -> Iterator[str]:
             counts.append(f"{cell.label}{place} {cell.of_searches('degenerate')}")
     if counts:
         counted = "; ".join(counts)
-        yield f"degenerate searches (all scores equal, so chance chose the sites): {counted}"
+        yield f"degenerate searches (all scores equal, so sites were chosen at random): {counted}"
 
 
 def _papers(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
@@ -123,8 +123,8 @@ def _missing(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
     if absent and table.paper and any(cell.model == table.paper.model for cell in cells):
         yield f"no run at all on {', '.join(absent)}, which the paper's table has"
     if gaps:
-        same = "" if table.made_by else ", with the same MODEL= and TASK=,"
-        yield f"run {table.again} again{same} for what is missing"
+        same = "" if table.made_by else ", with the same MODEL= and TASK="
+        yield f"to run what is missing, run {table.again} again{same}"
 
 
 def _mixed(table: Table, cells: Sequence[Cell]) -> Iterator[str]:

@@ -40,9 +40,9 @@ def own_table(runs: pd.DataFrame, others: Sequence[str] = ()) -> Table:
         label: _row(label, settings, varying, pd.concat([arm.frame for arm in of_label[label]]))
         for label in settings
     }
-    caption = "A row for each combination of settings; seeds are what its runs differ in."
+    caption = "One row per combination of settings; the runs of a row differ in their seed."
     if others:
-        caption += f" Runs of {', '.join(others)} are apart: choose one with --table."
+        caption += f" Runs of {', '.join(others)} are in other tables: choose one with --table."
     names = ", ".join(sorted({str(name) for name in runs["name"]}))
     return Table(
         name=names, title=f"Runs of {names}", caption=caption, made_by="the same command", rows=rows

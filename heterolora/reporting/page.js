@@ -77,8 +77,8 @@ function showSearch() {
     `Search ${search.number} of ${run.count}, after step ${search.step} (epoch ${search.epoch})`,
     `${on} of ${cells.length} sites on, ${search.parameters.toLocaleString("en")} parameters`,
   ];
-  if (search.degenerate) said.push("all scores are equal, so chance chose");
-  else if (search.tied) said.push(`chance decided between ${search.tied} sites of equal score`);
+  if (search.degenerate) said.push("all scores are equal, so sites were chosen at random");
+  else if (search.tied) said.push(`${search.tied} sites tie at the cutoff, so the choice among them was random`);
   byId("said").textContent = said.join("; ");
   byId("search").setAttribute("aria-valuetext", said[0]);
 }

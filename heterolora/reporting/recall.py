@@ -69,10 +69,10 @@ def by_rule(table: Table, runs: pd.DataFrame) -> Report:
         f"{row.chance:.2f} ({row.right} of {row.sites})" for row in numbers.itertuples()
     ]
     explanation = (
-        "The share of the planted sites among as many sites with the highest scores before "
-        "training, or with the most ranks after the last search; the mean and range over n runs, "
-        f"and what drawing sites by chance gives. {AFTER.capitalize()}: by what leaving each site "
-        "out costs."
+        "The fraction of planted sites among as many sites with the highest scores before "
+        "training, or with the most ranks after the last search: the mean and range over n runs, "
+        f"and the expectation of a random choice. {AFTER.capitalize()}: sites ranked by what "
+        "leaving each out costs."
     )
     notes = [*unfinished(runs)]
     return Report(

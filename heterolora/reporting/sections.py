@@ -136,11 +136,11 @@ def details(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
         "epoch's mean; the adapter parameters that are on at the end."
     )
     if tested:
-        explanation += " Test: the best epoch on the split that selected nothing."
+        explanation += " Test: the best epoch on a split that was not used for selection."
     if published:
         explanation += (
-            " Printed: in the paper. Logged: mean ± std of what its authors' logs hold (number of "
-            "seeds, where it is not three)."
+            " Printed: in the paper. Logged: mean ± std in the authors' logs (number of seeds, "
+            "if not three)."
         )
     return section("Cells", explanation, rows)
 
@@ -166,11 +166,12 @@ def comparisons(found: Sequence[Comparison]) -> Section:
     tests = sum(one.p_holm is not None for one in found)
     explanation = (
         "Difference: the row minus its baseline of equal budget, or minus random allocation, in "
-        "points, the mean over the n seeds that both have, with its t interval. p: two-sided "
-        f"sign-flip test, exact up to n = {EXACT} and above it estimated from {RESAMPLES + 1:,} "
-        f"sign vectors; Holm p: corrected over all {tests} comparisons here. Seeds needed: for a t "
-        "test to detect a difference of the paper's size (in points) at 0.05 with power 0.8, if "
-        "differences vary as they do here, of which a few seeds give only a rough idea."
+        "points: the mean over the n seeds that both rows have, with its t interval. p: "
+        f"two-sided sign-flip test, exact up to n = {EXACT} and estimated from {RESAMPLES + 1:,} "
+        f"sign vectors above that; Holm p: corrected for all {tests} comparisons here. Seeds "
+        "needed: for a t test to detect a difference of the paper's size (in points) at 0.05 "
+        "with power 0.8, if differences vary as they do here (a rough estimate where seeds are "
+        "few)."
     )
     return section("Comparisons, seed by seed", explanation, rows)
 
@@ -190,11 +191,12 @@ def gains(found: Sequence[Comparison]) -> Section:
         if one.paired.n
     ]
     explanation = (
-        "Gain: the difference of the section above, positive where the row is better. Ruled out: "
-        "larger gains lie beyond the 95% interval. Seconds of training and searching, of the row "
-        "and of what it is compared with: medians over the seeds that both have."
+        "Gain: the difference in the section above, positive where the row is better. Ruled out: "
+        "gains above this are outside the 95% interval. Seconds: training and searching, for the "
+        "row and for the row that it is compared with; medians over the seeds that both rows "
+        "have."
     )
-    return section("Gains, what they cost, and what is ruled out", explanation, rows)
+    return section("Gains, their cost, and what is ruled out", explanation, rows)
 
 
 def costs(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
@@ -215,9 +217,9 @@ def costs(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
     ]
     explanation = (
         "Median seconds of a run; overhead: searching as a share of training and evaluating; the "
-        "highest peak memory. Degenerate: searches whose scores were all equal, so that chance "
-        "chose (always so where random allocation is redrawn); tied: searches in which chance "
-        "decided between equal scores at the cut."
+        "highest peak memory. Degenerate: searches in which all scores were equal, so sites were "
+        "chosen at random (always the case where random allocation is redrawn); tied: searches "
+        "in which equal scores at the cutoff were decided at random."
     )
     return section("Cost and searches", explanation, rows)
 

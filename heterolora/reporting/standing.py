@@ -96,12 +96,12 @@ def by_place(place: str, runs: Sequence[Run], costs: Mapping[str, float]) -> Sec
     )
     shown = means.map(lambda value: text(value, ".2f")).rename_axis("sites").reset_index()
     explanation = (
-        "Sites are ranked by importance (what leaving them out after training costs in loss), by "
-        "what training without them costs where that was run, and by each proxy's scores: 0 for "
-        "the lowest, 1 for the highest. The mean over the sites of a role, and of each third of "
-        f"the layers, of {len(runs)} runs; 0.50 is the mean of all."
+        "Sites are ranked by importance (how much the loss rises without them after training), "
+        "by what training without them costs where that was run, and by each proxy's scores: 0 "
+        "is the lowest, 1 the highest. Means over the sites of a role, and over each third of "
+        f"the layers, of {len(runs)} runs; 0.50 is the mean of all sites."
     )
-    return Section(f"Where sites stand: {place}", explanation, shown)
+    return Section(f"Where sites rank: {place}", explanation, shown)
 
 
 def foretold(place: str, runs: Sequence[Run], costs: Mapping[str, float]) -> Section:

@@ -38,8 +38,8 @@ def stability(cells: Sequence[Cell]) -> Section:
         )
     explanation = (
         "Jaccard: sites on in both seeds / sites on in either, after the last search; the mean "
-        "over pairs of seeds, and the lowest and highest pair. Chance gives what the random row "
-        "has. Range: highest minus lowest best epoch, in points."
+        "over pairs of seeds, and the lowest and highest pair. The random row shows what chance "
+        "gives. Range: highest minus lowest best epoch, in points."
     )
     return section("Stability over seeds", explanation, rows)
 
@@ -86,8 +86,8 @@ def tried(cells: Sequence[Cell], key: str, seeds: Sequence[int] = ()) -> Section
         for cell in cells
         for value, found in tuning(cell, seeds)["selection"].astype(float).groupby(cell.frame[key])
     ]
-    of = f" of the seeds {listed(seeds)}, which are not reported" if seeds else ""
-    explanation = f"The best metric on the selection half, which alone chooses {key}{of}."
+    of = f" (tuning seeds {listed(seeds)}, which are not reported)" if seeds else ""
+    explanation = f"The best metric on the selection half, the only one used to choose {key}{of}."
     return section("Values tried", explanation, rows)
 
 
@@ -96,8 +96,8 @@ def uneven(cells: Sequence[Cell], key: str, seeds: Sequence[int] = ()) -> Iterat
     for cell in cells:
         if tuning(cell, seeds).groupby(key)["seed"].agg(frozenset).nunique() > 1:
             yield (
-                f"{cell.label}, {cell.place}: the values of {key} were not tried "
-                "with the same seeds, so the choice compares unlike means"
+                f"{cell.label}, {cell.place}: the values of {key} were not tried with the same "
+                "seeds, so the choice compares means over different seeds"
             )
 
 
@@ -142,9 +142,9 @@ def importance(table: Table, runs: pd.DataFrame) -> Report:
     for column, name in (("mean", "Spearman"), ("low", "lowest"), ("high", "highest")):
         shown[name] = numbers[f"spearman_{column}"].map(lambda value: text(value, "+.2f"))
     explanation = (
-        "Spearman's rank correlation over the sites of a run: 1 where a higher score always goes "
-        "with a site that costs more loss when it is left out, 0 for chance, -1 for the "
-        "reverse; mean and range over n seeds."
+        "Spearman's rank correlation over the sites of a run. 1: a higher score always means a "
+        "higher loss when the site is removed; 0: no better than chance; -1: the reverse. Mean "
+        "and range over n seeds."
     )
     notes = [
         f"{proxy}, {row}, {task}, seed {listed(equal)}: all scores or all losses are equal, so "

@@ -85,7 +85,7 @@ class Search:
             return
         self._warned = True
         logger.warning(
-            "%d parameters are on, and the budget is %d (%+.0f %%): no choice of sites is nearer",
+            "%d parameters are on, but the budget is %d (%+.0f %%): no choice of sites is nearer",
             parameters,
             budget,
             100 * (parameters / budget - 1),

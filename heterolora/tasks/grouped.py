@@ -81,8 +81,8 @@ def _named(columns: Columns, name: str, where: str) -> list[Any]:
         for part in parts:
             if not isinstance(value, dict) or part not in value:
                 raise DataError(
-                    f"{where}: row {row} has no {name}, which task.group names; name what there "
-                    "is, for example task.group=[idx]"
+                    f"{where}: row {row} has no {name}, which task.group names; name an existing "
+                    "column or field, for example task.group=[idx]"
                 )
             value = value[part]
         found.append(value)

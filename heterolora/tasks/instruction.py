@@ -64,8 +64,8 @@ class Instruction(Packable):
             if _places(getattr(self, name)) != places:
                 asked = " and ".join(f"{{{place}}}" for place in sorted(places, reverse=True))
                 yield (
-                    f"{name}={getattr(self, name)!r}: must have the places {asked} and no other; "
-                    "a brace that is to be seen is written twice"
+                    f"{name}={getattr(self, name)!r}: must contain exactly the placeholders "
+                    f"{asked}; write a literal brace twice"
                 )
 
     def check(self, columns: Columns, where: str) -> Examples:
@@ -103,8 +103,8 @@ class Instruction(Packable):
         """
         if tokenizer.eos_token_id is None:
             raise ModelError(
-                f"task.kind={self.name}: an answer ends with the end-of-text token, which the "
-                "tokenizer has none of; set eos_token in its tokenizer_config.json"
+                f"task.kind={self.name}: an answer ends with the end-of-text token, but the "
+                "tokenizer has none; set eos_token in its tokenizer_config.json"
             )
         limit = min(self.max_length, positions)
         prompts = _begun(self.prompts(examples), tokenizer)

@@ -83,8 +83,8 @@ class MultipleChoice(Predicting):
             yield from template_problems("sentences", template, self.label)
         if self.placeholder is None and CHOICE not in fields_of(self.sentences):
             yield (
-                f"sentences={shown(self.sentences)}: no template has the choice; write {{choice}} "
-                "in one, or set task.placeholder"
+                f"sentences={shown(self.sentences)}: no template contains the choice; write "
+                "{choice} in one, or set task.placeholder"
             )
         if not self.choices:
             yield "choices=[]: must name their columns; for example task.choices=[choice1,choice2]"
@@ -109,8 +109,8 @@ class MultipleChoice(Predicting):
         for row, (label, there) in enumerate(zip(labels, choices, strict=True)):
             if not any(self._right(label, there)):
                 raise DataError(
-                    f"{where}: row {row} has {self.label} {printable(repr(label))}, which is none "
-                    f"of its {len(there)} choices; repair or drop that row"
+                    f"{where}: row {row} has {self.label} {printable(repr(label))}, which is not "
+                    f"one of its {len(there)} choices; repair or drop that row"
                 )
         return Examples(made | {self.label: list(labels)})
 

@@ -54,7 +54,7 @@ class Prompted(Classification):
                 )
             elif mark["column"] not in known:
                 yield (
-                    f"marks={dict(mark)}: no template has the column; name one of "
+                    f"marks={dict(mark)}: no template contains the column; name one of "
                     f"{', '.join(known)}"
                 )
 
@@ -134,7 +134,7 @@ def template_problems(key: str, template: str, label: str | None) -> Iterable[st
             "double braces for any others"
         )
     elif label in names:
-        yield f"{key}={template!r}: must not have the column of the labels; leave {label} out"
+        yield f"{key}={template!r}: must not contain the label column; leave {label} out"
 
 
 def filled(template: str, texts: Mapping[str, Sequence[str]]) -> list[str]:

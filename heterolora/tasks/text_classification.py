@@ -47,8 +47,8 @@ class TextClassification(Classification):
         yield from super().problems()
         if self.labels is not None and len({*self.labels}) < max(2, len(self.labels)):
             yield (
-                f"labels={shown(self.labels)}: must name two classes or more, each once; leave it "
-                "out to have those of the training data"
+                f"labels={shown(self.labels)}: must name two classes or more, each once; omit it "
+                "to use the classes in the training data"
             )
 
     @property
@@ -67,7 +67,7 @@ class TextClassification(Classification):
         found = {_spelled(label, row, where) for row, label in enumerate(columns[self.label])}
         if len(found) < 2:
             raise DataError(
-                f"{where}: column '{self.label}' has one class only ({', '.join(found)}); give "
+                f"{where}: column '{self.label}' has only one class ({', '.join(found)}); give "
                 "examples of two classes or more"
             )
         return {"labels": tuple(sorted(found, key=_place))}
@@ -111,8 +111,8 @@ def _spelled(label: Any, row: int, where: str) -> str:
     if isinstance(label, str) and label:
         return label
     raise DataError(
-        f"{where}: row {row} has label {printable(repr(label))}, which is no class; repair the "
-        "row, or, to learn numbers on a scale, set task.kind=classification task.num_labels=1"
+        f"{where}: row {row} has label {printable(repr(label))}, which cannot be a class; repair "
+        "the row, or, for regression, set task.kind=classification task.num_labels=1"
     )
 
 

@@ -56,7 +56,9 @@ class TextStream(NextToken):
         check_columns(columns, {self.text: "task.text"}, where)
         check_texts(columns, self.text, where)
         if not any(columns[self.text]):
-            raise DataError(f"{where}: has no text in column '{self.text}'; give a split with some")
+            raise DataError(
+                f"{where}: has no text in column '{self.text}'; give a split that has some"
+            )
         return Examples({self.text: list(columns[self.text])})
 
     def encode(

@@ -83,9 +83,9 @@ class TokenLabels(Task):
         for row, (ids, said) in enumerate(zip(encoded.features["input_ids"], labels, strict=True)):
             if len(said) < len(ids) or max(said) >= len(tokenizer):
                 raise DataError(
-                    f"task.label={self.label}: row {row} has {len(said)} labels up to {max(said)}, "
-                    f"but its text has {len(ids)} tokens, of {len(tokenizer)} that there are; "
-                    "label the texts by the tokens of model.name"
+                    f"task.label={self.label}: row {row} has {len(said)} labels up to "
+                    f"{max(said)}, but its text has {len(ids)} tokens and the vocabulary "
+                    f"{len(tokenizer)}; label the texts with the tokens of model.name"
                 )
             fitted.append(torch.tensor(said[: len(ids)]))
         return encoded.with_labels(fitted, padding=NONE)

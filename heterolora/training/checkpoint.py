@@ -165,9 +165,8 @@ class CheckpointManager:
         for name, ours in self.facts.items():
             if theirs.get(name) != ours:
                 raise RecordError(
-                    f"{self._folder}: its checkpoint is of {name} {theirs.get(name)} and this "
-                    f"run of {ours}, so that it cannot go on from there; set that back, or start "
-                    "over with rerun=true"
+                    f"{self._folder}: its checkpoint has {name} {theirs.get(name)} but this run "
+                    f"has {ours}, so it cannot resume; set it back, or start over with rerun=true"
                 )
 
 

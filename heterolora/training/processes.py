@@ -122,8 +122,8 @@ class Processes:
                 said: bytes = _store().get(FAILED)
                 return said.decode()
         return (
-            "another process of this run has ended without a word, as when it is killed or its "
-            "node fails; run the same command again to go on from the last checkpoint"
+            "another process of this run ended unexpectedly (killed, or its node failed); run "
+            "the same command again to resume from the last checkpoint"
         )
 
 

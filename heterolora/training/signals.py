@@ -56,7 +56,7 @@ class Signals:
         # start, and be killed in the middle of it.
         if error is None or isinstance(error, Exception):
             if error is not None and self._waiting:
-                logger.warning("a signal came in a step that failed: %s", one_line(error))
+                logger.warning("a signal arrived during a step that failed: %s", one_line(error))
             self.obey()
         self._before.clear()
 

@@ -45,7 +45,9 @@ class Candidates:
             _check_finite("gains", {site: sum(gains) for site, gains in self.gains.items()})
             for site, gains in self.gains.items():
                 if any(after > before for before, after in pairwise(gains)):
-                    raise ValueError(f"{site}: the gain of a rank must not exceed that before it")
+                    raise ValueError(
+                        f"{site}: the gain of a rank must not exceed that of the rank before"
+                    )
 
     @property
     def degenerate(self) -> bool:
@@ -160,7 +162,7 @@ class Selection(Settings, ABC):
         if self.floor > least or rest < 0:
             raise AllocationError(
                 f"selection.floor={self.floor}: costs {budget - rest} parameters of a budget of "
-                f"{budget}, and the smallest site holds {least} ranks; lower selection.floor"
+                f"{budget}, and the smallest site can have rank {least}; lower selection.floor"
             )
         claims = sorted(
             self.claims(candidates, candidates.shuffled(rng)), key=lambda claim: claim.place
@@ -169,7 +171,7 @@ class Selection(Settings, ABC):
         count = nearest_prefix(costs, rest)
         if count == 0 and self.floor == 0:
             raise AllocationError(
-                f"a budget of {budget} parameters is nearest to no site at all (the first costs "
+                f"a budget of {budget} parameters is too small for any site (the first costs "
                 f"{costs[0]}); raise rank_budget.lora_rank or rank_budget.shortcut_rank, raise "
                 "strategy.enable_rate, or add roles to search_space.projections or "
                 "search_space.shortcuts"

@@ -30,7 +30,7 @@ class Waterfill(Selection):
         """
         if candidates.gains is None:
             raise AllocationError(
-                "selection=waterfill: needs the gain of each rank, and the proxy scores whole "
+                "selection=waterfill: needs the gain of each rank, but the proxy scores whole "
                 "sites; choose proxy=gradsvd or proxy=eva, or selection=proportional"
             )
         for site in sites:

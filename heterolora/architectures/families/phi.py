@@ -19,7 +19,7 @@ register(
             "down": "mlp.fc2",
         },
         parts=None,
-        no_shortcuts="attention and FFN stand side by side behind one norm",
+        no_shortcuts="attention and FFN run in parallel after one norm",
         post_norm=lambda config: False,
         positions=lambda config: config.max_position_embeddings,
     )

@@ -51,7 +51,7 @@ class Torch(Optimizer):
             made: torch.optim.Optimizer = kind(parameters, lr=self.learning_rate, **arguments)
         except (TypeError, ValueError) as error:
             raise TrainingError(
-                f"optimizer.options: {kind.__name__} refuses them ({one_line(error)[:200]}); "
-                f"give what {kind.__name__} takes"
+                f"optimizer.options: {kind.__name__} rejects them ({one_line(error)[:200]}); give "
+                f"the arguments that {kind.__name__} accepts"
             ) from error
         return made
