@@ -115,7 +115,7 @@ def added(package: str) -> Mapping[str, EntryPoint]:
     for entry in installed().select(group=package):
         taken = importlib.util.find_spec(f"{package}.{entry.name}") is not None
         if taken or entries.get(entry.name, entry) != entry:
-            raise PluginError(_problem(entry, "there is another of this name; rename one"))
+            raise PluginError(_problem(entry, "this name is already taken; rename one of the two"))
         entries[entry.name] = entry
     return entries
 
@@ -154,7 +154,7 @@ def _named(entry: EntryPoint, kind: Any) -> Any:
         )
     if (module := found.__module__.rpartition(".")[2]) != entry.name:
         raise PluginError(
-            _problem(entry, f"must be called as the file that defines the class is, {module}")
+            _problem(entry, f"must have the name of the file that defines the class, {module}")
         )
     return found
 

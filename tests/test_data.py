@@ -69,7 +69,7 @@ def test_a_split_is_one_file_or_shards(tmp_path: Path) -> None:
 def test_a_split_that_is_not_there_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
     write_parquet(tmp_path, train=PAIR, validation_matched=PAIR)
     (line,) = rules.data_is_there(task(path=str(tmp_path)))
-    assert "holds no file validation or validation-* of .parquet, .csv" in line
+    assert "has no file validation or validation-* of type .parquet, .csv" in line
     assert "task.validation_split=" in line
 
 

@@ -74,8 +74,8 @@ def test_churn_is_named(tmp_path: Path) -> None:
         written(tmp_path, f"seed={seed}", enabled=SWAPPED)
     (said,) = found(tmp_path)
     assert said == (
-        "dynamic gradnorm: a search replaces 100% of the sites on (mean of 6; random allocation: "
-        "50%)"
+        "dynamic gradnorm: a search replaces 100% of the sites that are on (mean of 6; random "
+        "allocation: 50%)"
     )
 
 

@@ -71,6 +71,11 @@ def test_what_is_allowed_is_said_in_words(described: dict[str, object], words: s
     assert allowed(described, {}) == words
 
 
+def test_a_number_of_examples_is_no_text() -> None:
+    known = Config.model_json_schema()["$defs"]["TaskConfig"]["properties"]
+    assert allowed(known["held_out"], {}) == "number > 0 or null"
+
+
 def test_the_command_line_helps(command_line: CommandLine) -> None:
     done = command_line("proxy=fisher", "--help")
     assert done.code == 0

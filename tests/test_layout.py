@@ -76,7 +76,7 @@ def test_the_papers_number_is_of_its_model_and_task_alone(tmp_path: Path) -> Non
         (
             "caption: some",
             "caption: some\n  report: importance",
-            ["report importance goes without"],
+            ["report importance must have no rows"],
         ),
         ("rows:", "rows: [", ["cannot be read"]),
     ],

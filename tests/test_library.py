@@ -213,9 +213,9 @@ def classifier(path: Path) -> torch.nn.Module:
 
 def test_what_does_not_fit_is_one_line(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     model = classifier(checkpoints["bert"])
-    with pytest.raises(ModelError, match=r"^lora: a bert model has no 'gate'; choose from q, "):
+    with pytest.raises(ModelError, match=r"^lora: bert models have no 'gate'; choose from q, "):
         hl.adapt(model, {"gate": 2})
-    with pytest.raises(ModelError, match=r"^shortcuts: a bert model has no 'res3'; choose from "):
+    with pytest.raises(ModelError, match=r"^shortcuts: bert models have no 'res3'; choose from "):
         hl.adapt(model, {"q": 2}, {"res3": 2})
     with pytest.raises(ModelError, match=r"^lora: q=0: the rank must be at least 1"):
         hl.adapt(model, {"q": 0})

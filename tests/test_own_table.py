@@ -86,5 +86,5 @@ def test_what_is_missing_is_run_by_the_same_command(sweep: Path) -> None:
 
 
 def test_without_a_finished_run_there_is_no_table(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="no run here is finished"):
+    with pytest.raises(RecordError, match="none of the runs here has finished"):
         own_table(frame(load(tmp_path)[0]))

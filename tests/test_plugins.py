@@ -245,11 +245,11 @@ def test_an_installed_package_adds_a_proxy(another_package: Callable[..., None])
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ("gradnorm = my_scores.mine:Mine", "there is another of this name"),
+        ("gradnorm = my_scores.mine:Mine", "this name is already taken"),
         ("mine = my_scores.mine:Other", "must name a class of that kind"),
         (
             "yours = my_scores.mine:Mine",
-            "must be called as the file that defines the class is, mine",
+            "must have the name of the file that defines the class, mine",
         ),
         ("broken = my_scores.broken:Mine", "cannot be imported .No module named 'nothing_of"),
         ("mine = my_scores.mine:Nothing", "cannot be imported "),

@@ -131,7 +131,7 @@ def test_how_weights_are_kept_is_part_of_what_a_run_is(change, same, house) -> N
     [
         (
             ["model.dtype=bf16"],
-            "model.dtype=bf16: needs forward passes in bf16, and precision=auto",
+            "model.dtype=bf16: needs forward passes in bf16, but precision=auto",
         ),
         (
             ["model.dtype=bf16", "precision=fp32"],

@@ -285,7 +285,7 @@ def test_what_is_wrong_with_a_file(
     file.write_text(content)
     with pytest.raises(DataError, match=said):
         command.read(file, text, label, 16)
-    with pytest.raises(DataError, match="must be one of"):
+    with pytest.raises(DataError, match="must be of type"):
         command.read(tmp_path / "some.xls", text, label, 16)
 
 

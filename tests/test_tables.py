@@ -392,10 +392,13 @@ def test_failed_and_unfinished_runs_are_listed_and_not_counted(template: Run) ->
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"optimizer.learning_rate": 0.5}, "mixed optimizer.learning_rate: 0.0002 (seed 0, 13)"),
-        ({"precision": "bf16"}, "mixed precision: fp32 (seed 0, 13); bf16 (seed 42)"),
-        ({"device": "cuda"}, "mixed device: cpu (seed 0, 13); cuda (seed 42)"),
-        ({"training.epochs": 9}, "mixed training.epochs: 2 (seed 0, 13); 9 (seed 42)"),
+        (
+            {"optimizer.learning_rate": 0.5},
+            "runs differ in optimizer.learning_rate: 0.0002 (seed 0, 13)",
+        ),
+        ({"precision": "bf16"}, "runs differ in precision: fp32 (seed 0, 13); bf16 (seed 42)"),
+        ({"device": "cuda"}, "runs differ in device: cpu (seed 0, 13); cuda (seed 42)"),
+        ({"training.epochs": 9}, "runs differ in training.epochs: 2 (seed 0, 13); 9 (seed 42)"),
         ({"seed": 13}, "seed 13 has 2 runs; their mean is counted once"),
     ],
 )
@@ -415,11 +418,26 @@ def test_mixed_settings_in_a_cell_are_flagged(
 @pytest.mark.parametrize(
     ("part", "key", "value", "said"),
     [
-        ("code", "commit", "f" * 40, f"mixed code commit: {'0' * 12} (seed 0); {'f' * 12}"),
-        ("code", "dirty", True, "mixed uncommitted changes: no (seed 0); yes (seed 13)"),
-        ("packages", "torch", "3.0", "mixed torch: 2.13.0 (seed 0); 3.0 (seed 13)"),
-        ("packages", "transformers", "6", "mixed transformers: unknown (seed 0); 6 (seed 13)"),
-        ("hardware", "device_name", "H100", "mixed device name: x86_64 (seed 0); H100 (seed 13)"),
+        (
+            "code",
+            "commit",
+            "f" * 40,
+            f"runs differ in code commit: {'0' * 12} (seed 0); {'f' * 12}",
+        ),
+        ("code", "dirty", True, "runs differ in uncommitted changes: no (seed 0); yes (seed 13)"),
+        ("packages", "torch", "3.0", "runs differ in torch: 2.13.0 (seed 0); 3.0 (seed 13)"),
+        (
+            "packages",
+            "transformers",
+            "6",
+            "runs differ in transformers: unknown (seed 0); 6 (seed 13)",
+        ),
+        (
+            "hardware",
+            "device_name",
+            "H100",
+            "runs differ in device name: x86_64 (seed 0); H100 (seed 13)",
+        ),
     ],
 )
 def test_mixed_origins_in_a_cell_are_flagged(
@@ -428,7 +446,7 @@ def test_mixed_origins_in_a_cell_are_flagged(
     runs = arm_runs(template, "table4", "r2 homogeneous", {0: 80.0, 13: 81.0})
     changed = PROVENANCE | {part: PROVENANCE[part] | {key: value}}
     made = report("table4", [runs[0], variant(runs[1], {}, 81.0, changed)])
-    assert said in note(made, "! r2 homogeneous, mrpc: mixed")
+    assert said in note(made, "! r2 homogeneous, mrpc: runs differ in")
     dirty = [text for text in made.notes if "a working tree with uncommitted" in text]
     assert bool(dirty) == (key == "dirty")
 
@@ -457,7 +475,7 @@ def test_a_cell_of_different_model_or_data_is_flagged(
     ]
     made = report("table4", runs)
     assert grid(made).loc["r2 homogeneous", "mrpc"].endswith("!")
-    assert f"mixed {key}: " in note(made, "! r2 homogeneous, mrpc")
+    assert f"runs differ in {key}: " in note(made, "! r2 homogeneous, mrpc")
     assert not [text for text in report("table4", runs[:1]).notes if text.startswith("!")]
 
 
@@ -502,8 +520,8 @@ def test_a_run_that_went_on_with_other_code_is_flagged(template: Run) -> None:
     other = {"commit": "f" * 40, "dirty": False}
     resumed = {**PROVENANCE, "resumed": [{"step": 3, "code": other}]}
     made = report("table4", [runs[0], variant(runs[1], {}, 81.0, resumed)])
-    said = f"mixed code commit: {'0' * 12} (seed 0); {'0' * 12} then {'f' * 12} (seed 13)"
-    assert said in note(made, "! r2 homogeneous, mrpc: mixed")
+    said = f"runs differ in code commit: {'0' * 12} (seed 0); {'0' * 12} then {'f' * 12} (seed 13)"
+    assert said in note(made, "! r2 homogeneous, mrpc: runs differ in")
 
 
 def test_rows_that_differ_in_more_than_their_arm_are_named(template: Run) -> None:
@@ -640,7 +658,7 @@ def test_seeds_of_the_tuning_choose_and_are_not_reported(template: Run) -> None:
     assert tried.loc["0.0002", ""] == "chosen"
     assert tried["n"].tolist() == ["2", "2"]
     assert not [note for note in made.notes if "seed" in note and "100" in note]
-    with pytest.raises(ValidationError, match="are tuning_seeds too"):
+    with pytest.raises(ValidationError, match="are also tuning_seeds"):
         Table.model_validate(table.model_dump() | {"seeds": (0, 100)})
 
 

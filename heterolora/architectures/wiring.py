@@ -73,7 +73,7 @@ def _check_roles(space: Space, family: Family) -> None:
         for role, capacity in wanted.items():
             if role not in known:
                 raise ModelError(
-                    f"{name}: a {family.model_type} model has no '{role}'; choose from "
+                    f"{name}: {family.model_type} models have no '{role}'; choose from "
                     f"{', '.join(known)}"
                 )
             if capacity < 1:

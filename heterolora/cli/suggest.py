@@ -144,7 +144,7 @@ def read(
         DataError: if it cannot be read, or a column is missing.
     """
     if file.suffix not in READERS:
-        raise DataError(f"{file}: must be one of {', '.join(READERS)}; convert it")
+        raise DataError(f"{file}: must be of type {', '.join(READERS)}; convert it")
     try:
         frame: pd.DataFrame = READERS[file.suffix](file)
     except (OSError, ValueError) as error:

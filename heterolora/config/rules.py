@@ -62,7 +62,10 @@ def data_is_there(task: TaskConfig) -> Iterable[str]:
 def _file_is_read(task: TaskConfig, file: Path) -> Iterable[str]:
     """One file is of a known format, and has the training split alone."""
     if file.suffix.lower() not in FORMATS:
-        yield f"task.path={file}: must be a file of {', '.join(FORMATS)}, or a folder of such files"
+        yield (
+            f"task.path={file}: must be a file of type {', '.join(FORMATS)}, or a folder of such "
+            "files"
+        )
     if task.validation_split is not None:
         yield (
             f"task.validation_split={task.validation_split}: task.path={file} is one file; set "
@@ -79,7 +82,7 @@ def _folder_is_read(task: TaskConfig, folder: Path) -> Iterable[str]:
     for key, split in _splits(task).items():
         if not split_files(folder, split):
             yield (
-                f"task.path={folder}: holds no file {split} or {split}-* of "
+                f"task.path={folder}: has no file {split} or {split}-* of type "
                 f"{', '.join(FORMATS)}; add it, or name the split that is there with "
                 f"task.{key}=SPLIT"
             )
@@ -101,7 +104,7 @@ def something_is_evaluated(task: TaskConfig) -> Iterable[str]:
     """A model is evaluated on a split of its own, or on what is held out of the training split."""
     if task.validation_split is None and task.held_out is None:
         yield (
-            "task.validation_split=null: leaves nothing to evaluate; name a split, or hold "
+            "task.validation_split=null: leaves nothing to evaluate on; name a split, or hold "
             "examples out of the training split, for example with task.held_out=2000"
         )
     if task.validation_split is not None and task.held_out is not None:
@@ -137,7 +140,7 @@ def test_is_another_split(task: TaskConfig, evaluation: EvaluationConfig) -> Ite
         )
     elif task.path is not None and not split_files(task.path, evaluation.test):
         yield (
-            f"{key}: task.path={task.path} holds neither {evaluation.test}.parquet nor "
+            f"{key}: task.path={task.path} has neither {evaluation.test}.parquet nor "
             f"{evaluation.test}-*.parquet; add it, or set evaluation.test=null"
         )
 

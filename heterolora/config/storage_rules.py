@@ -27,7 +27,7 @@ def bf16_needs_bf16(model: ModelConfig, precision: Precision, device: Device) ->
         return
     resolved = resolve_precision(precision, resolve_device(device))
     if resolved != "bf16":
-        here = f", and precision=auto is {resolved} here" if precision == "auto" else ""
+        here = f", but precision=auto is {resolved} here" if precision == "auto" else ""
         yield (
             f"model.dtype=bf16: needs forward passes in bf16{here}; set precision=bf16, or "
             "model.dtype=fp32"

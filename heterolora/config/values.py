@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PlainValidator
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
 WHOLE = 2**31 - 1
 """The largest whole number of a setting: libraries count with 32 bits."""
@@ -22,7 +22,9 @@ def _rank(value: Any) -> Any:
     return value
 
 
-Rank = Annotated[int | float, PlainValidator(_rank)]
+Rank = Annotated[
+    int | float, PlainValidator(_rank), WithJsonSchema({"type": "number", "minimum": 0})
+]
 """A whole number, or a part of one rank for each site; zero for a kind of site that the search
 space does not have."""
 
@@ -84,5 +86,9 @@ def _held_out(value: Any) -> Any:
     return value
 
 
-HeldOut = Annotated[int | float, PlainValidator(_held_out)]
+HeldOut = Annotated[
+    int | float,
+    PlainValidator(_held_out),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0}),
+]
 """A number of examples, or a share of them."""

@@ -31,7 +31,7 @@ def read_files(
     ending = files[0].suffix.lower()
     if ending not in READERS:
         raise DataError(
-            f"{name}: {files[0].name} has an unsupported format; give one of "
+            f"{name}: {files[0].name} has an unsupported format; give a file of type "
             f"{', '.join(FORMATS)}, or a folder that datasets.save_to_disk wrote"
         )
     try:

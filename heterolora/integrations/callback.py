@@ -131,7 +131,7 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
         elif state.global_step:
             raise ModelError(
                 f"the checkpoint of step {state.global_step} has no ranks: it was saved without "
-                "HeteroLoRACallback, or with save_only_model=True; start without it"
+                "HeteroLoRACallback, or with save_only_model=True; start without resuming from it"
             )
         elif "ranks" not in before and self._strategy.start is not None:
             self._begin(round(self._strategy.start * self._budget_rank), smallest)

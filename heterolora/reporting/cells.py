@@ -65,7 +65,7 @@ class Cell(Arm):
         said = []
         for key, values in mixed(self.frame).items():
             parts = [f"{value} (seed {listed(seeds)})" for value, seeds in values.items()]
-            said.append(f"mixed {key}: {'; '.join(parts)}")
+            said.append(f"runs differ in {key}: {'; '.join(parts)}")
         counts = self.frame["seed"].value_counts().sort_index()
         for seed, count in counts[counts > 1].items():
             said.append(f"seed {seed} has {count} runs; their mean is counted once")

@@ -50,8 +50,8 @@ def churning(arm: Arm) -> Iterable[str]:
     by_chance = 1 - mean(len(on_sites(search)) / len(search.ranks) for search in searches)
     if mean(replaced) > CHURN * by_chance:
         yield (
-            f"{arm.label}: a search replaces {mean(replaced):.0%} of the sites on "
-            f"(mean of {len(replaced)}; random allocation: {by_chance:.0%})"
+            f"{arm.label}: a search replaces {mean(replaced):.0%} of the sites that are on (mean "
+            f"of {len(replaced)}; random allocation: {by_chance:.0%})"
         )
 
 
@@ -107,7 +107,7 @@ def without_steps(arms: Sequence[Arm]) -> Iterable[str]:
     if blind:
         yield (
             f"{blind} arm{'s' * (blind != 1)} that search repeatedly: the records have no losses "
-            "of single steps, so jumps of the training loss were not looked for"
+            "of single steps, so jumps of the training loss could not be checked"
         )
 
 

@@ -215,11 +215,13 @@ class Table(Spec):
                     )
 
         if self.tuning_seeds and self.tuned is None:
-            raise ValueError("tuning_seeds go with a key that is tuned")
+            raise ValueError("tuning_seeds needs tuned, the key that they are for")
         if both := sorted({*self.tuning_seeds} & {*self.seeds}):
-            raise ValueError(f"seeds: {both} are tuning_seeds too, and cannot be reported")
+            raise ValueError(f"seeds: {both} are also tuning_seeds, which are not reported")
         if (self.report == "rows") != bool(self.rows):
-            raise ValueError(f"report {self.report} goes with{'out' * bool(self.rows)} rows")
+            raise ValueError(
+                f"report {self.report} {'must have no' if self.rows else 'needs'} rows"
+            )
         for name, row in self.rows.items():
             check(f"rows.{name}.columns", row.columns, self.columns)
         for entry in self.entries.values():

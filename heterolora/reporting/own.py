@@ -29,7 +29,9 @@ def own_table(runs: pd.DataFrame, others: Sequence[str] = ()) -> Table:
     """
     found = arms(runs)
     if not found:
-        raise RecordError("no run here is finished; run the same command again to finish them")
+        raise RecordError(
+            "none of the runs here has finished; run the same command again to finish them"
+        )
     settings: dict[str, Settings] = {}
     of_label: dict[str, list[Arm]] = {}
     for arm, label in zip(found, labels([_named(arm) for arm in found]), strict=True):

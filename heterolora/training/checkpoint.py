@@ -143,11 +143,11 @@ class CheckpointManager:
         """
         digests = json.loads((folder / CHECKSUMS).read_bytes())
         if not isinstance(digests, dict):
-            raise ValueError(f"{CHECKSUMS} is none")
+            raise ValueError(f"{CHECKSUMS} has no checksums")
         contents = {name: (folder / name).read_bytes() for name in digests}
         for name, data in contents.items():
             if _digest(data) != digests[name]:
-                raise ValueError(f"{name} is not what was written")
+                raise ValueError(f"{name} differs from what was written")
         if not {STATE, TENSORS} <= contents.keys():
             raise ValueError(f"{CHECKSUMS} lacks a file")
         kept: dict[str, Any] = json.loads(contents[STATE])
