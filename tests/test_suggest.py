@@ -200,7 +200,7 @@ def test_what_cannot_be(checkpoints: dict[str, Path]) -> None:
         hl.suggest(model, iter([]))
     with pytest.raises(ValueError, match="batches without labels"):
         hl.suggest(model, [{k: v for k, v in b.items() if k != "labels"} for b in batches()])
-    with pytest.raises(ModelError, match="has no 'gate'"):
+    with pytest.raises(ModelError, match="have no 'gate'"):
         hl.suggest(model, batches(), target=("gate",))
     wrapped = get_peft_model(model, hl.suggest(model, batches()).to_peft())
     with pytest.raises(ModelError, match="before get_peft_model"):
