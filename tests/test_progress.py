@@ -253,7 +253,8 @@ def interrupted(
     (os.killpg if group else os.kill)(process.pid, number)
     out, err = process.communicate(timeout=120)
     assert "Traceback" not in out + err
-    return process.returncode, out, [line for line in err.splitlines() if not line.startswith("WARNING: ")]
+    lines = [line for line in err.splitlines() if not line.startswith("WARNING: ")]
+    return process.returncode, out, lines
 
 
 def test_ctrl_c_at_once_is_one_line(tiny) -> None:
