@@ -113,8 +113,8 @@ def check_vocabulary(encoded: Mapping[str, Encoded], loaded: Loaded, where: str)
         ModelError: if the tokenizer is another model's.
     """
     known = loaded.model.get_input_embeddings().num_embeddings
-    rows = [row for split in encoded.values() for row in split.features["input_ids"] if len(row)]
-    highest = max((int(row.max()) for row in rows), default=0)
+    rows = [row.flatten() for split in encoded.values() for row in split.features["input_ids"]]
+    highest = int(torch.cat(rows).max()) if any(map(len, rows)) else 0
     if highest >= known:
         raise ModelError(
             f"{where}: its tokenizer gives token {highest}, but the model has embeddings for only "

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from heterolora.errors import RecordError, one_line
+from heterolora.errors import RecordError, UserError, one_line
 
 
 def write_durably(file: Path, content: bytes) -> None:
@@ -81,8 +81,10 @@ def remedy(error: OSError) -> str:
     return next(known, "check free space and permissions")
 
 
-def of_system(error: OSError) -> RecordError:
-    """What the system refused wherever that was, in one line."""
+def as_user_error(error: UserError | OSError) -> UserError:
+    """The error itself; what the system refused, wherever that was, in one line."""
+    if isinstance(error, UserError):
+        return error
     place = "" if error.filename is None else f"{error.filename}: "
     return RecordError(f"{place}{error.strerror or one_line(error)}; {remedy(error)}")
 

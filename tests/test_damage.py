@@ -273,36 +273,40 @@ def tried(
     return done
 
 
-@pytest.mark.parametrize("kind", SCENES, ids=lambda kind: kind.__name__)
-def test_a_damaged_file(
-    kind: Callable[..., Scene],
+@pytest.fixture(params=SCENES, ids=lambda kind: kind.__name__)
+def scene(
+    request: pytest.FixtureRequest,
     cfg: DictConfig,
     outputs: Path,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    outcome: Callable[[Callable[[], Any]], Finished],
-) -> None:
-    scene = kind(cfg, outputs, monkeypatch)
+) -> Scene:
+    """Each in turn."""
+    made: Scene = request.param(cfg, outputs, monkeypatch)
+    return made
+
+
+Outcome = Callable[[Callable[[], Any]], Finished]
+
+
+def test_a_damaged_file(scene: Scene, tmp_path: Path, outcome: Outcome) -> None:
     for case in random.Random(SEED).sample(list(scene.cases()), 3):
         tried(scene, case, tmp_path, outcome)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", SCENES, ids=lambda kind: kind.__name__)
 def test_every_damage_of_every_file(
-    kind: Callable[..., Scene],
-    cfg: DictConfig,
-    outputs: Path,
+    scene: Scene,
+    request: pytest.FixtureRequest,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-    outcome: Callable[[Callable[[], Any]], Finished],
+    outcome: Outcome,
 ) -> None:
-    scene = kind(cfg, outputs, monkeypatch)
     codes = [tried(scene, case, tmp_path, outcome).code for case in scene.cases()]
     with capfd.disabled():
         good = codes.count(0)
-        sys.stderr.write(f"\n{kind.__name__}: {good} results, {len(codes) - good} lines\n")
+        sys.stderr.write(
+            f"\n{request.node.callspec.id}: {good} results, {len(codes) - good} lines\n"
+        )
 
 
 def test_a_damaged_configuration_is_written_anew_when_its_run_resumes(

@@ -27,7 +27,7 @@ from heterolora.cli.compose import (
     overrides_of,
 )
 from heterolora.errors import ConfigError, UserError
-from heterolora.files import of_system
+from heterolora.files import as_user_error
 from heterolora.launched import first, print_once
 from heterolora.locations import CONF
 from heterolora.loggers.progress import Screen, own_display
@@ -73,7 +73,7 @@ def task(cfg: DictConfig) -> float:
             return single(cfg)
     except (UserError, OSError) as problem:  # Hydra would print a traceback of it
         interrupts.check()
-        error = of_system(problem) if isinstance(problem, OSError) else problem
+        error = as_user_error(problem)
         print_once(error)
         raise SystemExit(error.exit_code) from None
 
@@ -171,12 +171,10 @@ def report_errors(command: Callable[[], object]) -> int:
         overrides = [one for one in sys.argv[1:] if "=" in one and not one.startswith("-")]
         print_once(ConfigError(composition_problems(error, overrides)))
         return UserError.exit_code
-    except UserError as error:
-        print_once(error)
-        return error.exit_code
-    except OSError as error:
-        print_once(of_system(error))
-        return UserError.exit_code
+    except (UserError, OSError) as problem:
+        told = as_user_error(problem)
+        print_once(told)
+        return told.exit_code
     except (KeyboardInterrupt, interrupts.Terminated) as stop:
         interrupts.ignore()
         if first():

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from heterolora import interrupts
 from heterolora.cli import slurm
 from heterolora.errors import UserError, one_line
-from heterolora.files import of_system, write_atomically
+from heterolora.files import as_user_error, write_atomically
 from heterolora.launched import first
 from heterolora.loggers.progress import PLAIN, Screen, duration, own_display
 from heterolora.records.record import read_json
@@ -81,7 +81,7 @@ def attempting(
             return float("nan")  # the first of several processes tells of the run
     except (UserError, OSError) as problem:
         interrupts.check()
-        error = of_system(problem) if isinstance(problem, OSError) else problem
+        error = as_user_error(problem)
         reason = "; ".join(str(error).splitlines())
         row, metric = row_of("failed", overrides, reason, error.exit_code), float("nan")
     except Stopped as error:

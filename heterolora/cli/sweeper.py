@@ -141,16 +141,11 @@ class Sweep:
         from heterolora.config import changes  # and pydantic, which --help does without
 
         problems = changes(OmegaConf.masked_copy(self.config, "runs_per_job"), ["runs_per_job"])
-        size, processes = self.max_batch_size, self.config.hydra.launcher.get("n_jobs", 1)
+        size = self.max_batch_size
         if size is not None and (not isinstance(size, int) or size < 1):
             problems.append(
                 f"hydra.sweeper.max_batch_size={shown(size)}: must be a whole number greater than "
                 "0; for example hydra.sweeper.max_batch_size=1000"
-            )
-        if not isinstance(processes, int) or processes == 0:  # -1: as many as there are cores
-            problems.append(
-                f"hydra.launcher.n_jobs={shown(processes)}: must be a whole number greater than 0; "
-                "for example hydra.launcher.n_jobs=2"
             )
         if problems:
             raise ConfigError(problems)
