@@ -1,7 +1,8 @@
 """Named random streams, all derived from a run's one seed; without torch.
 
-Each use of randomness (initialisation, data order, dropout, selection, probe) has a stream of its
-own, so that drawing more in one never shifts another, and seed 0 is a seed like any other.
+Each use of randomness (initialization, data order, dropout, selection, probe) has a stream of its
+own, so that drawing more in one never shifts another, and seed 0 is a seed like any other. The
+spelling of a name decides the numbers: "initialisation" stays as it was first written.
 """
 
 import hashlib

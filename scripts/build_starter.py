@@ -95,7 +95,7 @@ def batches(
 
     The first `args.plain_steps` batches only say things again. Questions and slips come after,
     when the model knows who did what: before, their answers are noise to it. An answer is one
-    token among thirty of its document and would hardly be learnt without `args.answer_weight`.
+    token among thirty of its document and would hardly be learned without `args.answer_weight`.
     """
     answers = torch.tensor(tokenizer.convert_tokens_to_ids(["yes", "no"]))
     rest = args.steps - args.plain_steps
@@ -130,7 +130,7 @@ def language_model_loss(
 def pretrain(
     model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace
 ) -> None:
-    """Causal language modelling on the grammar's documents."""
+    """Causal language modeling on the grammar's documents."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01
     )

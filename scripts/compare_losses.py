@@ -178,7 +178,7 @@ CASES = (
         "dynamic-gradnorm-bf16-opt-post-norm",
         "opt-post-norm",
         ("strategy=dynamic", "proxy=gradnorm", BATCHES, "precision=bf16"),
-        tolerance=2e-2,  # a few times the distance of two neighbouring numbers
+        tolerance=2e-2,  # a few times the distance of two neighboring numbers
     ),
     # Its searches after the first are known to change with the next probe.
     Case("dynamic-snip-probe", "opt-post-norm", ("strategy=dynamic", "proxy=snip", BATCHES)),
@@ -254,10 +254,10 @@ def build(folder: Path) -> Path:
     for name in MODELS:
         _build_model(name, folder / name)
     transformers.logging.set_verbosity(verbosity)
-    for task, labelled in (("rte", _classes), ("stsb", _scores)):
+    for task, labeled in (("rte", _classes), ("stsb", _scores)):
         (folder / task).mkdir()
         for split, count, seed in (("train", 60, 1), ("validation", 40, 2)):
-            columns = labelled(count, random.Random(seed))
+            columns = labeled(count, random.Random(seed))
             parquet.write_table(pa.table(columns), folder / task / f"{split}.parquet")
     return folder
 
@@ -301,7 +301,7 @@ def _sentence(rng: random.Random) -> list[str]:
 
 
 def _classes(count: int, rng: random.Random) -> dict[str, list[Any]]:
-    """Pairs of sentences, labelled by whether the second ends like the first."""
+    """Pairs of sentences, labeled by whether the second ends like the first."""
     columns: dict[str, list[Any]] = {"sentence1": [], "sentence2": [], "label": []}
     for _ in range(count):
         first, second, label = _sentence(rng), _sentence(rng), rng.randrange(2)

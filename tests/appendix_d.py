@@ -89,7 +89,7 @@ class Model:
     def pre_norm(
         self, i: int, h: Tensor, below: Tensor | None, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The same, in a stream that is never normalised."""
+        """The same, in a stream that is never normalized."""
         s, ln = self.s, self.norm
         a = h + s(i, "res1", h) + self.attention(i, ln(i, "ln1", h), mask)
         if below is not None:
@@ -108,9 +108,9 @@ class Model:
             square = x.float().pow(2).mean(-1, keepdim=True)
             return weight * (x.float() / (square + self.config.rms_norm_eps).sqrt()).to(x.dtype)
         eps = getattr(self.config, "layer_norm_eps", 1e-5)
-        centred = x - x.mean(-1, keepdim=True)
-        scale = (centred.pow(2).mean(-1, keepdim=True) + eps).sqrt()
-        return centred / scale * weight + self.weights[i][f"{where}.bias"]
+        centered = x - x.mean(-1, keepdim=True)
+        scale = (centered.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+        return centered / scale * weight + self.weights[i][f"{where}.bias"]
 
     def linear(self, i: int, role: str, x: Tensor) -> Tensor:
         where = NAMES[self.config.model_type][role]

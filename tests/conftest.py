@@ -239,7 +239,7 @@ def write_parquet(directory: Path, **splits: dict[str, list[object]]) -> Path:
 
 
 def sentence_pairs(count: int, seed: int) -> dict[str, list[object]]:
-    """Random pairs of short sentences, labelled by whether they end in the same word."""
+    """Random pairs of short sentences, labeled by whether they end in the same word."""
     rng = random.Random(seed)
     first = [" ".join(rng.choices(WORDS, k=rng.randint(2, 9))) for _ in range(count)]
     second = [" ".join(rng.choices(WORDS, k=rng.randint(2, 9))) for _ in range(count)]

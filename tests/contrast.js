@@ -1,7 +1,7 @@
 // The contrast ratio (WCAG 2) of every text on the page with what is behind it.
 () => {
-  const parts = (colour) => {
-    const [red, green, blue, alpha = 1] = colour.match(/[\d.]+/g).map(Number);
+  const parts = (color) => {
+    const [red, green, blue, alpha = 1] = color.match(/[\d.]+/g).map(Number);
     return { rgb: [red, green, blue], alpha };
   };
   const over = ({ rgb, alpha }, below) =>
@@ -24,8 +24,8 @@
     .map((element) => {
       const style = getComputedStyle(element);
       const background = behind(element);
-      const colour = element.closest("svg") ? style.fill : style.color;
-      const [low, high] = [luminance(over(parts(colour), background)), luminance(background)]
+      const color = element.closest("svg") ? style.fill : style.color;
+      const [low, high] = [luminance(over(parts(color), background)), luminance(background)]
         .sort((one, other) => one - other);
       return {
         element: element.localName,

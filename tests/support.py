@@ -110,7 +110,7 @@ def switch_on(adapters: Adapters, sites: Iterable[Site]) -> None:
     adapters.apply({site: adapters[site].capacity for site in sites})
 
 
-def randomise(adapters: Adapters) -> None:
+def randomize(adapters: Adapters) -> None:
     generator = torch.Generator().manual_seed(3)
     for adapter in adapters.values():
         adapter.B.data.normal_(std=0.1, generator=generator)

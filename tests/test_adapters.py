@@ -18,7 +18,7 @@ from heterolora.sites import Site
 from heterolora.training.optimizer import adamw
 
 
-def randomised(adapter: LowRank, seed: int = 0) -> LowRank:
+def randomized(adapter: LowRank, seed: int = 0) -> LowRank:
     """With a B that is not zero."""
     nn.init.normal_(adapter.B, generator=torch.Generator().manual_seed(seed))
     return adapter
@@ -30,8 +30,8 @@ class TwoLayers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.first = LoRALinear(nn.Linear(4, 6), randomised(new(4, 6)))
-        self.second = LoRALinear(nn.Linear(6, 5), randomised(new(6, 5)))
+        self.first = LoRALinear(nn.Linear(4, 6), randomized(new(4, 6)))
+        self.second = LoRALinear(nn.Linear(6, 5), randomized(new(6, 5)))
         self.head = nn.Linear(5, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -65,7 +65,7 @@ def maps(draw: st.DrawFn) -> tuple[LowRank, int]:
     """A low-rank map, not zero, and a rank within its capacity."""
     capacity = draw(st.integers(1, 6))
     d_in, d_out = draw(st.integers(1, 9)), draw(st.integers(1, 9))
-    adapter = randomised(new(d_in, d_out, capacity, draw(st.sampled_from([1.0, 4.0, 16.0]))))
+    adapter = randomized(new(d_in, d_out, capacity, draw(st.sampled_from([1.0, 4.0, 16.0]))))
     return adapter.double(), draw(st.integers(0, capacity))
 
 
@@ -98,7 +98,7 @@ def test_lora_is_its_equation_at_every_rank(case: tuple[LowRank, int]) -> None:
 
 
 def test_a_mask_from_outside_decides_in_place_of_the_modules_own() -> None:
-    adapter = randomised(new(3, 4))
+    adapter = randomized(new(3, 4))
     x = torch.randn(5, 3)
     on = adapter(x)
     adapter.rank = 0
@@ -109,7 +109,7 @@ def test_a_mask_from_outside_decides_in_place_of_the_modules_own() -> None:
 
 
 def test_the_rank_goes_along_with_state_copies_and_moves() -> None:
-    adapter, fresh = randomised(new(3, 4)), new(3, 4)
+    adapter, fresh = randomized(new(3, 4)), new(3, 4)
     adapter.rank = 1
     x = torch.randn(5, 3)
     fresh.load_state_dict(adapter.state_dict())
@@ -167,7 +167,7 @@ def test_what_is_off_is_not_computed() -> None:
     assert shapes == [(6, 4), (5, 6), (1, 6), (5, 1), (2, 5)]
 
 
-def test_initialisation_is_loras() -> None:
+def test_initialization_is_loras() -> None:
     adapter = new(64, 32, rank=50)
     bound = 1 / math.sqrt(64)  # sqrt(6 / ((1 + 5) fan_in))
     assert adapter.A.abs().max() <= bound

@@ -398,7 +398,7 @@ def test_ranks_rise_with_scores_among_sites_of_one_size(selection, problem, seed
 @every_selection
 @patiently
 @given(problem=sized(), seed=st.integers(0, 2**32))
-def test_no_neighbouring_count_is_nearer_to_the_budget(selection, problem, seed: int) -> None:
+def test_no_neighboring_count_is_nearer_to_the_budget(selection, problem, seed: int) -> None:
     """Switching off what was granted last or on what comes next is no nearer to the budget."""
     candidates, budget = problem
     made = selection.select(candidates, budget, random.Random(seed))

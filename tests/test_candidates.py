@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import WIRINGS, CommandLine, composed, problems
 from peft import LoraConfig, get_peft_model
-from support import RANK, Subject, configured, matrices, randomise, space, subject
+from support import RANK, Subject, configured, matrices, randomize, space, subject
 from test_proxies import plain_gradients
 from test_running import engines
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ COUNT = 12  # 3 batches of 4
 def trained(path: Path, pairs: Path, **searched: object) -> Subject:
     """A subject whose B are not zero."""
     here = subject(path, pairs, searched=space(**searched))
-    randomise(here.adapters)
+    randomize(here.adapters)
     return here
 
 
@@ -228,7 +228,7 @@ def test_the_matrices_of_a_spectrum_are_freed(
 def test_gora_is_the_mean_of_weight_times_gradient(random, family, checkpoints, pairs) -> None:
     here = subject(checkpoints[family], pairs, searched=space(lora=EVERY_ROLE))
     if random:
-        randomise(here.adapters)
+        randomize(here.adapters)
     scores = here.scores(configured("gora"))
     for site, (weight, gradient) in dense_gradients(here).items():
         adapter = here.adapters[site]
@@ -329,7 +329,7 @@ def test_weights_and_inputs_of_a_model_of_peft(checkpoints, pairs) -> None:
     settings = LoraConfig(r=RANK, lora_alpha=16, target_modules=["query", "value"])
     model = get_peft_model(base, settings)
     sites = PeftSites(model, torch.optim.SGD(model.parameters()))
-    randomise(here.adapters)
+    randomize(here.adapters)
     for site, adapter in here.adapters.items():
         sites[site].A.data.copy_(adapter.A)
         sites[site].B.data.copy_(adapter.B)

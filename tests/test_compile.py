@@ -218,7 +218,7 @@ def test_examples_of_like_length_share_batches() -> None:
     assert labels(grouped, epoch=1) != made
     for skip in range(6):
         assert labels(grouped, skip) == made[skip:]
-    # Windows have the examples that they would have had, batches the neighbours in length.
+    # Windows have the examples that they would have had, batches the neighbors in length.
     before = labels(plain)
     assert {*chain(*made[:3])} == {*chain(*before[:3])}
     assert made[5] == before[5]

@@ -29,7 +29,7 @@ from conftest import (
     write_parquet,
 )
 from pyarrow import parquet
-from support import load, randomise, space, task
+from support import load, randomize, space, task
 from test_language import ALPACA, TEXTS, language_model
 from test_language_runs import PROMPTS
 from test_super_glue import rows_of as glue_rows
@@ -483,7 +483,7 @@ def test_a_divided_model_computes_what_the_whole_one_does(
     """Of every family; in one process the parts are whole, and gathered all the same."""
     loaded = load(checkpoints[name])
     adapters = wire(loaded.model, loaded.family, space(), loaded.head, seed=0)
-    randomise(adapters)
+    randomize(adapters)
     batch = {"input_ids": torch.arange(4, 16).view(2, 6), "attention_mask": torch.ones(2, 6).int()}
 
     def passed() -> list[torch.Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import MODELS
-from support import randomise, subject
+from support import randomize, subject
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,7 +39,7 @@ def test_a_share_of_p_is_dropped_and_the_rest_divided_by_what_is_left(p: float) 
     (kept,) = {float(value) for value in y.unique()} - {0.0}
     exact = round(p * LEVELS) / LEVELS  # what is dropped, to the last of the 16 bits
     assert kept == pytest.approx(1 / (1 - exact), rel=1e-7)
-    # No element of a word of 64 bits has more of it than another, nor do neighbours go together.
+    # No element of a word of 64 bits has more of it than another, nor do neighbors go together.
     for lane in range(4):
         own = float((y[lane::4] == 0).float().mean())
         assert abs(own - p) < 5 * math.sqrt(p * (1 - p) / (COUNT / 4))
@@ -222,7 +222,7 @@ def test_an_error_leaves_the_global_generator_as_it_was() -> None:
 def test_layers_that_are_computed_again_drop_the_same(checkpoints, pairs) -> None:
     """Gradient checkpointing gives the gradients of the plain model on the same stream."""
     here = subject(checkpoints["bert"], pairs)
-    randomise(here.adapters)
+    randomize(here.adapters)
     model = here.adapters.model
     batch = here.examples.batch(range(6))
     leaves = list(here.adapters.named_tensors().values())

@@ -38,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained(command_line: CommandLine, model: Path, tmp_path: Path) -> Path:
-    """A run that has learnt something."""
+    """A run that has learned something."""
     rows: dict[str, list[object]] = {"text": [*TEXTS] * 4}
     write_parquet(tmp_path / "wiki", train=rows, validation={"text": ["a red bird sees no dog"]})
     return finished(

@@ -40,7 +40,7 @@ def batch() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": (ids != 1).long()}
 
 
-def randomise(adapters: Adapters) -> None:
+def randomize(adapters: Adapters) -> None:
     generator = torch.Generator().manual_seed(3)
     for adapter in adapters.values():
         adapter.B.data.normal_(generator=generator)
@@ -62,7 +62,7 @@ def test_zero_adapters_give_the_base_logits_exactly(family, training, checkpoint
 @every_family
 def test_off_equals_absent_and_on_does_not(family, checkpoints) -> None:
     plain, adapters = wired(checkpoints[family])
-    randomise(adapters)
+    randomize(adapters)
     base = plain(**batch()).logits
     assert not torch.allclose(adapters.model(**batch()).logits, base)
     adapters.apply({})
@@ -72,7 +72,7 @@ def test_off_equals_absent_and_on_does_not(family, checkpoints) -> None:
 @every_family
 def test_every_site_reaches_the_logits(family, checkpoints) -> None:
     plain, adapters = wired(checkpoints[family])
-    randomise(adapters)
+    randomize(adapters)
     base = plain(**batch()).logits
     assert len(adapters.sites) == 3 * len(ROLES)
     for site in adapters.sites:
@@ -84,7 +84,7 @@ def test_every_site_reaches_the_logits(family, checkpoints) -> None:
 def test_a_wired_model_equals_its_merged_weights(family, checkpoints) -> None:
     """W0 + (alpha / r) B A in place of W0, put there by hand through the family's own layers."""
     plain, adapters = wired(checkpoints[family])
-    randomise(adapters)
+    randomize(adapters)
     where = FAMILIES[plain.config.model_type]
     layers = layers_of(plain, where)
     for site, adapter in adapters.items():
@@ -110,7 +110,7 @@ def test_frozen_is_all_but_adapters_and_head(family, checkpoints) -> None:
 @every_family
 def test_stays_an_ordinary_module(family, checkpoints) -> None:
     _, adapters = wired(checkpoints[family])
-    randomise(adapters)
+    randomize(adapters)
     model = adapters.model
     logits = model(**batch()).logits
     assert torch.equal(copy.deepcopy(model)(**batch()).logits, logits)
@@ -123,7 +123,7 @@ def test_stays_an_ordinary_module(family, checkpoints) -> None:
 
 def test_compiles_once_for_all_allocations(checkpoints) -> None:
     _, adapters = wired(checkpoints["opt-post-norm"])
-    randomise(adapters)
+    randomize(adapters)
     compilations = []
 
     def count(graph: torch.fx.GraphModule, _: object) -> object:
@@ -144,7 +144,7 @@ def test_compiles_once_for_all_allocations(checkpoints) -> None:
 @every_family
 def test_padding_changes_nothing(family, checkpoints) -> None:
     _, adapters = wired(checkpoints[family])
-    randomise(adapters)
+    randomize(adapters)
     adapters.model.eval()
     both = adapters.model(**batch()).logits[1]
     alone = adapters.model(**{k: v[1:, :4] for k, v in batch().items()}).logits[0]

@@ -21,7 +21,7 @@ from heterolora.records.load import load
 from heterolora.records.read import Run
 from heterolora.reporting.agreement import by_proxy
 from heterolora.reporting.arms import Arm, arms
-from heterolora.reporting.curves import GREY, PROXY_COLOURS, panels, proxy_colours
+from heterolora.reporting.curves import GRAY, PROXY_COLORS, panels, proxy_colors
 from heterolora.reporting.figures import (
     draw,
     frequency_map,
@@ -34,7 +34,7 @@ from heterolora.reporting.figures import (
 )
 from heterolora.reporting.frame import frame
 from heterolora.reporting.layout import frequencies
-from heterolora.reporting.style import ROLE_COLOURS, WIDTH, slug
+from heterolora.reporting.style import ROLE_COLORS, WIDTH, slug
 from heterolora.sites import ROLES
 
 SPACE = "search_space=lora_shortcuts"
@@ -170,7 +170,7 @@ def test_the_paper_stands_beside_its_own_settings(
 
 
 def curves(output: Path) -> Figure:
-    return validation_curves(arms(runs_in(output)), "some", PROXY_COLOURS)
+    return validation_curves(arms(runs_in(output)), "some", PROXY_COLORS)
 
 
 def drawn(axes: Axes) -> dict[str, Line2D]:
@@ -188,7 +188,7 @@ def test_a_reference_is_the_mean_amid_its_range(tmp_path: Path) -> None:
     assert list(line.get_xdata()) == [1, 2, 3]
     np.testing.assert_allclose(line.get_ydata(), [60, 70, 70])
     assert line.get_label() == "homogeneous"
-    assert line.get_color() == GREY
+    assert line.get_color() == GRAY
     assert isinstance(band, PolyCollection)
     corners = {tuple(corner) for corner in np.round(band.get_paths()[0].vertices, 6).tolist()}
     assert corners == {(1, 50), (2, 60), (3, 60), (1, 70), (2, 90), (3, 90)}
@@ -213,7 +213,7 @@ def test_a_searched_arm_is_the_mean_with_a_range_at_each_epoch(tmp_path: Path) -
     assert "mean over 2 seeds" in figure.get_suptitle()
 
 
-def test_a_panel_is_a_strategy_and_a_colour_a_proxy(tmp_path: Path) -> None:
+def test_a_panel_is_a_strategy_and_a_color_a_proxy(tmp_path: Path) -> None:
     write_run(tmp_path, "strategy=homogeneous", accuracies=[0.5] * 2)
     for strategy in ("static", "dynamic"):
         for proxy in ("gradnorm", "snip", "synflow"):
@@ -227,11 +227,11 @@ def test_a_panel_is_a_strategy_and_a_colour_a_proxy(tmp_path: Path) -> None:
     for axes in figure.axes:
         lines = drawn(axes)
         assert {label: line.get_color() for label, line in lines.items()} == {
-            "homogeneous": GREY,
-            "gradnorm": PROXY_COLOURS["gradnorm"],
-            "snip, current weights": PROXY_COLOURS["snip"],
-            "snip, probe weights": PROXY_COLOURS["snip"],
-            "synflow": PROXY_COLOURS["synflow"],
+            "homogeneous": GRAY,
+            "gradnorm": PROXY_COLORS["gradnorm"],
+            "snip, current weights": PROXY_COLORS["snip"],
+            "snip, probe weights": PROXY_COLORS["snip"],
+            "synflow": PROXY_COLORS["synflow"],
         }
         looks = [lines[f"snip, {weights} weights"].get_linestyle() for weights in WEIGHTS]
         assert looks == ["-", "--"]
@@ -273,21 +273,21 @@ def test_many_references_alone_can_be_told_apart(tmp_path: Path) -> None:
     for rate in (1, 2, 3, 4, 5):
         override = f"optimizer.learning_rate={rate}e-3"
         write_run(tmp_path, "strategy=homogeneous", override, accuracies=[rate / 10, 0.5])
-    (panel,) = panels(arms(runs_in(tmp_path)), PROXY_COLOURS)
+    (panel,) = panels(arms(runs_in(tmp_path)), PROXY_COLORS)
     assert len({(*curve.dashes, curve.width) for curve in panel.curves}) == 5
     (axes,) = curves(tmp_path).axes
     assert [line.is_dashed() for line in drawn(axes).values()] == [False, True, True, True, False]
 
 
-def test_proxies_have_colours_of_their_own() -> None:
-    known = proxy_colours(["snip", None, "gradnorm"])
-    assert known == PROXY_COLOURS
+def test_proxies_have_colors_of_their_own() -> None:
+    known = proxy_colors(["snip", None, "gradnorm"])
+    assert known == PROXY_COLORS
     assert len(set(known.values())) == len(known)
-    assert GREY not in known.values()
+    assert GRAY not in known.values()
     # Those of the paper; all others share what is left of the palette.
     assert known.keys() == {"constant", "gradnorm", "snip", "synflow"}
-    theirs = proxy_colours(["zen", "snip", "fisher"])
-    assert theirs == proxy_colours(["fisher", "zen"])
+    theirs = proxy_colors(["zen", "snip", "fisher"])
+    assert theirs == proxy_colors(["fisher", "zen"])
     assert len(set(theirs.values())) == len(theirs) == len(known) + 2
 
 
@@ -303,7 +303,7 @@ def test_trajectories_are_each_sites_scores_and_a_roles_median(tmp_path: Path) -
         sites = [site for site in SITES if site.endswith(f".{role}")]
         expected = [np.median([row[site] for site in sites]) for row in scores]
         np.testing.assert_allclose(line.get_ydata(), expected)
-        assert line.get_color() == ROLE_COLOURS[role]
+        assert line.get_color() == ROLE_COLORS[role]
         assert list(line.get_xdata()) == [0, 75, 150, 225]
     assert figure.axes[0].get_yscale() == "log"
 
@@ -409,9 +409,9 @@ def test_the_control_has_no_trajectories(redraw: bool, tmp_path: Path) -> None:
     assert stems == {"validation", "frequency", "roles"}
 
 
-def test_every_role_has_a_colour_of_its_own() -> None:
-    assert ROLE_COLOURS.keys() == set(ROLES)
-    assert len(set(ROLE_COLOURS.values())) == len(ROLES)
+def test_every_role_has_a_color_of_its_own() -> None:
+    assert ROLE_COLORS.keys() == set(ROLES)
+    assert len(set(ROLE_COLORS.values())) == len(ROLES)
 
 
 @pytest.mark.parametrize(

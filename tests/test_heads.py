@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from conftest import ENCODERS, LORA_ONLY, MODELS, WIRINGS, WITH_SHORTCUTS
-from support import load, randomise, space, switch_on
+from support import load, randomize, space, switch_on
 from torch import Tensor
 from transformers import (
     AutoModel,
@@ -94,7 +94,7 @@ def test_zero_adapters_change_no_bit_and_off_equals_absent(head, family, stacked
     assert len(adapters.sites) == (17 if stacked else 6)
     neutral(adapters, family)
     assert torch.equal(output(model, head), base)
-    randomise(adapters)
+    randomize(adapters)
     switch_on(adapters, adapters.sites)
     assert not torch.allclose(output(model, head), base)
     adapters.apply({})

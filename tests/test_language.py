@@ -18,7 +18,7 @@ from conftest import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from support import configured, randomise, space, switch_on
+from support import configured, randomize, space, switch_on
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -165,7 +165,7 @@ def instruction(**changes: Any) -> Instruction:
     return Instruction(**(settings | changes))
 
 
-def test_the_answer_alone_is_learnt_and_the_end_of_it() -> None:
+def test_the_answer_alone_is_learned_and_the_end_of_it() -> None:
     task, tokenizer = instruction(), tiny_tokenizer()
     examples = task.check(ALPACA, "here")
     encoded = task.encode(examples, tokenizer, 40, CPU)
@@ -269,7 +269,7 @@ def test_packed_examples_have_the_losses_and_gradients_of_those_alone(family, st
     roles = {"shortcuts": {"res1": 2, "cut": 2}, "renormalize": "enabled"} if stacked else {}
     adapters = architectures.wire(model, family_of(model), space(**roles), head_of(model), seed=0)
     assert adapters.head_count == 0
-    randomise(adapters)
+    randomize(adapters)
     switch_on(adapters, adapters.sites)
     model.eval()
     task = CausalLM(text="text", max_length=14, packing=True)
@@ -354,7 +354,7 @@ def test_what_is_held_out_is_not_trained_on_and_the_same_for_all(tmp_path: Path)
 def test_a_proxy_that_sees_all_examples_scores_the_same_of_packed_ones(name: str) -> None:
     model = language_model("opt-pre-norm")
     adapters = architectures.wire(model, family_of(model), space(), head_of(model), seed=0)
-    randomise(adapters)
+    randomize(adapters)
     architectures.separate(model, family_of(model))
     task = CausalLM(text="text", max_length=14, packing=True)
     rows = task.encode(short_texts(), tiny_tokenizer(), 40, CPU)

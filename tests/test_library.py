@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, WIRINGS
 from safetensors import safe_open
 from safetensors.torch import load_file
-from support import randomise
+from support import randomize
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 import heterolora as hl
@@ -176,7 +176,7 @@ def test_seed_and_ranks_are_saved(checkpoints: dict[str, Path], tmp_path: Path) 
 def test_a_saved_file_explains_itself(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """What it has is what to add to the weights, and nothing of what is off."""
     adapters = hl.adapt(classifier(checkpoints["bert"]), {"q": 4, "v": 4}, lora_alpha=5, seed=7)
-    randomise(adapters)
+    randomize(adapters)
     adapters.apply({site: (0, 1, 3, 4)[index % 4] for index, site in enumerate(adapters)})
     hl.save(adapters, tmp_path)
     words = {"input_ids": torch.tensor([[5, 6, 7, 8]])}

@@ -11,7 +11,7 @@ import torch
 from conftest import CommandLine, composed
 from omegaconf import DictConfig
 from rich.console import Console
-from support import Subject, randomise, subject, task
+from support import Subject, randomize, subject, task
 from torch import Tensor
 
 from heterolora import run as experiment
@@ -56,7 +56,7 @@ def test_a_step_in_parts_is_the_step(size: int, checkpoints: dict[str, Path], pa
     made = []
     for micro_batch_size in (None, size):
         here = subject(checkpoints["bert"], pairs)
-        randomise(here.adapters)
+        randomize(here.adapters)
         for module in here.adapters.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -72,7 +72,7 @@ def test_a_step_in_parts_is_the_step(size: int, checkpoints: dict[str, Path], pa
 def test_gradients_are_clipped_together(checkpoints: dict[str, Path], pairs: Path) -> None:
     """One step of SGD moves all weights by rate x max_grad_norm, where the norm was larger."""
     here = subject(checkpoints["bert"], pairs)
-    randomise(here.adapters)
+    randomize(here.adapters)
     before = weights(here.adapters)
     (batch,) = here.examples.in_order(8, 8)
     engine(here, rate=0.5, max_grad_norm=0.01).step(batch)

@@ -424,7 +424,7 @@ def test_every_text_can_be_read(scheme: str, opened: Open) -> None:
 def test_the_contrast_is_that_of_wcag(browser: Any) -> None:
     tab = browser.new_page()
     paragraphs = [
-        "<p style='color:#777;background:#fff'>grey</p>",
+        "<p style='color:#777;background:#fff'>gray</p>",
         "<p style='color:#000;background:#fff'>black</p>",
         "<p style='color:#fff;background:rgb(255 255 255 / .5)'>half</p>",
     ]

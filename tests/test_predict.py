@@ -74,7 +74,7 @@ def test_halves_are_of_the_predictions(command_line: CommandLine, tiny: list[str
     assert found == [best["accuracy"], best["report_accuracy"]]
 
 
-def unlabelled(**columns: list[Any]) -> dict[str, list[Any]]:
+def unlabeled(**columns: list[Any]) -> dict[str, list[Any]]:
     """Rows as of a test split of the hub, in an order of their own."""
     rows = sentence_pairs(9, seed=5)
     return {**rows, "label": [-1] * 9, "idx": list(range(100, 109)), **columns}
@@ -86,9 +86,9 @@ def test_a_test_split_a_file_and_what_is_refused(
     run = finished(command_line, *tiny, "strategy=homogeneous", "training.epochs=1")
     data = write_parquet(
         tmp_path / "data",
-        test=unlabelled(),
-        bare={name: rows for name, rows in unlabelled().items() if name.startswith("sent")},
-        half=unlabelled(label=[1] * 8 + [-1]),
+        test=unlabeled(),
+        bare={name: rows for name, rows in unlabeled().items() if name.startswith("sent")},
+        half=unlabeled(label=[1] * 8 + [-1]),
     )
     out = tmp_path / "out"
     predict.main([str(run), "--data", str(data), "--split", "test", "--out", str(out)])

@@ -57,7 +57,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_shows_what_is_being_done_with_the_times_labelled(tiny) -> None:
+def test_a_terminal_shows_what_is_being_done_with_the_times_labeled(tiny) -> None:
     console = Console(file=Terminal(), force_terminal=True, width=100, _environ={"TERM": "xterm"})
     display = Display(console)
     info = experiment.run_info(experiment.prepare(composed(*tiny)), Path("somewhere"))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from conftest import CONF, LAYOUTS, MODELS, WIRINGS, composed, tiny_tokenizer, write_parquet
-from support import RANK, Subject, configured, randomise, space, subject, switch_on, task
+from support import RANK, Subject, configured, randomize, space, subject, switch_on, task
 from torch import nn
 from torch.nn import functional as F
 
@@ -40,7 +40,7 @@ def test_a_finite_score_for_each_site(name, family, checkpoints, pairs) -> None:
     assert all(math.isfinite(score) and score >= 0 for score in scores.values())
     if name not in OWN:  # another package's may have ties
         return
-    # ModernBERT's norms have no bias, so that SYNFLOW's input of ones, which they centre, is zero.
+    # ModernBERT's norms have no bias, so that SYNFLOW's input of ones, which they center, is zero.
     same = (name, family) == ("synflow", "modernbert")
     assert len(set(scores.values())) == (1 if same else DISTINCT.get(name, len(scores)))
 
@@ -55,7 +55,7 @@ def hooks_of(model: nn.Module) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("training", [False, True])
 def test_leaves_no_trace(name, training, checkpoints, pairs) -> None:
     here = subject(checkpoints["bert"], pairs)
-    randomise(here.adapters)
+    randomize(here.adapters)
     model = here.adapters.model
     model.train(training)
     model.get_submodule("bert.encoder.layer.1").train(not training)
@@ -105,7 +105,7 @@ def test_leaves_no_trace_when_it_fails(name, checkpoints, pairs) -> None:
 @every_proxy
 def test_the_allocation_at_the_time_does_not_matter(name, checkpoints, pairs) -> None:
     here = subject(checkpoints["opt-post-norm"], pairs)
-    randomise(here.adapters)
+    randomize(here.adapters)
     everything = here.scores(configured(name))
     here.adapters.apply({})
     assert here.scores(configured(name)) == everything
@@ -117,7 +117,7 @@ def test_the_allocation_at_the_time_does_not_matter(name, checkpoints, pairs) ->
 @pytest.mark.parametrize("family", WIRINGS)
 def test_micro_batches_do_not_matter(name, family, checkpoints, pairs) -> None:
     here = subject(checkpoints[family], pairs)
-    randomise(here.adapters)
+    randomize(here.adapters)
     reference = here.scores(configured(name, micro_batch_size=4))
     for size in (1, 5, 12, 64):
         scores = here.scores(configured(name, micro_batch_size=size))
@@ -135,7 +135,7 @@ def plain_gradients(here: Subject) -> None:
 
 def test_gradnorm_by_its_formula(checkpoints, pairs) -> None:
     here = subject(checkpoints["opt-post-norm"], pairs)
-    randomise(here.adapters)
+    randomize(here.adapters)
     scores = here.scores(configured("gradnorm"))
     plain_gradients(here)
     for site, adapter in here.adapters.items():
@@ -145,7 +145,7 @@ def test_gradnorm_by_its_formula(checkpoints, pairs) -> None:
         assert scores[site] == pytest.approx(expected, rel=1e-4)
 
 
-def test_gradnorm_at_initialisation_is_the_gradient_of_b(checkpoints, pairs) -> None:
+def test_gradnorm_at_initialization_is_the_gradient_of_b(checkpoints, pairs) -> None:
     here = subject(checkpoints["opt-post-norm"], pairs)
     scores = here.scores(configured("gradnorm"))
     plain_gradients(here)
@@ -157,7 +157,7 @@ def test_gradnorm_at_initialisation_is_the_gradient_of_b(checkpoints, pairs) -> 
 def test_snip_is_the_gradient_of_a_mask(checkpoints, pairs) -> None:
     """The gradient by c at c = 1, with c multiplied onto A and B, by numerical differentiation."""
     here = subject(checkpoints["opt-post-norm"], pairs)
-    randomise(here.adapters)
+    randomize(here.adapters)
     scores = here.scores(configured("snip", weights="current"))
     model = here.adapters.model.double().eval()
 
@@ -188,7 +188,7 @@ def test_snip_is_the_gradient_of_a_mask(checkpoints, pairs) -> None:
 @pytest.mark.parametrize("family", [name for name in MODELS if name != "gemma2"])
 def test_synflow_by_its_formula(objective, family, checkpoints, pairs) -> None:
     here = subject(checkpoints[family], pairs)
-    randomise(here.adapters)
+    randomize(here.adapters)
     scores = here.scores(configured("synflow", weights="current", objective=objective))
     model = copy.deepcopy(here.adapters.model).double().eval()
     for parameter in model.parameters():
@@ -214,7 +214,7 @@ def test_synflow_by_its_formula(objective, family, checkpoints, pairs) -> None:
 
 
 @pytest.mark.parametrize("name", ["snip", "synflow"])
-def test_current_weights_score_zero_at_initialisation_and_probe_does_not(
+def test_current_weights_score_zero_at_initialization_and_probe_does_not(
     name, checkpoints, pairs
 ) -> None:
     here = subject(checkpoints["opt-post-norm"], pairs)
@@ -255,7 +255,7 @@ def test_sites_that_are_drawn_once_stay(checkpoints, pairs) -> None:
     assert set(here.scores(anew).values()) == {1.0}
     scores = here.scores(once)
     assert len(set(scores.values())) == len(here.adapters)
-    randomise(here.adapters)
+    randomize(here.adapters)
     assert here.scores(once) == scores
     other = subject(checkpoints["opt-post-norm"], pairs, seed=13)
     assert other.scores(once) != scores
@@ -303,7 +303,7 @@ def test_any_iterable_of_batches_gives_the_same_scores(checkpoints, pairs) -> No
 def test_proxies_of_the_same_gradients_share_a_pass(checkpoints, pairs) -> None:
     """GRAD-NORM and SNIP at the weights that stand: as many passes as for one of them."""
     here = subject(checkpoints["bert"], pairs)
-    randomise(here.adapters)
+    randomize(here.adapters)
     proxies = {name: configured(name, weights="current") for name in ("gradnorm", "snip")}
     proxies |= {"twice": configured("gradnorm", num_batches=1), "constant": configured("constant")}
     alone = {name: here.scores(proxy) for name, proxy in proxies.items()}

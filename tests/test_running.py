@@ -15,7 +15,7 @@ from support import (
     configured,
     matrices,
     proxy_section,
-    randomise,
+    randomize,
     space,
     subject,
     switch_on,
@@ -46,7 +46,7 @@ EVERYWHERE = {
 def everywhere(path, pairs, renormalize: str = "always") -> Subject:
     """Sites of every kind, a third of them on and a third half on, their B random."""
     here = subject(path, pairs, searched=space(**EVERYWHERE, renormalize=renormalize))
-    randomise(here.adapters)
+    randomize(here.adapters)
     for index, adapter in enumerate(here.adapters.values()):
         adapter.rank = (0, 0, 0, RANK, 1)[index % 5]
     return here

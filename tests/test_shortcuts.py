@@ -10,7 +10,7 @@ import torch
 from appendix_d import Adapters as Given
 from appendix_d import Model
 from conftest import LORA_ONLY, WIRINGS, WITH_SHORTCUTS, composed
-from support import configured, load, matrices, randomise, subject, switch_on
+from support import configured, load, matrices, randomize, subject, switch_on
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -131,7 +131,7 @@ def test_zero_adapters_give_the_plain_logits_exactly(
 @every_family
 def test_all_off_equals_absent_and_every_site_reaches_the_logits(family, checkpoints) -> None:
     plain, adapters = wired(checkpoints[family], "enabled")
-    randomise(adapters)
+    randomize(adapters)
     base = plain(**batch()).logits
     adapters.apply({})
     assert torch.equal(adapters.model(**batch()).logits, base)
@@ -145,7 +145,7 @@ def test_all_off_equals_absent_and_every_site_reaches_the_logits(family, checkpo
 def test_always_differs_by_the_repeated_norm_and_nothing_else(family, roles, checkpoints) -> None:
     """All off under `always` is the plain model whose norms are applied to their own outputs."""
     plain, adapters = wired(checkpoints[family], "always", roles)
-    randomise(adapters)
+    randomize(adapters)
     adapters.apply({})
     found = adapters.model(**batch()).logits
     if family in POST_NORM:
@@ -203,7 +203,7 @@ def run_by_hand(
 def test_appendix_d_by_hand(family, renormalize, dtype, checkpoints) -> None:
     """Streams and the gradients of every A and B, at random weights and random allocations."""
     plain, adapters = wired(checkpoints[family], renormalize)
-    randomise(adapters)
+    randomize(adapters)
     for model in (plain, adapters.model):
         model.to(dtype).eval()
     left: list[Tensor] = []
@@ -251,7 +251,7 @@ def test_gradnorm_on_shortcuts_is_the_gradient_of_plain_backward_passes(
     family, checkpoints, pairs
 ) -> None:
     here = subject(checkpoints[family], pairs, searched=space("enabled"))
-    randomise(here.adapters)
+    randomize(here.adapters)
     here.adapters.apply({})
     scores = here.scores(configured("gradnorm"))
     switch_on(here.adapters, here.adapters.sites)
@@ -280,7 +280,7 @@ def held(model: nn.Module) -> int:
 @each_wiring
 def test_stays_an_ordinary_module(family, checkpoints) -> None:
     _, adapters = wired(checkpoints[family], "enabled")
-    randomise(adapters)
+    randomize(adapters)
     model = adapters.model
     logits = model(**batch()).logits
     assert torch.equal(copy.deepcopy(model)(**batch()).logits, logits)
@@ -294,7 +294,7 @@ def test_stays_an_ordinary_module(family, checkpoints) -> None:
 @pytest.mark.parametrize("family", ["opt-post-norm", "llama"])
 def test_compiles_once_for_all_allocations(family, checkpoints) -> None:
     _, adapters = wired(checkpoints[family], "enabled")
-    randomise(adapters)
+    randomize(adapters)
     graphs = []
 
     def count(graph: torch.fx.GraphModule, _: object) -> object:
@@ -318,7 +318,7 @@ def test_gradient_checkpointing_changes_no_bit(family, reentrant, checkpoints) -
     found = []
     for checkpointing in (False, True):
         _, adapters = wired(checkpoints[family], "always")
-        randomise(adapters)
+        randomize(adapters)
         model = adapters.model.train()
         model.enable_input_require_grads()
         if checkpointing:
@@ -348,7 +348,7 @@ def test_checkpointing_recomputes_every_block(family, checkpoints) -> None:
 @pytest.mark.parametrize("family", [name for name in WIRINGS if name != "gemma2"])
 def test_attention_implementations_agree(family, checkpoints) -> None:
     _, adapters = wired(checkpoints[family], "always")
-    randomise(adapters)
+    randomize(adapters)
     model = adapters.model
     logits = {}
     for name in ("sdpa", "eager"):
@@ -363,7 +363,7 @@ def test_attention_implementations_agree(family, checkpoints) -> None:
 @each_wiring
 def test_bf16_as_autocast_and_as_weights(family, checkpoints) -> None:
     _, adapters = wired(checkpoints[family], "enabled")
-    randomise(adapters)
+    randomize(adapters)
     model = adapters.model
     exact = model(**batch()).logits
     with torch.autocast("cpu", torch.bfloat16):
@@ -398,7 +398,7 @@ def test_generation_with_a_cache_gives_what_it_gives_without(name) -> None:
         parameter.data.mul_(5)  # else the same token wins everywhere
     family = FAMILIES[model.config.model_type]
     adapters = architectures.wire(model, family, space(), (), seed=0)
-    randomise(adapters)
+    randomize(adapters)
     rows = {name: rows[:, :3] for name, rows in batch().items()}
     made = [
         model.eval().generate(**rows, max_new_tokens=12, do_sample=False, use_cache=use_cache)

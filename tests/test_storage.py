@@ -1,4 +1,4 @@
-"""How frozen weights are kept: in bf16, in shards, quantised; and which attention there is."""
+"""How frozen weights are kept: in bf16, in shards, quantized; and which attention there is."""
 
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def test_frozen_weights_in_bf16_train_adapters_and_head_in_fp32(family, checkpoi
 
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
 @pytest.mark.parametrize("family", ["roberta", "llama", "deberta", "modernbert"])
-def test_quantised_weights_train_adapters_and_a_whole_head(
+def test_quantized_weights_train_adapters_and_a_whole_head(
     quantization, family, checkpoints
 ) -> None:
     """Also on a CPU, where the configuration refuses it: bitsandbytes is slow there."""
@@ -187,7 +187,7 @@ def test_the_attention_is_the_one_that_is_asked_for(checkpoints) -> None:
     torch.testing.assert_close(model(**rows()).logits, exact(**rows()).logits)
 
 
-def test_nothing_is_merged_into_quantised_weights(tmp_path) -> None:
+def test_nothing_is_merged_into_quantized_weights(tmp_path) -> None:
     torch.manual_seed(0)
     hl.save(hl.adapt(MODELS["llama"](), {"q": 2}), tmp_path)
     model = MODELS["llama"]()

@@ -11,7 +11,7 @@ import pytest
 from conftest import composed
 from hypothesis import given
 from hypothesis import strategies as st
-from support import configured, randomise, subject
+from support import configured, randomize, subject
 
 from heterolora.adapters import Adapters
 from heterolora.allocation import Pool, homogeneous_budget
@@ -129,7 +129,7 @@ def test_an_epoch_too_short_for_the_searches_asked_for_says_so() -> None:
 def here(checkpoints, pairs):
     """Six sites of equal cost."""
     subject_here = subject(checkpoints["opt-post-norm"], pairs)
-    randomise(subject_here.adapters)
+    randomize(subject_here.adapters)
     return subject_here
 
 
@@ -172,7 +172,7 @@ def test_a_budget_that_is_missed_is_said_once(here, caplog: pytest.LogCaptureFix
 def test_a_record_says_which_weights_were_scored(checkpoints, pairs) -> None:
     blank = subject(checkpoints["opt-post-norm"], pairs)
     assert search(blank, configured("snip"))()["weights"] == "probe"
-    randomise(blank.adapters)
+    randomize(blank.adapters)
     assert search(blank, configured("snip"))()["weights"] == "current"
 
 

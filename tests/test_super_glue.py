@@ -15,7 +15,7 @@ from conftest import WIRINGS, WORDS, CommandLine, composed, tiny_tokenizer, writ
 from omegaconf import OmegaConf
 from pyarrow import parquet
 from sklearn import metrics as sklearn_metrics
-from support import checkpoint, configured, randomise, space
+from support import checkpoint, configured, randomize, space
 
 from heterolora import architectures
 from heterolora.cli import predict
@@ -344,7 +344,7 @@ def test_scores_of_choices_do_not_depend_on_the_cut(
     of, encoded = encoded_choices(rows_of("record", 12, seed=7))
     loaded = located.load(checkpoint(checkpoints[family]), of, 0)
     adapters = architectures.wire(loaded.model, loaded.family, space(), loaded.head, 0)
-    randomise(adapters)
+    randomize(adapters)
     found = []
     for size in (1, 5):
         found.append(configured(name).scores(adapters, encoded.in_order(size), of.loss))

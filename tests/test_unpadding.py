@@ -10,7 +10,7 @@ import torch
 from conftest import ENCODERS, MODELS
 from hypothesis import given
 from hypothesis import strategies as st
-from support import load, randomise, space
+from support import load, randomize, space
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -39,7 +39,7 @@ def wired(path: Path, renormalize: str | None = None) -> Adapters:
     adapters = architectures.wire(
         loaded.model, loaded.family, space(**changes), loaded.head, seed=0
     )
-    randomise(adapters)
+    randomize(adapters)
     adapters.model.eval()
     return adapters
 
@@ -140,7 +140,7 @@ def test_a_sliding_window_is_one_of_places_in_the_padded_row(layouts) -> None:
     torch.manual_seed(0)
     model = MistralForSequenceClassification(config)
     adapters = architectures.adapt(model, {"q": 2, "v": 2})
-    randomise(adapters)
+    randomize(adapters)
     model.eval()
     for left in (False, True):
         rows = batch(left)

@@ -21,7 +21,7 @@ def kaiming_uniform(shape: tuple[int, int], generator: torch.Generator) -> Tenso
 
 
 class LowRank(nn.Module):
-    """`x -> scaling B diag(mask) A x`, zero at initialisation because B is.
+    """`x -> scaling B diag(mask) A x`, zero at initialization because B is.
 
     A (capacity, in_features) is Kaiming-uniform, B (out_features, capacity) zero, as in LoRA
     (https://arxiv.org/abs/2106.09685, section 4.1). `mask` (capacity,) is 1 for the first `rank`

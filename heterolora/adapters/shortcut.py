@@ -48,7 +48,7 @@ class Shortcut(nn.Module):
 
 
 class Added(Shortcut):
-    """`x + s(h)`, in a stream that is never normalised."""
+    """`x + s(h)`, in a stream that is never normalized."""
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Join s(h) to the stream `x`."""
@@ -59,7 +59,7 @@ class Renormalized(Shortcut):
     """`LN[x + s(h)]`, whether or not s is on (Appendix D)."""
 
     def forward(self, x: Tensor, h: Tensor, norm: Norm) -> Tensor:
-        """Join s(h) to the stream `x`, and normalise."""
+        """Join s(h) to the stream `x`, and normalize."""
         return norm(self.adapter.added(x, h))
 
 
@@ -67,7 +67,7 @@ class RenormalizedWhereOn(Shortcut):
     """`LN[x + s(h)]` where s is on, `x` where it is off."""
 
     def forward(self, x: Tensor, h: Tensor, norm: Norm) -> Tensor:
-        """Join s(h) to the stream `x`, and normalise where any rank is on.
+        """Join s(h) to the stream `x`, and normalize where any rank is on.
 
         Under a compiler both outcomes are computed, so that an allocation changes no code path.
         """

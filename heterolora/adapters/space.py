@@ -22,7 +22,7 @@ class Space:
         scaling: what divides alpha: `alpha_over_rank`, `alpha_over_budget_rank` or `rslora`.
         budget_ranks: the rank of each role in the homogeneous model at the same budget; its
             capacity where there is none.
-        renormalize: whether a post-norm block normalises once more behind every cross-layer
+        renormalize: whether a post-norm block normalizes once more behind every cross-layer
             shortcut (`always`), or only behind those that are on (`enabled`).
         exclude: the names of sites that have no adapter, though others of their role have.
     """

@@ -122,7 +122,7 @@ def merge(model: PreTrainedModel, path: str | Path) -> None:
         path: as `load` takes it.
 
     Raises:
-        ModelError: if there is no such file, it does not fit the model, its weights are quantised,
+        ModelError: if there is no such file, it does not fit the model, its weights are quantized,
             or it has what no weight of the model can hold: shortcuts.
     """
     if getattr(model, "is_quantized", False):

@@ -49,7 +49,7 @@ class Block(GradientCheckpointingLayer):  # type: ignore[misc]
 
 
 class PostNormBlock(Block):
-    """A block that normalises the stream.
+    """A block that normalizes the stream.
 
     `a_i = LN1[ LN1(s_res1(h_i) + Attn(h_i)) + s_cut(a_{i-1}) ]`
     `h_{i+1} = LN2[ LN2(s_res2(a_i) + FFN(a_i)) + s_in(h_i) ]`
@@ -71,7 +71,7 @@ class PostNormBlock(Block):
 
 
 class PreNormBlock(Block):
-    """A block that normalises what its parts read, and never the stream.
+    """A block that normalizes what its parts read, and never the stream.
 
     `a_i = s_res1(h_i) + Attn(LN1 h_i) + s_cut(a_{i-1})`
     `h_{i+1} = s_res2(a_i) + FFN(LN2 a_i) + s_in(h_i)`

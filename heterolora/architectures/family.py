@@ -56,7 +56,7 @@ class Family:
         layers: the list of layers, from the model without a head (`model.base_model`).
         projections: for each role, the linear layer, from a layer.
         parts: the parts of a layer; None where it cannot have shortcuts.
-        post_norm: whether a model of this configuration normalises the stream itself.
+        post_norm: whether a model of this configuration normalizes the stream itself.
         positions: how many tokens a model of this configuration can read.
         optional: modules of the model without a head that a checkpoint need not hold, such as a
             pooler; where it does not, they are drawn and trained like a head.

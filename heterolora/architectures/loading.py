@@ -42,7 +42,7 @@ class Loaded:
     """A pretrained model with a task head, ready to be wired.
 
     Attributes:
-        model: in evaluation mode, on the CPU if it is not quantised; its head is float32.
+        model: in evaluation mode, on the CPU if it is not quantized; its head is float32.
         tokenizer: has a padding token.
         family: where the model keeps its parts.
         head: the parameters of the task head, and any that the checkpoint need not hold and does

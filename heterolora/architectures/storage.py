@@ -19,12 +19,12 @@ class Storage:
     """How a checkpoint is loaded; what is trained is float32 whatever it says.
 
     Attributes:
-        dtype: of the weights that are frozen, but for those that are quantised.
+        dtype: of the weights that are frozen, but for those that are quantized.
         attention: the implementation; None for what transformers chooses for the model.
         quantization: of the linear layers that are frozen: LLM.int8 (https://arxiv.org/abs/2208.07339)
-            or NF4 with double quantisation, as in QLoRA (https://arxiv.org/abs/2305.14314), both by
+            or NF4 with double quantization, as in QLoRA (https://arxiv.org/abs/2305.14314), both by
             bitsandbytes; None for none.
-        device: on which quantised weights are made; None for the first accelerator.
+        device: on which quantized weights are made; None for the first accelerator.
     """
 
     dtype: Dtype = "fp32"
@@ -36,7 +36,7 @@ class Storage:
         """What `from_pretrained` is given.
 
         Args:
-            whole: the modules of the model that are not to be quantised.
+            whole: the modules of the model that are not to be quantized.
 
         Raises:
             ImportError: without bitsandbytes, where it is needed.

@@ -34,7 +34,7 @@ def wire(
         family: where the model keeps its parts.
         space: which sites there are.
         head: the parameters to be trained beside the adapters.
-        seed: the run's seed, for the initialisation of A.
+        seed: the run's seed, for the initialization of A.
 
     Raises:
         ModelError: if the model has adapters already, or cannot have these.

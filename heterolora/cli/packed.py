@@ -56,7 +56,7 @@ def launch(config: DictConfig, jobs: Sequence[int], max_packed: int, n_jobs: int
     for index in (index for job in jobs for index in plan["jobs"][job]):
         shared = without(plan["runs"][index]["config"], OF_EACH_RUN)
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(index)
-    # Neighbours, such as the seeds of an arm, go to different processes: they cost the same.
+    # Neighbors, such as the seeds of an arm, go to different processes: they cost the same.
     packs = [
         {index: plan["runs"][index] for index in indices[start::n_jobs]}
         for indices in groups.values()

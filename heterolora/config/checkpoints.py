@@ -70,7 +70,7 @@ def load(model: ModelConfig, task: Headed, seed: int, device: str | None = None)
         model: which, and how its weights are kept.
         task: what it is for.
         seed: of a head that the checkpoint lacks.
-        device: of quantised weights, which are made there.
+        device: of quantized weights, which are made there.
 
     Raises:
         ModelError: as `settings` and `architectures.load_pretrained`.

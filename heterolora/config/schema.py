@@ -185,7 +185,7 @@ class EvaluationConfig(Section):
     split: Literal["full", "halves"] = Field(examples=["halves"])
     """Use the full validation split, or select the best epoch on one half and report the other."""
     test: Split | None = Field(default=None, examples=["test"])
-    """Labelled split on which to evaluate the best epoch once, after training."""
+    """Labeled split on which to evaluate the best epoch once, after training."""
 
 
 class CheckpointConfig(Section):

@@ -35,7 +35,7 @@ def bf16_needs_bf16(model: ModelConfig, precision: Precision, device: Device) ->
 
 
 def quantization_is_there(model: ModelConfig, device: Device) -> Iterable[str]:
-    """Quantised weights need a GPU and bitsandbytes."""
+    """Quantized weights need a GPU and bitsandbytes."""
     if model.quantization is None:
         return
     if resolve_device(device).type != "cuda":
@@ -56,7 +56,7 @@ def weights_are_numbers(
     proxy: ProxyConfig | None,
     importance: dict[str, ProxyConfig],
 ) -> Iterable[str]:
-    """Some proxies compute with weights, which quantised ones are a code of."""
+    """Some proxies compute with weights, which quantized ones are a code of."""
     if model.quantization is None:
         return
     asked = {f"importance.{name}.name": other for name, other in importance.items()}

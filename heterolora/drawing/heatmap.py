@@ -14,7 +14,7 @@ from heterolora.drawing.grid import Grid
 
 
 def heatmap(scores: Mapping[str, float], ranks: Mapping[str, int]) -> NDArray[np.uint8]:
-    """Scores as colours, the sites that are on marked with their rank; RGBA, (height, width, 4).
+    """Scores as colors, the sites that are on marked with their rank; RGBA, (height, width, 4).
 
     Args:
         scores: by site, as in `allocations.jsonl`.
@@ -47,10 +47,10 @@ def mark_ranks(axes: Axes, ranks: Grid) -> None:
             )
 
 
-def draw_grid(axes: Axes, grid: Grid, **colours: Any) -> AxesImage:
-    """Layers down, roles across; `colours` are those of `Axes.imshow`."""
+def draw_grid(axes: Axes, grid: Grid, **colors: Any) -> AxesImage:
+    """Layers down, roles across; `colors` are those of `Axes.imshow`."""
     image = draw_cells(
-        axes, grid.values, [str(layer) for layer in grid.layers], grid.roles, **colours
+        axes, grid.values, [str(layer) for layer in grid.layers], grid.roles, **colors
     )
     axes.set(xlabel="role", ylabel="layer")
     return image
@@ -61,12 +61,12 @@ def draw_cells(
     values: NDArray[np.float64],
     rows: Sequence[str],
     columns: Sequence[str],
-    **colours: Any,
+    **colors: Any,
 ) -> AxesImage:
-    """Numbers as coloured cells, hatched where there is none (NaN)."""
+    """Numbers as colored cells, hatched where there is none (NaN)."""
     axes.patch.set(facecolor="white", edgecolor="0.75", hatch="//////")
     # Without interpolation a vector file holds the cells themselves, with sharp edges.
-    image = axes.imshow(values, aspect="auto", interpolation="none", **colours)
+    image = axes.imshow(values, aspect="auto", interpolation="none", **colors)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     return image

@@ -86,7 +86,7 @@ class Suggestion:
         )
 
     def plot(self, file: str | Path) -> None:
-        """Draw the scores as colours, layers down and roles across, and the ranks that are on.
+        """Draw the scores as colors, layers down and roles across, and the ranks that are on.
 
         Args:
             file: an image, such as `allocation.png`. Needs matplotlib.

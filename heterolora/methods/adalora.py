@@ -93,10 +93,10 @@ class Pruned(Trained):
 
     def follow(self, optimizer: torch.optim.Optimizer) -> None:
         """Add the gradient of the penalty before each step, and prune after it."""
-        optimizer.register_step_pre_hook(lambda *_: self._penalise())
+        optimizer.register_step_pre_hook(lambda *_: self._penalize())
         optimizer.register_step_post_hook(lambda *_: self._prune())
 
-    def _penalise(self) -> None:
+    def _penalize(self) -> None:
         """`weight mean_M ||M M^T - I||_F` over every P^T and Q."""
         with torch.enable_grad():
             norms: list[Tensor] = []

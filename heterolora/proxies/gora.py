@@ -44,7 +44,7 @@ class Gora(SampleProxy):
         """The mean size of weight times gradient, at every site.
 
         Raises:
-            ModelError: if a site has no weight, or one that is quantised.
+            ModelError: if a site has no weight, or one that is quantized.
         """
         weights, model = _weights(adapters), adapters.model
         distinct = {id(weight): weight for weight in weights.values()}

@@ -11,16 +11,16 @@ import numpy as np
 from heterolora.reporting.arms import CONTROL, Arm, labels
 from heterolora.reporting.frame import Settings
 
-PROXY_COLOURS: Mapping[str, str] = {
+PROXY_COLORS: Mapping[str, str] = {
     **{CONTROL: "#CC79A7", "gradnorm": "#0072B2"},
     **{"snip": "#D55E00", "synflow": "#009E73"},
 }
 """Of Okabe and Ito, for eyes that confuse red and green; the same in every figure."""
 
-SPARE_COLOURS = ("#E69F00", "#56B4E9", "#000000")
+SPARE_COLORS = ("#E69F00", "#56B4E9", "#000000")
 """Of the same palette, for the proxies of users; its yellow cannot be seen on white."""
 
-GREY = "#777777"
+GRAY = "#777777"
 """Of what has no proxy."""
 
 DASHES: Sequence[Sequence[float]] = ((), (4, 1.5), (1, 1.2), (5, 1.5, 1, 1.5))
@@ -36,7 +36,7 @@ class Curve:
 
     Attributes:
         label: what tells it apart in its panel; the same label looks the same in all panels.
-        colour: of its proxy; grey where it has none.
+        color: of its proxy; gray where it has none.
         dashes: one of `DASHES`.
         width: one of `WIDTHS`.
         reference: whether it has no proxy.
@@ -48,7 +48,7 @@ class Curve:
     """
 
     label: str
-    colour: str
+    color: str
     dashes: Sequence[float]
     width: float
     reference: bool
@@ -59,14 +59,14 @@ class Curve:
     high: Sequence[float]
 
     @classmethod
-    def of(cls, arm: Arm, label: str, colour: str, place: int) -> "Curve":
-        """The curve of an arm that is number `place` of its colour."""
+    def of(cls, arm: Arm, label: str, color: str, place: int) -> "Curve":
+        """The curve of an arm that is number `place` of its color."""
         metrics = [[run.scale * row.metrics[run.metric] for row in run.epochs] for run in arm.runs]
         mean, low, high = (f(metrics, axis=0).tolist() for f in (np.mean, np.min, np.max))
         width, dash = divmod(place, len(DASHES))
         return cls(
             label,
-            colour,
+            color,
             DASHES[dash],
             WIDTHS[width % len(WIDTHS)],
             arm.setting("proxy.name") is None,
@@ -91,11 +91,11 @@ class Panel:
         return [0.0 if curve.reference else next(places) for curve in self.curves]
 
 
-def proxy_colours(names: Iterable[str | None]) -> dict[str, str]:
-    """A colour for each proxy; those without one of their own take the spare ones by name."""
-    unknown = sorted({name for name in names if name is not None} - PROXY_COLOURS.keys())
-    spare = {name: SPARE_COLOURS[index % len(SPARE_COLOURS)] for index, name in enumerate(unknown)}
-    return {**PROXY_COLOURS, **spare}
+def proxy_colors(names: Iterable[str | None]) -> dict[str, str]:
+    """A color for each proxy; those without one of their own take the spare ones by name."""
+    unknown = sorted({name for name in names if name is not None} - PROXY_COLORS.keys())
+    spare = {name: SPARE_COLORS[index % len(SPARE_COLORS)] for index, name in enumerate(unknown)}
+    return {**PROXY_COLORS, **spare}
 
 
 def by_subject(found: Iterable[Arm]) -> dict[str, list[Arm]]:
@@ -107,7 +107,7 @@ def by_subject(found: Iterable[Arm]) -> dict[str, list[Arm]]:
     return subjects
 
 
-def panels(arms: Sequence[Arm], colours: Mapping[str, str]) -> list[Panel]:
+def panels(arms: Sequence[Arm], colors: Mapping[str, str]) -> list[Panel]:
     """A panel for each strategy, and within it for each setting that is not the proxy's.
 
     An arm without a proxy is a reference: it stands in every panel that agrees with its settings,
@@ -115,7 +115,7 @@ def panels(arms: Sequence[Arm], colours: Mapping[str, str]) -> list[Panel]:
 
     Args:
         arms: of one task and model.
-        colours: by proxy.
+        colors: by proxy.
     """
     of_proxy, shared = _names(arms)
     searched = [arm for arm in arms if of_proxy[arm]]
@@ -135,7 +135,7 @@ def panels(arms: Sequence[Arm], colours: Mapping[str, str]) -> list[Panel]:
     for arm, name in names.items():
         proxy = arm.setting("proxy.name")
         place = sorted(labels_of[proxy]).index(name)
-        curves[arm] = Curve.of(arm, name, GREY if proxy is None else colours[proxy], place)
+        curves[arm] = Curve.of(arm, name, GRAY if proxy is None else colors[proxy], place)
     return [
         Panel(
             title,

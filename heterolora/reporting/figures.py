@@ -20,11 +20,11 @@ from heterolora.drawing.heatmap import draw_cells, draw_grid
 from heterolora.records.read import Run
 from heterolora.reporting import agreement, style
 from heterolora.reporting.arms import CONTROL, Arm, arms, labels
-from heterolora.reporting.curves import GREY, Curve, by_subject, panels, proxy_colours
+from heterolora.reporting.curves import GRAY, Curve, by_subject, panels, proxy_colors
 from heterolora.reporting.frame import finished, matching
 from heterolora.reporting.layout import Frequency
 from heterolora.reporting.standing import mean_standings, places
-from heterolora.reporting.style import MIDDLE, ROLE_COLOURS, STYLE
+from heterolora.reporting.style import MIDDLE, ROLE_COLORS, STYLE
 from heterolora.sites import LORA_ROLES, ROLES, Site
 
 SHORT = 24
@@ -56,9 +56,9 @@ def draw(runs: pd.DataFrame, folder: Path, paper: Sequence[Frequency] = ()) -> l
 
 def _figures(found: Sequence[Arm], paper: Sequence[Frequency]) -> Iterator[tuple[str, Figure]]:
     """Figures, each with what its file is to be called."""
-    colours = proxy_colours(arm.setting("proxy.name") for arm in found)
+    colors = proxy_colors(arm.setting("proxy.name") for arm in found)
     for subject, arms_of_it in by_subject(found).items():
-        yield f"validation {subject}", validation_curves(arms_of_it, subject, colours)
+        yield f"validation {subject}", validation_curves(arms_of_it, subject, colors)
     for shared, group in agreement.by_proxy(found).items():
         yield f"agreement of proxies {shared}", proxy_matrix(group, shared)
     for arm in found:
@@ -70,8 +70,8 @@ def _figures(found: Sequence[Arm], paper: Sequence[Frequency]) -> Iterator[tuple
             if len(run.searches) > 1 and decided and arm.setting("proxy.name") != CONTROL:
                 yield f"scores {of_run}", score_trajectories(run, of_run)
         if runs:
-            colour = colours.get(arm.setting("proxy.name"), GREY)
-            yield f"roles {name}", role_bars(runs, name, paper_frequency(arm, paper), colour)
+            color = colors.get(arm.setting("proxy.name"), GRAY)
+            yield f"roles {name}", role_bars(runs, name, paper_frequency(arm, paper), color)
         if len(runs) > 1:
             yield f"frequency {name}", frequency_map(runs, f"{name}, mean of {len(runs)} seeds")
             yield f"agreement of seeds {name}", seed_matrix(arm, name)
@@ -80,14 +80,14 @@ def _figures(found: Sequence[Arm], paper: Sequence[Frequency]) -> Iterator[tuple
 # ---- what changes during training
 
 
-def validation_curves(arms: Sequence[Arm], title: str, colours: Mapping[str, str]) -> Figure:
+def validation_curves(arms: Sequence[Arm], title: str, colors: Mapping[str, str]) -> Figure:
     """The metric after each epoch: the mean over an arm's seeds, and the range that they span.
 
-    A colour for each proxy, and what has no proxy as a grey reference; see `curves.panels`. The
+    A color for each proxy, and what has no proxy as a gray reference; see `curves.panels`. The
     points of an epoch stand side by side, so that ranges do not cover one another. The arms are of
     one task and model.
     """
-    parts = panels(arms, colours)
+    parts = panels(arms, colors)
     curves = {curve.label: curve for part in parts for curve in part.curves}
     counts = sorted({curve.seeds for part in parts for curve in part.curves})
     over = " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
@@ -116,14 +116,14 @@ def validation_curves(arms: Sequence[Arm], title: str, colours: Mapping[str, str
 
 def _draw_curve(axes: Axes, curve: Curve, shift: float) -> None:
     places = np.add(curve.epochs, shift)
-    look: dict[str, Any] = {"color": curve.colour, "linewidth": curve.width}
+    look: dict[str, Any] = {"color": curve.color, "linewidth": curve.width}
     dashes = (0, tuple(curve.dashes)) if curve.dashes else "-"
     axes.plot(places, curve.mean, linestyle=dashes, label=curve.label, **look)
-    axes.plot(places, curve.mean, ".", markersize=3, color=curve.colour)
+    axes.plot(places, curve.mean, ".", markersize=3, color=curve.color)
     if curve.reference:
-        axes.fill_between(places, curve.low, curve.high, color=curve.colour, alpha=0.15, lw=0)
+        axes.fill_between(places, curve.low, curve.high, color=curve.color, alpha=0.15, lw=0)
     else:
-        axes.vlines(places, curve.low, curve.high, color=curve.colour, alpha=0.6, lw=0.6)
+        axes.vlines(places, curve.low, curve.high, color=curve.color, alpha=0.6, lw=0.6)
 
 
 def score_trajectories(run: Run, title: str) -> Figure:
@@ -137,10 +137,10 @@ def score_trajectories(run: Run, title: str) -> Figure:
     roles = scores.columns.map(lambda site: Site.parse(site).role)
     figure, axes = style.panel(title, 2.6)
     for role in sorted(set(roles), key=ROLES.index):
-        of_role, colour = scores.loc[:, roles == role], ROLE_COLOURS[role]
+        of_role, color = scores.loc[:, roles == role], ROLE_COLORS[role]
         dashes = "-" if role in LORA_ROLES else "--"
-        axes.plot(steps, of_role, color=colour, alpha=0.2, linewidth=0.4)
-        axes.plot(steps, of_role.median(axis=1), dashes, color=colour, label=role, zorder=3)
+        axes.plot(steps, of_role, color=color, alpha=0.2, linewidth=0.4)
+        axes.plot(steps, of_role.median(axis=1), dashes, color=color, label=role, zorder=3)
     if (scores > 0).all(axis=None):
         axes.set_yscale("log")
     axes.set(xlabel="optimizer step of the search", ylabel=f"score ({run.setting('proxy.name')})")
@@ -162,7 +162,7 @@ def frequency_map(runs: Sequence[Run], title: str) -> Figure:
 
 
 def role_bars(
-    runs: Sequence[Run], title: str, paper: Mapping[str, float] | None, colour: str
+    runs: Sequence[Run], title: str, paper: Mapping[str, float] | None, color: str
 ) -> Figure:
     """The same by role: the mean over layers, then over seeds, with its standard deviation.
 
@@ -178,13 +178,13 @@ def role_bars(
         percent.mean(),
         width,
         yerr=percent.std() if several else None,
-        color=colour,
+        color=color,
         label=f"here, mean ± std of {len(runs)} seeds" if several else "here, one seed",
         error_kw={"elinewidth": 0.8, "capsize": 2},
     )
     if paper is not None:
         theirs = [paper[role] for role in percent.columns]
-        axes.bar(places + width / 2, theirs, width, color=GREY, label="paper (OPT-350M)")
+        axes.bar(places + width / 2, theirs, width, color=GRAY, label="paper (OPT-350M)")
     axes.set_xticks(places, percent.columns)
     axes.set(xlabel="role", ylabel="on (% of searches)", ylim=(0, 100))
     style.legend_below(figure, [axes], columns=2)
@@ -268,10 +268,10 @@ def _symmetric(keys: Sequence[Any], pairs: Mapping[tuple[Any, Any], float]) -> N
 
 
 def _matrix(
-    values: NDArray[np.float64], names: Sequence[str], title: str, label: str, **colours: Any
+    values: NDArray[np.float64], names: Sequence[str], title: str, label: str, **colors: Any
 ) -> Figure:
     figure, axes = style.panel(title, 1 + 0.4 * max(len(names), 3))
-    image = draw_cells(axes, values, names, names, vmax=1, **colours)
+    image = draw_cells(axes, values, names, names, vmax=1, **colors)
     axes.tick_params(axis="x", rotation=35)
     for tick in axes.get_xticklabels():
         tick.set(ha="right", rotation_mode="anchor")
@@ -279,7 +279,7 @@ def _matrix(
         if not np.isnan(value):
             red, green, blue, _ = image.to_rgba(np.array([value]))[0]
             light = 0.299 * red + 0.587 * green + 0.114 * blue > MIDDLE
-            colour = "black" if light else "white"
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
+            color = "black" if light else "white"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color)
     figure.colorbar(image, ax=axes, label=label, pad=0.02)
     return figure

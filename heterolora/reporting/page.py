@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from heterolora.drawing.grid import on_frequency
 from heterolora.records.read import Run
 from heterolora.reporting.arms import Arm, arms
-from heterolora.reporting.curves import Curve, by_subject, panels, proxy_colours
+from heterolora.reporting.curves import Curve, by_subject, panels, proxy_colors
 from heterolora.reporting.report import Report
 from heterolora.sites import ROLES, Site
 
@@ -129,10 +129,10 @@ def _short(value: float) -> float:
 
 def _subjects(found: Sequence[Arm]) -> list[dict[str, Any]]:
     """For each task and model: what is plotted, and its panels, all on the same scales."""
-    colours = proxy_colours(arm.setting("proxy.name") for arm in found)
+    colors = proxy_colors(arm.setting("proxy.name") for arm in found)
     subjects = []
     for title, of_it in by_subject(found).items():
-        parts = panels(of_it, colours)
+        parts = panels(of_it, colors)
         curves = [curve for part in parts for curve in part.curves]
         epochs = (0.5, max(max(curve.epochs) for curve in curves) + 0.5)
         low = min(min(curve.low) for curve in curves)
@@ -164,12 +164,12 @@ class _Axes:
 
     @property
     def columns(self) -> list[tuple[float, str]]:
-        """Where each labelled epoch is."""
+        """Where each labeled epoch is."""
         return [(self._x(tick), f"{tick:g}") for tick in _ticks(*self._epochs) if tick % 1 == 0]
 
     @property
     def rows(self) -> list[tuple[float, str]]:
-        """Where each labelled value is."""
+        """Where each labeled value is."""
         return [(self._y(tick), f"{tick:g}") for tick in _ticks(*self._values)]
 
     def line(self, curve: Curve, shift: float) -> Mapping[str, Any]:
@@ -183,7 +183,7 @@ class _Axes:
         return {
             "label": curve.label,
             # Black would not be seen on a dark page.
-            "colour": "currentColor" if curve.colour == "#000000" else curve.colour,
+            "color": "currentColor" if curve.color == "#000000" else curve.color,
             "dashes": " ".join(f"{SCALE * curve.width * part:g}" for part in curve.dashes),
             "width": SCALE * curve.width,
             "points": [*zip(xs, means, strict=True)],

@@ -52,7 +52,7 @@ def by_rule(table: Table, runs: pd.DataFrame) -> Report:
             "right": len(planted(run)),
             "recall": recall(values, planted(run)),
         }
-        for arm, label in _labelled(arms(runs[[bool(planted(run)) for run in runs["run"]]]))
+        for arm, label in _labeled(arms(runs[[bool(planted(run)) for run in runs["run"]]]))
         for run in arm.runs
         for rule, values in _rules(run, label)
     ]
@@ -90,7 +90,7 @@ def _rules(run: Run, label: str) -> Iterator[tuple[str, Mapping[str, float]]]:
         yield label, run.searches[-1].ranks
 
 
-def _labelled(found: list[Arm]) -> list[tuple[Arm, str]]:
+def _labeled(found: list[Arm]) -> list[tuple[Arm, str]]:
     """Arms, and what each is called by what it does, whatever data it does it on."""
     return list(zip(found, labels([_apart_from_data(arm.settings) for arm in found]), strict=True))
 

@@ -26,7 +26,7 @@ DIGITS = 9
 
 @dataclass(frozen=True)
 class Spread:
-    """The centre and width of `n` numbers; `std` has the divisor n - 1 and is None for n = 1."""
+    """The center and width of `n` numbers; `std` has the divisor n - 1 and is None for n = 1."""
 
     n: int
     mean: float

@@ -1,4 +1,4 @@
-"""How figures look: one column of the paper, small text, colours that every eye tells apart."""
+"""How figures look: one column of the paper, small text, colors that every eye tells apart."""
 
 import re
 import textwrap
@@ -32,14 +32,14 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "heterolora",
 }
 
-ROLE_COLOURS = {
+ROLE_COLORS = {
     **{"q": "#0072B2", "k": "#332288", "v": "#009E73", "o": "#999933"},
     **{"gate": "#882255", "up": "#44AA99", "down": "#777777"},
     **{"res1": "#E69F00", "res2": "#D55E00", "in": "#000000", "cut": "#CC79A7"},
 }
 
 MIDDLE = 0.55
-"""Luminance above which text on a colour is black."""
+"""Luminance above which text on a color is black."""
 
 
 def panel(title: str, height: float) -> tuple[Figure, Axes]:

@@ -1,4 +1,4 @@
-"""Causal language modelling: every token of a text from those before it."""
+"""Causal language modeling: every token of a text from those before it."""
 
 from dataclasses import dataclass
 

@@ -143,11 +143,11 @@ class Classification(Predicting):
     ) -> Encoded:
         """Tokenize sentences or pairs, truncated to `max_length` and to `positions`."""
         texts = [examples.columns[column] for column in self.sentences]
-        return self.labelled(
+        return self.labeled(
             tokenize(texts, tokenizer, min(self.max_length, positions), device), examples
         )
 
-    def labelled(self, encoded: Encoded, examples: Examples) -> Encoded:
+    def labeled(self, encoded: Encoded, examples: Examples) -> Encoded:
         """Tokenized examples with their labels, if they have any."""
         if self.label is None:
             return encoded

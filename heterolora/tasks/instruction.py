@@ -12,7 +12,7 @@ from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.packing import Packable
-from heterolora.tasks.tokens import check_columns, check_texts, labelled
+from heterolora.tasks.tokens import check_columns, check_texts, labeled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class Instruction(Packable):
             ids.append(torch.cat([torch.tensor(prompt), ends])[:limit])
             labels.append(torch.cat([torch.full((len(prompt),), -100), ends])[:limit])
         return replace(
-            labelled(ids, labels, tokenizer, limit, device),
+            labeled(ids, labels, tokenizer, limit, device),
             truncated=sum(len(prompt) + len(answer) + 1 > limit for prompt, answer in fitting),
             dropped=len(rows) - len(fitting),
         )

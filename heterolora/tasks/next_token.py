@@ -27,7 +27,7 @@ class NextToken(Task):
 
     @property
     def model_class(self) -> Any:
-        """Any decoder with its language-modelling head."""
+        """Any decoder with its language-modeling head."""
         return AutoModelForCausalLM
 
     @property

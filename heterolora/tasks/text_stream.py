@@ -1,4 +1,4 @@
-"""Language modelling of a whole split as one text: WikiText and its like."""
+"""Language modeling of a whole split as one text: WikiText and its like."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.next_token import NextToken
-from heterolora.tasks.tokens import check_columns, check_texts, labelled
+from heterolora.tasks.tokens import check_columns, check_texts, labeled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class TextStream(NextToken):
             )
         whole = len(stream) // length
         blocks = list(stream[: whole * length].view(whole, length))
-        return labelled(blocks, blocks, tokenizer, length, device)
+        return labeled(blocks, blocks, tokenizer, length, device)
 
     def encode_evaluation(
         self,
@@ -113,7 +113,7 @@ class TextStream(NextToken):
         for begin, known, end in spans(len(stream), length, stride):
             windows.append(stream[begin:end])
             labels.append(torch.cat([stream.new_full((known - begin,), -100), stream[known:end]]))
-        return labelled(windows, labels, tokenizer, length, device)
+        return labeled(windows, labels, tokenizer, length, device)
 
     def _stream(self, examples: Examples, tokenizer: PreTrainedTokenizerBase) -> Tensor:
         """The tokens of all rows, (tokens,)."""

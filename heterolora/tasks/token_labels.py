@@ -35,7 +35,7 @@ class TokenLabels(Task):
 
     @property
     def model_class(self) -> Any:
-        """Any decoder with its language-modelling head."""
+        """Any decoder with its language-modeling head."""
         return AutoModelForCausalLM
 
     @property

@@ -79,7 +79,7 @@ def tokenize(
     )
 
 
-def labelled(
+def labeled(
     rows: Sequence[Tensor],
     labels: Sequence[Tensor],
     tokenizer: PreTrainedTokenizerBase,

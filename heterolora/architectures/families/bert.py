@@ -42,7 +42,7 @@ class BertParts(Parts):
 
 
 def _projected(output: Any, x: Tensor) -> Tensor:
-    """What an output module does before it adds the residual and normalises."""
+    """What an output module does before it adds the residual and normalizes."""
     y: Tensor = output.dropout(output.dense(x))
     return y
 

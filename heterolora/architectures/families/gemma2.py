@@ -16,12 +16,12 @@ class Gemma2Parts(Parts):
     """A layer of Gemma 2. Its attention and its FFN end with a root-mean-square norm."""
 
     def attention(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Attn(x), normalised."""
+        """Attn(x), normalized."""
         y: Tensor = self.layer.post_attention_layernorm(self.layer.self_attn(x, *args, **kwargs)[0])
         return y
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """FFN(x), normalised."""
+        """FFN(x), normalized."""
         y: Tensor = self.layer.post_feedforward_layernorm(self.layer.mlp(x))
         return y
 

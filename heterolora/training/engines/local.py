@@ -192,7 +192,7 @@ def shareable(adapters: Adapters) -> bool:
     """Whether a pass can be of many runs that train what these train.
 
     Their heads are to be linear layers, and their projections to map the tokens of each run alone;
-    quantised layers keep a state that copies of a model do not share.
+    quantized layers keep a state that copies of a model do not share.
     """
     model = adapters.model
     if getattr(model, "is_quantized", False):
