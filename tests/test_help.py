@@ -37,6 +37,19 @@ def test_every_key_is_there_with_its_value(shown: str) -> None:
     assert re.search(r"proxy\.weights +probe +\S.*\[current \| probe\]", shown)
 
 
+def test_a_key_that_is_only_in_the_class_is_shown_as_it_is_given(shown: str) -> None:
+    assert re.search(r"^ +\+task\.held_out +null +\S", shown, re.MULTILINE)
+    assert composed("+task.held_out=0.1").task.held_out == 0.1
+
+
+@pytest.mark.parametrize("method", options("method"))
+def test_the_settings_of_a_method_are_in_its_yaml(method: str) -> None:
+    values = composed(f"method={method}").method
+    section = plugins.find("method", values.kind)
+    assert section is not None
+    assert section.model_json_schema()["properties"].keys() <= values.keys()
+
+
 def test_every_group_is_there_with_its_options(shown: str) -> None:
     for group in ("model", "task", "proxy", "strategy", "rank_budget", "hydra/launcher"):
         for option in options(group):

@@ -27,6 +27,8 @@ Allocate, fine-tune and evaluate.
   -m, --multirun    run a sweep
   --cfg job         print the configuration and stop
   --hydra-help      show Hydra's own options
+
+A key that is shown with a + is not in the YAML file of the option: write +KEY=VALUE to set it.
 """
 
 OTHER_GROUPS = {
@@ -76,10 +78,14 @@ def _sections(
             yield _heading(name, None, choices.get(name)), None, {}
             for tracker, settings in (value or {}).items():
                 found = plugins.find(name, tracker)
-                yield Text(f"tracking.{tracker}"), found, _dotted(f"tracking.{tracker}", settings)
+                yield (
+                    Text(f"tracking.{tracker}"),
+                    found,
+                    _all(f"tracking.{tracker}", found, settings),
+                )
         elif isinstance(value, dict) and name not in ("importance", "table"):
             kind = _class(name, value)
-            yield _heading(name, kind, choices.get(name)), kind, _dotted(name, value)
+            yield _heading(name, kind, choices.get(name)), kind, _all(name, kind, value)
 
 
 def _class(name: str, value: Mapping[str, Any]) -> type[BaseModel]:
@@ -104,8 +110,15 @@ def _heading(name: str, kind: type[BaseModel] | None, choice: str | None) -> Ren
     return line
 
 
-def _dotted(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{section}.{key}": value for key, value in values.items()}
+def _all(section: str, kind: type[BaseModel] | None, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are given, then the defaults of the keys that Hydra wants a plus for."""
+    known = kind.model_json_schema()["properties"] if kind is not None else {}
+    given = {f"{section}.{key}": value for key, value in values.items()}
+    return given | {
+        f"+{section}.{key}": found["default"]
+        for key, found in known.items()
+        if "default" in found and key not in values
+    }
 
 
 def _keys(kind: type[BaseModel], values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
