@@ -52,7 +52,7 @@ class Adapters(Ranked[LowRank]):
 
     @property
     def rows(self) -> Mapping[Site, slice]:
-        """The rows of that layer's weight that an adapter covers; only sites on part of a layer."""
+        """The weight rows that an adapter covers, for sites on only part of a linear layer."""
         found = {site: self._carriers.get(id(adapter)) for site, adapter in self.items()}
         return {s: slice(m.start, m.end) for s, m in found.items() if isinstance(m, LoRARows)}
 

@@ -13,17 +13,17 @@ from heterolora.adapters.ranked import Ranked
 def freeze_disabled(
     optimizer: torch.optim.Optimizer, adapters: Ranked[Any]
 ) -> list[RemovableHandle]:
-    """Make `optimizer` skip ranks that are off: no update, no decay, the same moments, bit for bit.
+    """Make `optimizer` skip ranks that are off: their weights and moments stay, bit for bit.
 
     A rank that is off has zero gradients, but an optimizer still decays weights and moments under
     a zero gradient; it skips only parameters whose gradient is None. So the gradients of adapters
-    that are off are set to None before each step. For adapters with only some ranks on, the rows of
-    A and columns of B that are off are restored after the step, as are those of every tensor of the
-    same shape in the optimizer's state. Each adapter has a single step count, whichever of its
-    ranks were on.
+    that are off are set to None before each step. If only some ranks of an adapter are on, the
+    rows of A and columns of B that are off are restored after the step, as are those of every
+    tensor of the same shape in the optimizer's state. Each adapter has a single step count,
+    whichever of its ranks were on.
 
     Returns:
-        The handles of the hooks, whose `remove()` undoes this.
+        The handles of the hooks; `remove()` on each undoes this.
     """
     saved: list[tuple[Tensor, Tensor]] = []
 

@@ -71,7 +71,7 @@ class LowRank(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` (..., in_features) to (..., out_features), both in the dtype of `x`.
 
-        In a model of lower precision, A and B stay in float32, and so does the computation.
+        In a model of lower precision, A and B stay in float32, and the map is computed in float32.
         """
         if x.dtype == self.A.dtype or torch.is_autocast_enabled(x.device.type):
             return self._map(x)

@@ -1,4 +1,4 @@
-"""The gradients that an adapter would have, without its output, from what passes in training."""
+"""Collect the gradients that an adapter would have in training, without adding its output."""
 
 from typing import Any
 

@@ -138,7 +138,7 @@ class Ranked(Mapping[Site, AnAdapter], Generic[AnAdapter]):
 
     @property
     def rows(self) -> Mapping[Site, slice]:
-        """The rows of that layer's weight that an adapter covers; only sites on part of a layer."""
+        """The weight rows that an adapter covers, for sites on only part of a linear layer."""
         return {}
 
     @property

@@ -55,7 +55,7 @@ class Candidates:
         return len(self.scores) > 1 and len(set(self.scores.values())) == 1
 
     def shuffled(self, rng: random.Random) -> list[Site]:
-        """Return the sites in a uniformly random order, in which a stable sort leaves equal ones.
+        """Return the sites in a uniformly random order, which a stable sort keeps among equals.
 
         There is one draw whatever the scores, so that the position of the random stream depends
         only on the number of searches.
@@ -93,7 +93,7 @@ class Candidates:
 
 
 class Claim(NamedTuple):
-    """A request of a site for ranks beyond the floor.
+    """A site's request for ranks beyond the floor.
 
     Attributes:
         place: the position in the order of claims; lower ones are granted first.
