@@ -82,7 +82,7 @@ LONGEST = 100
 
 
 def printable(text: str) -> str:
-    """Return a text for one line of an error: unprintable characters escaped, long texts cut."""
+    """Prepare a text for a one-line error: escape what cannot be printed, and cut long texts."""
     plain = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
     return plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}..."
 

@@ -16,7 +16,7 @@ Batch = Mapping[str, Tensor]
 """The model's inputs, each (n, ...), such as `input_ids` and `attention_mask`, and `labels`."""
 
 LABELS, GROUPS, CHOICES, CREDITS = "labels", "groups", "choices", "credits"
-"""The entries of a batch that losses and metrics read, but no model.
+"""Entries of a batch that only losses and metrics read, never the model.
 
 Groups (n,) are numbers that the examples of one group have in common. Choices (n, choices) are 1
 where there is a choice; inputs are then (n, choices, length), labels are 1 where a choice is

@@ -1,4 +1,4 @@
-"""Objects with state, which a checkpoint keeps."""
+"""Objects whose state a checkpoint keeps."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable

@@ -19,7 +19,7 @@ HEADER = {"model_type", "space", "ranks"}
 
 
 def write_adapters(file: Path, adapters: Adapters, **metadata: str) -> None:
-    """Write the weights by name, and what is needed to put them on a model again, atomically.
+    """Atomically write the weights by name, and what is needed to put them on a model again.
 
     The header holds `space` and `ranks` as JSON, and the items of `metadata`.
     """

@@ -25,7 +25,7 @@ def passing(y: Tensor, x: Tensor, weights: Matrices, scaling: float, sums: Matri
         sums: the sums of the gradients for A and B, changed in place.
     """
     leaf = torch.empty(0, requires_grad=True)
-    function: Any = _Passing  # mypy finds `apply` without types
+    function: Any = _Passing  # mypy considers `apply` untyped
     passed: Tensor = function.apply(y, x.detach(), weights, scaling, sums, leaf)
     return passed
 

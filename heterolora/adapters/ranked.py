@@ -34,7 +34,7 @@ class Adapter(Protocol):
 
     @property
     def delta(self) -> Tensor:
-        """What it adds to the weight of a linear layer if all ranks are on: `scaling B A`."""
+        """The change to the weight of a linear layer with all ranks on: `scaling B A`."""
 
     def substitutes(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
         """Return what replaces the tensors of `module`, by name, to compute with `a` and `b`.
@@ -116,8 +116,8 @@ class Ranked(Mapping[Site, AnAdapter], Generic[AnAdapter]):
             allocation: the rank of each site; sites that it does not name are switched off.
 
         Raises:
-            ValueError: if a site does not exist here, or a rank exceeds the site's capacity;
-                nothing is changed then.
+            ValueError: if a site does not exist here, or a rank is not from 0 to the site's
+                capacity; nothing is changed then.
         """
         ranks = allocation if isinstance(allocation, Mapping) else allocation.ranks
         unknown = sorted(map(str, ranks.keys() - self.keys()))

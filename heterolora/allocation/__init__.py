@@ -1,4 +1,4 @@
-"""Turn scores and a budget into an allocation: pure functions, without torch."""
+"""Turn scores and a budget into an allocation; pure, and without torch."""
 
 from heterolora.allocation import selection
 from heterolora.allocation.allocation import Allocation

@@ -31,7 +31,7 @@ def enabled_rank(budget_rank: float, enable_rate: float) -> int | None:
 def nearest_prefix(costs: Sequence[int], budget: int) -> int:
     """Return how many of `costs`, taken from the front, add up to the sum nearest to `budget`.
 
-    If two are equally near, it is the smaller number: a tie is not spent over budget.
+    If two are equally near, return the smaller, so that a tie does not overspend the budget.
     """
     best, total = 0, 0
     distance = budget

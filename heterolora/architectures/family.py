@@ -64,13 +64,13 @@ class Family:
         optional: modules of the model without a head that a checkpoint may lack, such as a pooler;
             if it does, they are drawn at random and trained like a head.
         decoder: whether its models read from left to right, and so can predict the next token.
-        separate: makes a model keep the examples of a packed row apart by their `position_ids`,
-            where its attention does not do so by itself.
+        separate: makes a model keep the examples of a packed row apart by their `position_ids`, if
+            its attention does not do so by itself.
         no_shortcuts: the reason why a layer cannot have shortcuts; None if it can.
         rows: returns, for each role whose projection is part of its linear layer in a model with
             this configuration, the index of its first output feature and the one after its last.
-        beside_tokens: whether projections also map something other than the tokens of a batch. If
-            several batches are concatenated into one, it does not split into parts for each.
+        beside_tokens: whether projections also map something besides the tokens of a batch, which
+            has no separate part for each batch when several are concatenated.
     """
 
     model_type: str

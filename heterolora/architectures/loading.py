@@ -68,7 +68,7 @@ def load_pretrained(
     where: str | None = None,
     storage: Storage | None = None,
 ) -> Loaded:
-    """Load a checkpoint with a head for `task`, drawing a new head from the seed's stream.
+    """Load a checkpoint with a head for `task`; a missing head is drawn from the seed's stream.
 
     Weights are read from safetensors, or with torch's unpickler restricted to plain tensors; code
     that comes with a checkpoint is never run.

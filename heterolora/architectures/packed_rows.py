@@ -36,7 +36,7 @@ def separate(model: PreTrainedModel, family: Family) -> None:
 
 @torch.enable_grad()
 def _crosses(model: PreTrainedModel) -> bool:
-    """Return whether outputs of the second of two packed examples have a gradient by the first."""
+    """Return whether the second of two packed examples has a gradient with respect to the first."""
     embed = model.get_input_embeddings()
     ids = torch.arange(2, 6, device=embed.weight.device)[None]
     inputs = embed(ids).detach().requires_grad_()

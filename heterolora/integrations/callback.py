@@ -229,7 +229,7 @@ class _Sample:
         self._batches: dict[tuple[int, int | None], list[Batch]] = {}
 
     def in_order(self, size: int, count: int | None = None) -> Iterator[Batch]:
-        """Yield the first `count` examples, `size` or at most a training batch at a time.
+        """Yield the first `count` examples, `size` at a time but no more than in training.
 
         They are collated only once.
         """

@@ -225,7 +225,10 @@ class SampleProxy(Proxy):
         loss: Loss,
         autocast: Autocast,
     ) -> list[Tensor]:
-        """Return the gradients of the summed mean losses by `leaves`; see `summed_gradients`."""
+        """Return the gradients of the summed mean losses with respect to `leaves`.
+
+        See `summed_gradients`.
+        """
         sampled = self.micro_batches(batches)
         return summed_gradients(adapters, leaves, tensors, sampled, self.batch_size, loss, autocast)
 
@@ -251,7 +254,7 @@ class LossProxy(SampleProxy, SaliencyProxy):
 
 @dataclass(frozen=True)
 class DataProxy(LossProxy):
-    """A saliency computed from the training loss, on a sample or in the training itself.
+    """A saliency computed from the training loss, on a sample or on the training steps themselves.
 
     With `source="running"`, the gradients are those of the training steps since the last scores, of
     every `observe_every`-th step (see `Running`), and are scored with the current weights. As long

@@ -32,7 +32,7 @@ class Control(Proxy):
 
     @abstractmethod
     def place(self, site: Site) -> float:
-        """Return the score of a site but for its order among equals: a whole number, 0 or more."""
+        """Return the score of a site, but for the order of ties: a whole number, 0 or more."""
 
     def scores(
         self,

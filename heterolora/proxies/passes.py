@@ -36,7 +36,7 @@ def summed_gradients(
 
     Args:
         adapters: the adapters of the wired model.
-        leaves: the tensors to differentiate by, which require gradients.
+        leaves: the tensors to differentiate with respect to, which require gradients.
         tensors: replacements for tensors of the model, by name, computed from the leaves.
         batches: the batches, which are read to their end.
         batch_size: the number of examples in each of the mean losses that are to be summed.
@@ -67,7 +67,7 @@ def leaves_of(theta: AB) -> list[Tensor]:
 
 
 def paired(sites: Iterable[Site], matrices: Sequence[Tensor]) -> AB:
-    """Group matrices in the order of `leaves_of` by site again."""
+    """Group by site the matrices of a list in the order of `leaves_of`."""
     return dict(zip(sites, zip(matrices[::2], matrices[1::2], strict=True), strict=True))
 
 
@@ -78,7 +78,7 @@ def first(batches: Iterable[Batch], count: int, size: int) -> Iterator[Batch]:
         there = len(next(iter(batch.values())))
         rows = min(there, left)
         if rows == there <= size:
-            yield batch  # uncut, since not everything in it need have a row for each example
+            yield batch  # uncut: not every entry need have one row per example
         else:
             for start in range(0, rows, size):
                 end = min(start + size, rows)
@@ -118,7 +118,7 @@ def as_they_stand(adapters: Ranked[Any]) -> dict[str, Tensor]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off inside; restore the training flag of every module afterwards."""
+    """Switch dropout off within the context, and restore every module's training flag after it."""
     flags = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -50,7 +50,7 @@ class Sensitivity(LossProxy):
 
     @property
     def observes(self) -> bool:
-        """True."""
+        """Always true."""
         return True
 
     @property

@@ -152,7 +152,7 @@ class Selection(Settings, ABC):
 
         Raises:
             AllocationError: if a site cannot hold the floor, the floors cost more than the budget,
-                or no rank at all is nearest to the budget.
+                or switching nothing on comes nearest to the budget.
         """
         if self.normalize == "role":
             candidates = candidates.relative_to_role()
