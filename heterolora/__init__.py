@@ -1,7 +1,7 @@
 """HeteroLoRA: a fixed budget of low-rank parameters, spent where zero-cost proxies say it matters.
 
-The names below are the library. They need torch and transformers alone, and are imported when
-they are first used. The harness around it (configurations, records, reports) is `heterolora.cli`.
+The names in `__all__` are the library. They need only torch and transformers, and are imported
+when first used. The harness around it (configurations, records, reports) is `heterolora.cli`.
 """
 
 import importlib
@@ -72,7 +72,7 @@ _HOME = {
     "suggest": "integrations.suggest",
     "to_peft": "integrations.peft",
 }
-"""Where each name is; the others are packages."""
+"""The submodule that defines each public name; names not listed here are subpackages."""
 
 
 def __getattr__(name: str) -> Any:

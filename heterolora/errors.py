@@ -1,4 +1,4 @@
-"""What a user can get wrong, said in one line each: the key, the rule, the value and the remedy."""
+"""Errors that a user can fix, each in one line: the key, the rule, the value and the remedy."""
 
 import sys
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Something the user can put right: the command line prints its message and exits with 2."""
+    """An error that the user can fix: the command line prints its message and exits with code 2."""
 
     exit_code = 2
 
@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """Every problem of a configuration at once, one line each."""
+    """All problems of a configuration at once, one line each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problem.replace("\n", "\\n") for problem in problems)
@@ -23,7 +23,7 @@ class ConfigError(UserError):
 
 
 class PluginError(UserError):
-    """What another installed package adds, and cannot be used."""
+    """An addition from another installed package that cannot be used."""
 
 
 class DataError(UserError):
@@ -43,31 +43,31 @@ class RecordError(UserError):
 
 
 class TrackingError(UserError):
-    """A dashboard that does not take the run."""
+    """A dashboard that does not accept the run."""
 
 
 class ClusterError(UserError):
-    """A cluster that does not answer."""
+    """A cluster that does not respond."""
 
 
 class TrainingError(UserError):
-    """A training that cannot go on, such as one whose loss is no longer finite."""
+    """Training that cannot continue, for example because its loss is no longer finite."""
 
 
 STAY_FINITE = (
     "lower optimizer.learning_rate, or optimizer.weight_decay or the alphas of search_space where "
     "they are high, or set precision=fp32 where it is bf16"
 )
-"""What to do about numbers that are no longer finite."""
+"""The remedy for numbers that are no longer finite."""
 
 
 def one_line(error: BaseException) -> str:
-    """The message of any exception, its white space folded into single blanks."""
+    """Return the message of any exception, with whitespace collapsed to single spaces."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def shown(value: Any) -> str:
-    """A value as it would be given."""
+    """Format a value as a user would write it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
@@ -78,16 +78,16 @@ def shown(value: Any) -> str:
 
 
 LONGEST = 100
-"""Characters of a value that an error shows."""
+"""The largest number of characters of a value that an error shows."""
 
 
 def printable(text: str) -> str:
-    """A text in one line of an error: what cannot be printed as in code, and no end without end."""
+    """Prepare a text for a one-line error: escape what cannot be printed, and cut long texts."""
     plain = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
     return plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}..."
 
 
 def print_errors(error: UserError) -> None:
-    """Each line of the message as `error: ...` on stderr."""
+    """Write each line of the message to stderr as `error: ...`."""
     for line in str(error).splitlines():
         sys.stderr.write(f"error: {line}\n")

@@ -1,7 +1,7 @@
-"""What a model is trained by: a batch, and the loss of its outputs as a sum and a count.
+"""Batches, and losses, which return the sum over a batch and the count.
 
-A loss says sum and count apart, so that the mean over any set of batches is exact however they
-are cut: `mean = (sum of sums) / (sum of counts)`.
+A loss returns sum and count separately, so that the mean over any set of batches is exact
+however the examples are split into batches: `mean = (sum of sums) / (sum of counts)`.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,28 +13,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Batch = Mapping[str, Tensor]
-"""The model's inputs, each (n, ...), such as `input_ids` and `attention_mask`; and `labels`."""
+"""The model's inputs, each (n, ...), such as `input_ids` and `attention_mask`, and `labels`."""
 
 LABELS, GROUPS, CHOICES, CREDITS = "labels", "groups", "choices", "credits"
-"""What of a batch losses and metrics read, and no model.
+"""Entries of a batch that only losses and metrics read, never the model.
 
-Groups are numbers (n,) that examples of one group have in common. Choices (n, choices) are 1 where
-there is one, and their inputs are (n, choices, length); then labels are 1 where a choice is right,
-and credits are what each is worth.
+Groups (n,) are numbers that the examples of one group have in common. Choices (n, choices) are 1
+where there is a choice; inputs are then (n, choices, length), labels are 1 where a choice is
+right, and credits are what each choice is worth.
 """
 
 Loss = Callable[[Any, Batch], tuple[Tensor, Tensor | int]]
 """`(the model's output, batch) -> (the sum of the losses, how many were summed)`."""
 
 Autocast = Callable[[], AbstractContextManager[object]]
-"""Makes the context in which the model's forward pass runs."""
+"""Makes the context in which the model's forward pass runs, which sets its precision."""
 
 
 def inputs(batch: Batch) -> dict[str, Tensor]:
-    """What of a batch the model is called with: all but what measures its output.
+    """Return what the model is called with: all of a batch but what measures the model's output.
 
-    Choices are rows of their own. Where one is missing there is a row of one token of padding, for
-    no attention is defined over none.
+    Choices become rows of their own. A missing choice becomes a row with one token of padding,
+    since attention over no tokens is undefined.
     """
     measures = (LABELS, GROUPS, CHOICES, CREDITS)
     given = {name: tensor for name, tensor in batch.items() if name not in measures}
@@ -46,10 +46,10 @@ def inputs(batch: Batch) -> dict[str, Tensor]:
 
 
 def summed(loss: Loss, output: Any, batch: Batch) -> tuple[Tensor, Tensor | int]:
-    """What `loss` gives for a batch.
+    """Return the sum and the count that `loss` computes for a batch.
 
     Raises:
-        TypeError: if that is no pair, such as a mean loss alone.
+        TypeError: if it does not return a pair, but for example only a mean loss.
     """
     found = loss(output, batch)
     if not isinstance(found, tuple) or len(found) != 2:
@@ -61,34 +61,44 @@ def summed(loss: Loss, output: Any, batch: Batch) -> tuple[Tensor, Tensor | int]
 
 
 def cross_entropy(output: Any, batch: Batch) -> tuple[Tensor, int]:
-    """`sum_i -log softmax(logits_i)[label_i]` over n examples; logits (n, classes), labels (n,)."""
+    """Return `sum_i -log softmax(logits_i)[label_i]` over n examples.
+
+    Logits are (n, classes), labels (n,).
+    """
     labels = batch["labels"]
     return F.cross_entropy(_full(output.logits), labels, reduction="sum"), len(labels)
 
 
 def squared_error(output: Any, batch: Batch) -> tuple[Tensor, int]:
-    """`sum_i (logit_i - label_i)^2` over n examples; logits (n, 1), labels (n,)."""
+    """Return `sum_i (logit_i - label_i)^2` over n examples; logits are (n, 1), labels (n,)."""
     logits, labels = _full(output.logits).squeeze(-1), batch["labels"]
     return F.mse_loss(logits, labels.to(logits), reduction="sum"), len(labels)
 
 
 def choice_scores(output: Any, batch: Batch) -> Tensor:
-    """The score of each choice (n, choices), -inf where there is none; logits (n * choices, 1)."""
+    """Return the score of each choice (n, choices), -inf where there is none.
+
+    Logits are (n * choices, 1).
+    """
     there = batch[CHOICES].bool()
     return _full(output.logits).view(there.shape).masked_fill(~there, -torch.inf)
 
 
 def choice_cross_entropy(output: Any, batch: Batch) -> tuple[Tensor, int]:
-    """`sum_i -log sum_{c right} softmax(s_i)_c` over n queries, s_i the scores of their choices."""
+    """Return `sum_i -log sum_{c right} softmax(s_i)_c` over n queries.
+
+    s_i are the scores of the choices of query i.
+    """
     scores = choice_scores(output, batch)
     right = scores.masked_fill(batch[LABELS] != 1, -torch.inf)
     return (scores.logsumexp(-1) - right.logsumexp(-1)).sum(), len(scores)
 
 
 def next_token(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """`sum_t -log p(token_{t+1} | tokens up to t)` over all tokens whose label is not -100.
+    """Return `sum_t -log p(token_{t+1} | tokens up to t)` over all tokens whose label is not -100.
 
-    logits (n, length, vocabulary), labels (n, length), not shifted. The count stays on the device.
+    Logits are (n, length, vocabulary), labels (n, length) and not shifted. The count stays on the
+    device.
     """
     logits, labels = _full(output.logits)[:, :-1], batch["labels"][:, 1:]
     total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
@@ -96,9 +106,10 @@ def next_token(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def token_cross_entropy(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """`sum_t -log p(label_t)` over all tokens whose label is not -100, each of its own output.
+    """Return `sum_t -log p(label_t)` over all tokens whose label is not -100.
 
-    logits (n, length, classes), labels (n, length). The count stays on the device.
+    Each label is predicted by the output of its own token. Logits are (n, length, classes), labels
+    (n, length). The count stays on the device.
     """
     labels = batch["labels"].flatten()
     total = F.cross_entropy(_full(output.logits).flatten(0, 1), labels, reduction="sum")
@@ -106,14 +117,14 @@ def token_cross_entropy(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def binary_cross_entropy(output: Any, batch: Batch) -> tuple[Tensor, int]:
-    """The sum over n examples and k labels, each of which is there or not; all (n, k)."""
+    """Return the sum over n examples and k labels, each present or not; all tensors are (n, k)."""
     logits, labels = _full(output.logits), batch["labels"]
     total = F.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="sum")
     return total, labels.numel()
 
 
 def usual_loss(model: Any) -> Loss:
-    """What transformers trains a model by, from its class and configuration."""
+    """Return the loss that transformers trains a model with, from its class and configuration."""
     kind, config = type(model).__name__, model.config
     if kind.endswith(("ForTokenClassification", "ForMaskedLM")):
         return token_cross_entropy
@@ -126,10 +137,10 @@ def usual_loss(model: Any) -> Loss:
 
 
 def default_loss(output: Any, batch: Batch) -> tuple[Tensor, Tensor | int]:
-    """The usual loss of a Hugging Face head, by the labels.
+    """Compute the usual loss of a Hugging Face head, chosen by the labels.
 
-    Whole numbers (n,) are classes, fractions (n,) the targets of a regression, fractions (n, k)
-    labels that are there or not, and whole numbers (n, length) the tokens of a language model.
+    Integers (n,) are classes, floats (n,) the targets of a regression, floats (n, k) labels that
+    are present or not, and integers (n, length) the tokens of a language model.
 
     Raises:
         ValueError: if the output has no logits or the batch no labels.
@@ -148,5 +159,5 @@ def default_loss(output: Any, batch: Batch) -> tuple[Tensor, Tensor | int]:
 
 
 def _full(logits: Tensor) -> Tensor:
-    """Half precisions as float32; float64, in which SYNFLOW runs, as it is."""
+    """Convert half precision to float32; leave float64, in which SYNFLOW runs, as it is."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

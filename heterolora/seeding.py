@@ -1,4 +1,4 @@
-"""Torch's generators for the named random streams of a run (`heterolora.streams`)."""
+"""Torch generators for the named random streams of a run (`heterolora.streams`)."""
 
 import os
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ CPU = torch.device("cpu")
 
 
 def torch_generator(seed: int, *names: object) -> torch.Generator:
-    """A CPU generator for the stream `names`. CPU, so that every device sees the same numbers."""
+    """Return a CPU generator for the stream `names`: every device then sees the same numbers."""
     return torch.Generator().manual_seed(derive(seed, *names))
 
 
 class Stream:
-    """Torch's global generators on the stream `names`: inside `with` they draw from it.
+    """Inside `with`, torch's global generators draw from the stream `names`.
 
-    Those are the CPU's and that of `device`; other devices' are neither read nor touched. Outside
-    they are as before, and the next `with` goes on where the last one was left.
+    These are the generators of the CPU and of `device`; those of other devices are neither read nor
+    changed. Outside they are as before, and the next `with` continues where the last one ended.
     """
 
     def __init__(self, seed: int, *names: object, device: torch.device = CPU) -> None:
@@ -42,16 +42,16 @@ class Stream:
         set_global_states(self._before, self._device)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Where the stream stands, by the type of the device."""
+        """Return the position of the stream, as generator states by device type."""
         return dict(self.states)
 
     def load_state_dict(self, states: Mapping[str, torch.Tensor]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore a state from `state_dict`."""
         self.states = dict(states)
 
 
 def global_states(device: torch.device) -> dict[str, torch.Tensor]:
-    """Where torch's global generators stand: the CPU's, and that of `device`, by its type."""
+    """Return the states of torch's global generators for the CPU and `device`, by device type."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -61,7 +61,7 @@ def global_states(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def set_global_states(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
-    """Have torch's global generators go on from what `global_states` gave."""
+    """Set torch's global generators to states from `global_states`."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], device)
@@ -71,6 +71,7 @@ def set_global_states(states: Mapping[str, torch.Tensor], device: torch.device) 
 
 def use_deterministic_kernels() -> None:
     """Ask torch for kernels that give the same bits on every call."""
-    # cuBLAS reads this when the first handle is made; without it torch refuses to be deterministic.
+    # cuBLAS reads this when its first handle is created; without it, torch refuses to be
+    # deterministic.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,8 +1,8 @@
-"""Settings of what a configuration can choose: proxies, selections, strategies, tasks, trackers.
+"""Settings of whatever a configuration can choose: proxies, strategies, tasks, trackers and others.
 
-Such a class is a frozen dataclass whose settings are fields made by `setting`, so that one
-declaration serves the constructor, its checks, and the schema and help that a configuration derives
-from it. A field made otherwise is the object's own.
+Such a class is a frozen dataclass whose settings are fields made by `setting`, so that a single
+declaration serves the constructor, its checks, and the schema and help that a configuration
+derives from it. Any other field is internal.
 """
 
 import functools
@@ -31,16 +31,16 @@ def setting(
     le: float | None = None,
     example: Any = None,
 ) -> Any:
-    """A field of a `Settings` class.
+    """Define a field of a `Settings` class.
 
     Args:
-        default: the value where none is given; without it, the setting is required.
-        help: what it is, in a few words.
-        gt: the value must be greater.
-        ge: the value must be greater or equal.
-        lt: the value must be less.
-        le: the value must be less or equal.
-        example: a valid value, for error messages; the default where there is one.
+        default: the default value; without one, the setting is required.
+        help: a description in a few words.
+        gt: the value must be greater than this.
+        ge: the value must be at least this.
+        lt: the value must be less than this.
+        le: the value must be at most this.
+        example: a valid value for error messages; the default value if None.
     """
     bounds = {"gt": gt, "ge": ge, "lt": lt, "le": le}
     metadata = {
@@ -56,7 +56,7 @@ class Settings:
     """A frozen dataclass that checks its own fields.
 
     Raises:
-        ValueError: for a value that is outside its bounds or choices.
+        ValueError: if a value is outside its bounds or choices.
     """
 
     def __post_init__(self) -> None:
@@ -73,24 +73,24 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """The name that a configuration chooses it by: that of its file."""
+        """The name by which a configuration chooses the class: that of its file."""
         return type(self).__module__.rpartition(".")[2]
 
     def to_dict(self) -> dict[str, Any]:
-        """Name and settings, as plain values."""
+        """Return name and settings as plain values."""
         return {"name": self.name} | {f.name: getattr(self, f.name) for f in settable(type(self))}
 
 
 def class_in(package: str, name: str, kind: Any = Settings) -> Any:
-    """The concrete class of a kind that a package has under a name; None without one.
+    """Return the concrete class of `kind` that a package has under a name; None if there is none.
 
-    It is the class that the file `name` of the package defines, or the one that another installed
-    package names in its entry point `name` of the group that is called as the package is.
+    It is either the class defined in the package's file `name`, or the class that another installed
+    package gives in its entry point `name`, in the group with the package's name.
 
     Raises:
-        PluginError: for an entry point that names no such class.
+        PluginError: if an entry point does not give such a class.
     """
-    if not re.fullmatch(r"(?!base$)[a-z][a-z0-9_]*", name):  # base: what the others share
+    if not re.fullmatch(r"(?!base$)[a-z][a-z0-9_]*", name):  # base: shared by the others
         return None
     if importlib.util.find_spec(f"{package}.{name}") is not None:
         return _defined(f"{package}.{name}", kind)
@@ -99,17 +99,17 @@ def class_in(package: str, name: str, kind: Any = Settings) -> Any:
 
 
 def names_in(package: str, kind: Any = Settings) -> list[str]:
-    """The names under which `class_in` finds a class."""
+    """Return the names for which `class_in` finds a class."""
     modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
     own = [one.name for one in modules if class_in(package, one.name, kind)]
     return sorted([*own, *added(package)])
 
 
 def added(package: str) -> Mapping[str, EntryPoint]:
-    """What other installed packages add to a package of this one, by name.
+    """Return the entry points with which other installed packages add to `package`, by name.
 
     Raises:
-        PluginError: for a name that is taken.
+        PluginError: if a name is already taken.
     """
     entries: dict[str, EntryPoint] = {}
     for entry in installed().select(group=package):
@@ -121,20 +121,20 @@ def added(package: str) -> Mapping[str, EntryPoint]:
 
 
 @functools.cache
-def installed() -> Any:  # of another type before Python 3.12
-    """The entry points of all installed packages."""
+def installed() -> Any:  # its type differs before Python 3.12
+    """Return the entry points of all installed packages."""
     return entry_points()
 
 
 def added_by() -> dict[str, str]:
-    """The versions of the installed packages that add to this one, by name."""
+    """Return the versions of the installed packages that add to this one, by name."""
     groups = [group for group in installed().groups if group.startswith(f"{__package__}.")]
     entries = [entry for group in groups for entry in installed().select(group=group)]
     return {entry.dist.name: entry.dist.version for entry in entries if entry.dist is not None}
 
 
 def _defined(module_name: str, kind: Any) -> Any:
-    """The first concrete class of a kind that a module defines."""
+    """Return the first concrete class of `kind` that a module defines; None if there is none."""
     for member in vars(importlib.import_module(module_name)).values():
         if _is_concrete(member, kind) and member.__module__ == module_name:
             return member
@@ -169,7 +169,7 @@ def _problem(entry: EntryPoint, rule: str) -> str:
 
 
 def class_at(path: object) -> type | None:
-    """The class of a dotted path such as `torch.optim.SGD`; None where there is none."""
+    """Return the class at a dotted path such as `torch.optim.SGD`; None if there is none."""
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(path)):
         return None
     try:
@@ -180,7 +180,7 @@ def class_at(path: object) -> type | None:
 
 
 def settable(kind: type[Settings]) -> list["Field[Any]"]:
-    """The fields that `setting` made; any other is the object's own, such as state."""
+    """Return the fields that `setting` made; any others, such as state, are internal."""
     return [one for one in fields(kind) if "help" in one.metadata]
 
 

@@ -27,13 +27,13 @@ class Site:
 
     @classmethod
     def parse(cls, name: str) -> "Site":
-        """The site of a name such as `layers.0.q`, the inverse of `str`."""
+        """Return the site with a name such as `layers.0.q`, the inverse of `str`."""
         _, layer, role = name.split(".")
         return cls(int(layer), role)
 
     @property
     def kind(self) -> Kind:
-        """Whether the site is beside a linear layer or on a shortcut."""
+        """`lora` for a site at a linear layer, `shortcut` for one on a shortcut."""
         return "shortcut" if self.role in SHORTCUT_ROLES else "lora"
 
     def __str__(self) -> str:

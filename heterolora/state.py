@@ -1,4 +1,4 @@
-"""What a checkpoint keeps: whatever has state."""
+"""Objects whose state a checkpoint keeps."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -6,18 +6,18 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Something whose state changes from step to step.
+    """An object whose state changes from step to step.
 
-    A state is a mapping with text keys, whose values are tensors, JSON values, or such mappings.
+    A state is a mapping with string keys, whose values are tensors, JSON values, or such mappings.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as it stands."""
+        """Return the current state."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore a state from `state_dict`."""
 
 
 def stateful(parts: Mapping[str, object]) -> dict[str, Stateful]:
-    """Those of `parts` that have state."""
+    """Return those of `parts` that have state."""
     return {name: part for name, part in parts.items() if isinstance(part, Stateful)}

@@ -1,4 +1,4 @@
-"""Low-rank adapters, the layers that carry them, and all of a model's adapters by site."""
+"""Low-rank adapters, the layers that carry them, and a mapping of a model's adapters by site."""
 
 from heterolora.adapters.adapters import Adapters
 from heterolora.adapters.lora import LoRALinear, LoRARows

@@ -1,4 +1,4 @@
-"""All adapters of a wired model by site: ranks, counts, and their state."""
+"""The adapters of a wired model by site: ranks, parameter counts and state."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,18 +14,18 @@ from heterolora.sites import Site
 
 
 class Adapters(Ranked[LowRank]):
-    """The adapters and the task head of a model; everything else in it is frozen.
+    """The adapters and the task head of a model; all other parameters are frozen.
 
     Args:
-        model: the wired model; the adapters are modules in it.
+        model: the wired model, which has the adapters among its modules.
         adapters: the adapter at each site.
-        head: the parameters of the task head, trained whatever the allocation.
-        seed: of the run; proxies that draw weights take their streams from it.
-        space: what the adapters were made of.
+        head: the parameters of the task head, which are trained whatever the allocation.
+        seed: the seed of the run, from which proxies that draw weights derive their random streams.
+        space: the search space that the adapters were made from; an empty one if None.
 
     Attributes:
         head: the parameters of the task head, by their names in the model.
-        space: as given.
+        space: the search space.
     """
 
     def __init__(
@@ -46,47 +46,47 @@ class Adapters(Ranked[LowRank]):
 
     @property
     def linears(self) -> Mapping[Site, nn.Linear]:
-        """The linear layer beside each adapter, without it; a shortcut has none."""
+        """The linear layer that each adapter is added to, without it; shortcuts have none."""
         carriers = self._carriers
         return {site: carriers[id(a)].linear for site, a in self.items() if id(a) in carriers}
 
     @property
     def rows(self) -> Mapping[Site, slice]:
-        """Of that weight, the rows beside an adapter of a part of the layer; no other sites."""
+        """The weight rows that an adapter covers, for sites on only part of a linear layer."""
         found = {site: self._carriers.get(id(adapter)) for site, adapter in self.items()}
         return {s: slice(m.start, m.end) for s, m in found.items() if isinstance(m, LoRARows)}
 
     @property
     def _carriers(self) -> dict[int, LoRALinear | LoRARows]:
-        """What puts an adapter beside a layer, by the adapter's id."""
+        """The module that adds an adapter to a layer, by the id of the adapter."""
         modules = self.model.modules()
         return {id(m.adapter): m for m in modules if isinstance(m, LoRALinear | LoRARows)}
 
     @property
     def head_count(self) -> int:
-        """The parameters of the task head."""
+        """The number of parameters in the task head."""
         return sum(parameter.numel() for parameter in self.head.values())
 
     def named_tensors(self) -> dict[str, nn.Parameter]:
-        """All that is trained: `layers.3.q.A`, `layers.3.q.B`, ..., and `head.<name>`."""
+        """Return all trained tensors: `layers.3.q.A`, `layers.3.q.B`, ..., and `head.<name>`."""
         named: dict[str, nn.Parameter] = {}
         for site, adapter in self.items():
             named |= {f"{site}.A": adapter.A, f"{site}.B": adapter.B}
         return named | {f"head.{name}": parameter for name, parameter in self.head.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Ranks and weights; the tensors are the model's own, not copies."""
+        """Return ranks and weights; the tensors are the model's own, not copies."""
         return {
             "ranks": {str(site): rank for site, rank in self.ranks.items()},
             "tensors": {name: tensor.detach() for name, tensor in self.named_tensors().items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave, in place.
+        """Restore a state from `state_dict`, in place.
 
         Raises:
-            ValueError: if it is of other sites, capacities or another head; then nothing is
-                changed.
+            ValueError: if the state has other sites, capacities or head parameters; nothing is
+                changed then.
         """
         own: dict[str, Tensor] = self.state_dict()["tensors"]
         theirs: Mapping[str, Tensor] = state["tensors"]

@@ -1,4 +1,4 @@
-"""Adapters and head in one file, as safetensors."""
+"""Read and write adapters and task head as one safetensors file."""
 
 import json
 from collections.abc import Mapping
@@ -19,18 +19,18 @@ HEADER = {"model_type", "space", "ranks"}
 
 
 def write_adapters(file: Path, adapters: Adapters, **metadata: str) -> None:
-    """Write the weights by name, with what is needed to put them on a model again, atomically.
+    """Atomically write the weights by name, and what is needed to put them on a model again.
 
-    The header has `space` and `ranks` as JSON, and `metadata`.
+    The header holds `space` and `ranks` as JSON, and the items of `metadata`.
     """
     _write(file, adapters.named_tensors(), described(adapters) | metadata)
 
 
 def write_enabled(file: Path, adapters: Adapters) -> None:
-    """Write what is on, and no more: the model is `W x + scaling B A x` at each site in the file.
+    """Write only what is on: the model is `W x + scaling B A x` at each site in the file.
 
-    A is (rank, in_features) and B (out_features, rank). The header has, beside that of
-    `write_adapters`, the factors by site as JSON, as `scaling`.
+    A is (rank, in_features) and B (out_features, rank). In addition to what `write_adapters` puts
+    there, the header holds the factors by site as JSON, under `scaling`.
     """
     ranks = {site: rank for site, rank in adapters.ranks.items() if rank}
     scaling = {str(site): adapters.space.scaling_of(site)(rank) for site, rank in ranks.items()}
@@ -42,7 +42,7 @@ def write_enabled(file: Path, adapters: Adapters) -> None:
 
 
 def described(adapters: Adapters) -> dict[str, str]:
-    """What is needed to put weights on a model again."""
+    """Return the metadata needed to put the weights on a model again."""
     return {
         "format": FORMAT,
         "model_type": adapters.model.config.model_type,
@@ -58,13 +58,14 @@ def _write(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str])
 
 
 def read_adapters(file: Path) -> tuple[Space, dict[str, Any], Mapping[str, str]]:
-    """The search space, the ranks and tensors, and the whole header.
+    """Read the search space, the ranks and tensors, and the whole header.
 
-    These are the state for `Adapters.load_state_dict` where `write_adapters` wrote them.
+    If `write_adapters` wrote the file, ranks and tensors make up a state for
+    `Adapters.load_state_dict`.
 
     Raises:
-        ValueError: if the file holds no adapters of this project, or is damaged.
-        OSError: if it cannot be read.
+        ValueError: if the file does not hold adapters of this project, or is damaged.
+        OSError: if the file cannot be read.
     """
     try:
         with safe_open(file, "pt") as stream:

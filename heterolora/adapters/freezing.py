@@ -1,4 +1,4 @@
-"""Optimizers that leave alone what is off."""
+"""Keep optimizers from changing adapters and ranks that are off."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,16 +13,17 @@ from heterolora.adapters.ranked import Ranked
 def freeze_disabled(
     optimizer: torch.optim.Optimizer, adapters: Ranked[Any]
 ) -> list[RemovableHandle]:
-    """Make `optimizer` pass over ranks that are off: weights, moments and decay stay, bit for bit.
+    """Make `optimizer` skip ranks that are off: their weights and moments stay, bit for bit.
 
-    A rank that is off has zero gradients, and an optimizer still decays weights and moments under
-    a zero gradient; it leaves alone only parameters that have none. So adapters that are off
-    lose their gradients before each step; of those with some ranks on, the other rows of A and
-    columns of B, and of everything in the optimizer's state that has their shape, are put back
-    after it. An adapter has one count of its steps, whatever ranks were on in them.
+    A rank that is off has zero gradients, but an optimizer still decays weights and moments under
+    a zero gradient; it skips only parameters whose gradient is None. So the gradients of adapters
+    that are off are set to None before each step. If only some ranks of an adapter are on, the
+    rows of A and columns of B that are off are restored after the step, as are those of every
+    tensor of the same shape in the optimizer's state. Each adapter has a single step count,
+    whichever of its ranks were on.
 
     Returns:
-        What undoes it, by `remove()`.
+        The handles of the hooks; `remove()` on each undoes this.
     """
     saved: list[tuple[Tensor, Tensor]] = []
 
@@ -46,7 +47,7 @@ def freeze_disabled(
 
 
 def _tensors(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Iterator[Tensor]:
-    """A parameter, and what the optimizer keeps for each of its entries."""
+    """Yield a parameter, and each tensor of its shape in the optimizer's state."""
     yield parameter.detach()
     for value in optimizer.state.get(parameter, {}).values():
         if isinstance(value, Tensor) and value.shape == parameter.shape:

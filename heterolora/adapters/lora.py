@@ -1,4 +1,4 @@
-"""LoRA on a linear layer, and on a part of one."""
+"""LoRA on a linear layer, and on part of one."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from heterolora.adapters.low_rank import LowRank
 
 
 class LoRALinear(nn.Module):
-    """`y = W0 x + b + scaling B diag(mask) A x`: a linear layer beside its low-rank adapter.
+    """`y = W0 x + b + scaling B diag(mask) A x`: a linear layer with a low-rank adapter.
 
-    The base layer keeps its parameters and is called as it is, so that a zero adapter gives its
-    outputs exactly.
+    The base layer keeps its parameters and is called unchanged, so that its outputs are reproduced
+    exactly while the adapter is zero.
     """
 
     def __init__(self, base: nn.Linear, adapter: LowRank) -> None:
@@ -22,7 +22,7 @@ class LoRALinear(nn.Module):
 
     @property
     def linear(self) -> nn.Linear:
-        """The linear layer."""
+        """The linear layer, without its adapter."""
         return self.base
 
     def forward(self, x: Tensor) -> Tensor:
@@ -31,19 +31,19 @@ class LoRALinear(nn.Module):
 
 
 class LoRARows(nn.Module):
-    """`y = W0 x + b`, and `scaling B diag(mask) A x` added to some of its features.
+    """`y = W0 x + b`, with `scaling B diag(mask) A x` added to some of its features.
 
-    So an adapter is beside one of the projections that a layer computes together, such as the
-    queries of a layer for queries, keys and values: it is added to rows of W0.
+    This adapts one of several projections that a layer computes together, such as the queries in
+    a layer for queries, keys and values: the adapter is added to some rows of W0.
     """
 
     def __init__(self, base: nn.Module, adapter: LowRank, start: int) -> None:
-        """Put an adapter beside a part of a layer.
+        """Put an adapter on part of a layer.
 
         Args:
-            base: the linear layer, or what carries the adapters of its other parts.
-            adapter: has the width of the part.
-            start: the first feature of the part.
+            base: the linear layer, or the module that carries the adapters of its other parts.
+            adapter: the adapter, whose output has the width of the part.
+            start: the index of the first output feature of the part.
         """
         super().__init__()
         self.base = base

@@ -23,15 +23,16 @@ def kaiming_uniform(shape: tuple[int, int], generator: torch.Generator) -> Tenso
 class LowRank(nn.Module):
     """`x -> scaling B diag(mask) A x`, zero at initialization because B is.
 
-    A (capacity, in_features) is Kaiming-uniform, B (out_features, capacity) zero, as in LoRA
-    (https://arxiv.org/abs/2106.09685, section 4.1). `mask` (capacity,) is 1 for the first `rank`
-    rows of A, those that are on, and 0 for the rest; `scaling` is a scalar that follows the rank.
-    Both are tensors of the module, so that a new allocation changes neither a shape nor a code
-    path that a compiler has to see again. In eager mode rows that are off are not computed.
+    A (capacity, in_features) is Kaiming-uniform and B (out_features, capacity) is zero, as in LoRA
+    (https://arxiv.org/abs/2106.09685, section 4.1). `mask` (capacity,) is 1 for the rows of A that
+    are on, which are the first `rank`, and 0 for the rest; `scaling` is a scalar that depends on
+    the rank. Both are tensors of the module, so that a new allocation changes neither a shape nor
+    a code path, and a compiler has nothing to recompile. In eager mode, ranks that are off are not
+    computed.
 
     Attributes:
-        sums: where `added` leaves the gradients by A and B that every rank would have if it were
-            on; None, as a rule, for nowhere.
+        sums: the tensors to which `added` adds the gradients that A and B would have if every rank
+            were on; usually None, and then they are not computed.
     """
 
     mask: Tensor
@@ -47,15 +48,15 @@ class LowRank(nn.Module):
         generator: torch.Generator,
         device: torch.device | None = None,
     ) -> None:
-        """Switch all of `capacity` ranks on.
+        """Create an adapter with all of its `capacity` ranks on.
 
         Args:
             in_features: the width of the input.
             out_features: the width of the output.
-            capacity: the most ranks that can be on.
-            scaling: the factor for a number of ranks.
-            generator: of the initial A.
-            device: of all tensors.
+            capacity: the largest number of ranks that can be on.
+            scaling: the factor as a function of the rank.
+            generator: the random generator for the initial A.
+            device: the device of all tensors.
         """
         super().__init__()
         self.scaling_rule = scaling
@@ -68,22 +69,23 @@ class LowRank(nn.Module):
         self.sums = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `x` (..., in_features) to (..., out_features), both in the precision of `x`.
+        """Map `x` (..., in_features) to (..., out_features), both in the dtype of `x`.
 
-        A and B stay in float32 in a model of lower precision, and compute in it.
+        In a model of lower precision, A and B stay in float32, and the map is computed in float32.
         """
         if x.dtype == self.A.dtype or torch.is_autocast_enabled(x.device.type):
             return self._map(x)
         return self._map(x.to(self.A.dtype)).to(x.dtype)
 
     def added(self, y: Tensor, x: Tensor) -> Tensor:
-        """`y + scaling B diag(mask) A x`, in one product where that is possible.
+        """Return `y + scaling B diag(mask) A x`, fused into one product where possible.
 
         Args:
-            y: (..., out_features); its values are given back where the adapter is off.
-            x: (..., in_features), of as many rows.
+            y: (..., out_features); its values are returned unchanged if the adapter is off.
+            x: (..., in_features), with as many rows as `y`.
         """
-        # Passing comes last: the gradients of x are added up in the same order, and have its bits.
+        # `passing` comes last, which keeps the order in which the gradients of x are summed, and
+        # with it their bits.
         if self.sums is None or self.known_rank is None:
             return self._added(y, x)
         weights = (self.A.detach(), self.B.detach())
@@ -113,12 +115,12 @@ class LowRank(nn.Module):
 
     @property
     def capacity(self) -> int:
-        """The most ranks that can be on: the rows of A."""
+        """The largest number of ranks that can be on: the rows of A."""
         return self.A.shape[0]
 
     @property
     def rank(self) -> int:
-        """How many ranks are on; 0 is off."""
+        """The number of ranks that are on; 0 means off."""
         return self._rank
 
     @rank.setter
@@ -133,32 +135,32 @@ class LowRank(nn.Module):
 
     @property
     def known_rank(self) -> int | None:
-        """`rank`, where code may branch on it; None where only the mask tensor may decide.
+        """`rank` if code may branch on it, None if only the mask tensor may decide.
 
-        That is under a compiler, which would compile again for each rank, and where a caller such
-        as `torch.func.functional_call` has put another mask in place of the module's own.
+        It is None under a compiler, which would recompile for each rank, and where a caller such as
+        `torch.func.functional_call` has replaced the module's own mask with another.
         """
         if torch.compiler.is_compiling() or self.mask is not self._ranked:
             return None
         return self._rank
 
     def on(self, x: Tensor) -> Tensor:
-        """Whether any rank is on, for all rows of `x` alike: a scalar of the mask."""
+        """Return whether any rank is on: a scalar from the mask, the same for all rows of `x`."""
         return self.mask.any()
 
     @property
     def unit_cost(self) -> int:
-        """What one rank costs: in_features + out_features parameters."""
+        """The number of parameters in one rank: in_features + out_features."""
         return self.A.shape[1] + self.B.shape[0]
 
     @property
     def module(self) -> nn.Module:
-        """The adapter itself."""
+        """The module that holds A and B: the adapter itself."""
         return self
 
     @property
     def matrices(self) -> Matrices:
-        """Copies of A and B; what is off keeps its weights."""
+        """Copies of A and B, with the weights of ranks that are off."""
         return self.A.detach().clone(), self.B.detach().clone()
 
     @property
@@ -168,16 +170,16 @@ class LowRank(nn.Module):
         return self.scaling_rule(self.capacity) * (b @ a)
 
     def substitutes(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """A, B, a mask with every rank on, and its scaling, in the precision of `a`.
+        """Return A, B, a mask with every rank on, and the scaling, in the dtype of `a`.
 
-        They may have more ranks than the capacity, whose scaling they have all the same.
+        A and B may have more ranks than the capacity; the scaling is still that of the capacity.
         """
         mask = torch.ones(a.shape[0], dtype=a.dtype, device=a.device)
         scaling = torch.tensor(self.scaling_rule(self.capacity), dtype=a.dtype, device=a.device)
         return {"A": a, "B": b, "mask": mask, "scaling": scaling}
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "LowRank":
-        # `to` and its like put another tensor in place of the mask, of the same values.
+        # `to` and similar methods replace the mask with another tensor of the same values.
         own = self.mask is self._ranked
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if own:
@@ -194,6 +196,6 @@ class LowRank(nn.Module):
         self._factor = float(self.scaling)
 
     def extra_repr(self) -> str:
-        """The shape, for `print(model)`."""
+        """Describe the shape and the rank, for `print(model)`."""
         d_out, d_in = self.B.shape[0], self.A.shape[1]
         return f"in={d_in}, out={d_out}, rank={self.rank} of {self.capacity}"

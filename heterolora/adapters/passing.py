@@ -1,4 +1,4 @@
-"""The gradients of an adapter whose output is left out, from what passes by it in training."""
+"""Collect the gradients that an adapter would have in training, without adding its output."""
 
 from typing import Any
 
@@ -7,24 +7,25 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Matrices = tuple[Tensor, Tensor]
-"""A (r, d_in) and B (d_out, r), or the gradients by them."""
+"""A (r, d_in) and B (d_out, r), or the gradients with respect to them."""
 
 
 def passing(y: Tensor, x: Tensor, weights: Matrices, scaling: float, sums: Matrices) -> Tensor:
-    """`y`, whose gradient adds to `sums` what `y + scaling B A x` would give A and B.
+    """Return `y`, and in the backward pass add to `sums` the gradients of `y + scaling B A x`.
 
-    With g the gradient by y, and each row of x and g a token, that is `scaling (g B)^T x` for A
-    and `scaling g^T (x A^T)` for B. Neither the value of y nor any other gradient changes.
+    With g the gradient with respect to y, and one token per row of x and g, these are
+    `scaling (g B)^T x` for A and `scaling g^T (x A^T)` for B. Neither the value of y nor any other
+    gradient changes.
 
     Args:
-        y: (..., d_out). A gradient flows to it even if it needs none.
-        x: (..., d_in), of as many rows.
+        y: (..., d_out). A gradient flows to it even if it does not require one.
+        x: (..., d_in), with as many rows as `y`.
         weights: A and B.
-        scaling: of the adapter.
-        sums: of gradients; changed in place.
+        scaling: the scaling factor of the adapter.
+        sums: the sums of the gradients for A and B, changed in place.
     """
     leaf = torch.empty(0, requires_grad=True)
-    function: Any = _Passing  # mypy finds `apply` without types
+    function: Any = _Passing  # mypy considers `apply` untyped
     passed: Tensor = function.apply(y, x.detach(), weights, scaling, sums, leaf)
     return passed
 

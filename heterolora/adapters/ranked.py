@@ -1,4 +1,4 @@
-"""Adapters by site whose ranks can be scored and switched, whatever library made them."""
+"""Adapters by site, whose ranks can be scored and switched, whichever library made them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
@@ -10,7 +10,7 @@ from heterolora.sites import Site
 
 
 class Adapter(Protocol):
-    """A low-rank adapter: the first `rank` rows of A, and columns of B, are on."""
+    """A low-rank adapter, in which the first `rank` rows of A and columns of B are on."""
 
     A: nn.Parameter
     B: nn.Parameter
@@ -18,28 +18,28 @@ class Adapter(Protocol):
 
     @property
     def capacity(self) -> int:
-        """The most ranks that can be on: the rows of A."""
+        """The largest number of ranks that can be on: the rows of A."""
 
     @property
     def unit_cost(self) -> int:
-        """What one rank costs: in_features + out_features parameters."""
+        """The number of parameters in one rank: in_features + out_features."""
 
     @property
     def module(self) -> nn.Module:
-        """The module of the model that has A and B."""
+        """The module of the model that holds A and B."""
 
     @property
     def matrices(self) -> tuple[Tensor, Tensor]:
-        """Copies of A and B with all ranks, on or off, as they were trained."""
+        """Copies of A and B as they were trained, with all ranks, on or off."""
 
     @property
     def delta(self) -> Tensor:
-        """What it adds to the weight of a linear layer with all ranks on: `scaling B A`."""
+        """The change to the weight of a linear layer with all ranks on: `scaling B A`."""
 
     def substitutes(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """What is put in place of the tensors of `module`, by name, to compute with A and B.
+        """Return what replaces the tensors of `module`, by name, to compute with `a` and `b`.
 
-        All their ranks are on then.
+        All of their ranks are on then.
         """
 
 
@@ -47,24 +47,25 @@ AnAdapter = TypeVar("AnAdapter", bound=Adapter)
 
 
 class HasRanks(Protocol):
-    """What says the rank of each site, such as an allocation."""
+    """An object with a rank for each site, such as an allocation."""
 
     @property
     def ranks(self) -> Mapping[Site, int]:
-        """The rank of each site; 0 is off."""
+        """The rank of each site; 0 means off."""
 
 
 class Ranked(Mapping[Site, AnAdapter], Generic[AnAdapter]):
     """A mapping from each site to its adapter, in the order in which sites are reported.
 
     Args:
-        model: has the adapters among its modules.
+        model: the model, which has the adapters among its modules.
         adapters: the adapter at each site.
-        seed: of the run; proxies that draw weights take their streams from it, and so do ties.
+        seed: the seed of the run, from which proxies that draw weights and the breaking of ties
+            derive their random streams.
 
     Attributes:
-        model: as given.
-        seed: as given.
+        model: the model.
+        seed: the seed.
     """
 
     def __init__(
@@ -85,38 +86,38 @@ class Ranked(Mapping[Site, AnAdapter], Generic[AnAdapter]):
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """Every site, on or off."""
+        """All sites, on or off."""
         return tuple(self)
 
     @property
     def ranks(self) -> dict[Site, int]:
-        """How many ranks are on at each site; 0 is off."""
+        """The number of ranks that are on at each site; 0 means off."""
         return {site: adapter.rank for site, adapter in self.items()}
 
     @property
     def capacities(self) -> dict[Site, int]:
-        """The most ranks that can be on at each site."""
+        """The largest number of ranks that can be on at each site."""
         return {site: adapter.capacity for site, adapter in self.items()}
 
     @property
     def unit_costs(self) -> dict[Site, int]:
-        """The parameters of one rank at each site, d_in + d_out."""
+        """The number of parameters in one rank at each site, d_in + d_out."""
         return {site: adapter.unit_cost for site, adapter in self.items()}
 
     @property
     def enabled(self) -> frozenset[Site]:
-        """The sites where any rank is on."""
+        """The sites that have any rank on."""
         return frozenset(site for site, rank in self.ranks.items() if rank)
 
     def apply(self, allocation: HasRanks | Mapping[Site, int]) -> None:
-        """Switch ranks on and off. What is switched off keeps its weights as they stand.
+        """Switch ranks on and off; those switched off keep their weights as they are.
 
         Args:
             allocation: the rank of each site; sites that it does not name are switched off.
 
         Raises:
-            ValueError: for a site that is not here, or a rank above its capacity; then nothing
-                is changed.
+            ValueError: if a site does not exist here, or a rank is not from 0 to the site's
+                capacity; nothing is changed then.
         """
         ranks = allocation if isinstance(allocation, Mapping) else allocation.ranks
         unknown = sorted(map(str, ranks.keys() - self.keys()))
@@ -132,15 +133,15 @@ class Ranked(Mapping[Site, AnAdapter], Generic[AnAdapter]):
 
     @property
     def linears(self) -> Mapping[Site, nn.Module]:
-        """The linear layer beside each adapter, without it; a shortcut has none."""
+        """The linear layer that each adapter is added to, without it; shortcuts have none."""
         return {}
 
     @property
     def rows(self) -> Mapping[Site, slice]:
-        """Of that weight, the rows beside an adapter of a part of the layer; no other sites."""
+        """The weight rows that an adapter covers, for sites on only part of a linear layer."""
         return {}
 
     @property
     def count(self) -> int:
-        """The adapter parameters that are on."""
+        """The number of adapter parameters that are on."""
         return sum(adapter.rank * adapter.unit_cost for adapter in self.values())

@@ -1,8 +1,8 @@
 """Low-rank maps on the shortcuts of a Transformer (paper, section 2.1 and Appendix D).
 
-A residual connection is the identity with an adapter beside it. A cross-layer shortcut is the
-adapter alone; the classes below differ in how it joins the stream that it reaches. Streams are
-(batch, length, d), and norms map them to the same shape.
+On a residual connection, the adapter is added to the identity. A cross-layer shortcut is the
+adapter alone; the classes below differ in how it joins the stream that it leads to. Streams are
+(batch, length, d), and norms keep that shape.
 """
 
 from collections.abc import Callable
@@ -23,24 +23,24 @@ class Residual(nn.Module):
         self.adapter = adapter
 
     def forward(self, h: Tensor) -> Tensor:
-        """Map `h` to s_res(h)."""
+        """Return s_res(h)."""
         if self.adapter.known_rank == 0:
-            # A view costs nothing, and keeps this use of h in its place in the sum of h's
-            # gradients: floats added in another order have other bits.
+            # A view costs nothing, and keeps this use of h at its place in the sum of h's
+            # gradients: floats added in a different order give different bits.
             return self.adapter.added(h.view_as(h), h)
         return self.adapter.added(h, h)
 
 
 class Absent(nn.Module):
-    """No cross-layer shortcut: the stream goes on as it is."""
+    """No cross-layer shortcut: the stream is left unchanged."""
 
     def forward(self, x: Tensor, h: Tensor | None, norm: Norm | None = None) -> Tensor:
-        """Give `x`."""
+        """Return `x`."""
         return x
 
 
 class Shortcut(nn.Module):
-    """A cross-layer shortcut `s(h) = scaling B diag(mask) A h`, at the place where it ends."""
+    """A cross-layer shortcut `s(h) = scaling B diag(mask) A h`, placed where it ends."""
 
     def __init__(self, adapter: LowRank) -> None:
         super().__init__()
@@ -48,10 +48,10 @@ class Shortcut(nn.Module):
 
 
 class Added(Shortcut):
-    """`x + s(h)`, in a stream that is never normalized."""
+    """`x + s(h)`, for a stream that is never normalized."""
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        """Join s(h) to the stream `x`."""
+        """Add s(h) to the stream `x`."""
         return self.adapter.added(x, h)
 
 
@@ -59,15 +59,15 @@ class Renormalized(Shortcut):
     """`LN[x + s(h)]`, whether or not s is on (Appendix D)."""
 
     def forward(self, x: Tensor, h: Tensor, norm: Norm) -> Tensor:
-        """Join s(h) to the stream `x`, and normalize."""
+        """Add s(h) to the stream `x`, and normalize."""
         return norm(self.adapter.added(x, h))
 
 
 class RenormalizedWhereOn(Shortcut):
-    """`LN[x + s(h)]` where s is on, `x` where it is off."""
+    """`LN[x + s(h)]` if s is on, `x` if it is off."""
 
     def forward(self, x: Tensor, h: Tensor, norm: Norm) -> Tensor:
-        """Join s(h) to the stream `x`, and normalize where any rank is on.
+        """Add s(h) to the stream `x`, and normalize if any rank is on.
 
         Under a compiler both outcomes are computed, so that an allocation changes no code path.
         """

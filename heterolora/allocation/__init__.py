@@ -1,4 +1,4 @@
-"""From scores and a budget to an allocation; pure, and without torch."""
+"""Turn scores and a budget into an allocation; pure, and without torch."""
 
 from heterolora.allocation import selection
 from heterolora.allocation.allocation import Allocation

@@ -1,4 +1,4 @@
-"""What a search decides."""
+"""The result of a search: an allocation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from heterolora.sites import Site
 
 @dataclass(frozen=True)
 class Allocation:
-    """The rank of every site, and how clearly the scores decided that.
+    """The rank of every site, and how clearly the scores decided it.
 
     Attributes:
-        ranks: of each site; 0 is off.
-        parameters: the adapter parameters that are on.
-        degenerate: all scores that compete for a budget were equal, so that the choice among them
-            is random throughout.
-        tied: sites on either side of the cut whose claims equal the claim at the cut, of which
-            some are granted and some not by the random tie-break; 0 where the cut is clear.
+        ranks: the rank of each site; 0 means off.
+        parameters: the number of adapter parameters that are on.
+        degenerate: whether all scores that compete for a budget were equal, so that the choice
+            among them is entirely random.
+        tied: the number of sites whose claims equal the claim at the cut, if the random tie-break
+            granted some of them and not others; 0 if the cut is clear.
     """
 
     ranks: Mapping[Site, int]
@@ -26,5 +26,5 @@ class Allocation:
 
     @property
     def enabled(self) -> frozenset[Site]:
-        """The sites where any rank is on."""
+        """The sites that have any rank on."""
         return frozenset(site for site, rank in self.ranks.items() if rank)

@@ -7,19 +7,20 @@ from heterolora.sites import Site
 
 
 def homogeneous_budget(unit_costs: Mapping[Site, int], ranks: Mapping[Site, float]) -> int:
-    """The adapter parameters of the homogeneous model, `sum_s r_s (d_in + d_out)_s`, rounded.
+    """Return the parameters of the homogeneous model, `sum_s r_s (d_in + d_out)_s`, rounded.
 
     Args:
-        unit_costs: what one rank costs at each site, d_in + d_out.
-        ranks: the budget's rank at each site; below 1, no such model exists, but the budget does.
+        unit_costs: the number of parameters in one rank at each site, d_in + d_out.
+        ranks: the budget's rank at each site. Below 1, there is no such model, but still a budget.
     """
     return round(sum(unit_costs[site] * ranks[site] for site in unit_costs))
 
 
 def enabled_rank(budget_rank: float, enable_rate: float) -> int | None:
-    """The rank of a site that is on, budget / enable rate; None where that is not whole.
+    """Return the rank of a site that is on, budget rank / enable rate; None if it is not whole.
 
-    Whole to a millionth: 0.3333333 stands for 1/3, which no decimal of a YAML file equals.
+    A relative error of one millionth still counts as whole: 0.3333333 stands for 1/3, which no
+    decimal in a YAML file equals.
     """
     rank = budget_rank / enable_rate
     if math.isinf(rank):
@@ -28,9 +29,9 @@ def enabled_rank(budget_rank: float, enable_rate: float) -> int | None:
 
 
 def nearest_prefix(costs: Sequence[int], budget: int) -> int:
-    """How many of `costs`, taken from the front, come nearest to `budget` in their sum.
+    """Return how many of `costs`, taken from the front, add up to the sum nearest to `budget`.
 
-    Where two are equally near, the smaller: a tie is not spent over budget.
+    If two are equally near, return the smaller, so that a tie does not overspend the budget.
     """
     best, total = 0, 0
     distance = budget

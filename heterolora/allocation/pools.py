@@ -1,4 +1,4 @@
-"""Who competes for which budget, and the allocation over all of them."""
+"""Which sites compete for which budget, and the allocation over all of them."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +16,8 @@ class Pool:
     """Sites that compete for one budget.
 
     Attributes:
-        sites: which.
-        budget: the adapter parameters that may be on among them.
+        sites: the sites that compete.
+        budget: the number of adapter parameters that may be on among them.
     """
 
     sites: frozenset[Site]
@@ -27,13 +27,13 @@ class Pool:
 def make_pools(
     kind: str, unit_costs: Mapping[Site, int], ranks: Mapping[Site, float]
 ) -> list[Pool]:
-    """One pool of all sites (`combined`), or one for each kind of site (`separated`).
+    """Return one pool of all sites (`combined`), or one for each kind of site (`separated`).
 
-    Each pool has the budget of its own sites in the homogeneous model.
+    The budget of each pool is that of its own sites in the homogeneous model.
 
     Args:
-        kind: the name of the arrangement.
-        unit_costs: what one rank costs at each site.
+        kind: `combined` or `separated`.
+        unit_costs: the number of parameters in one rank at each site.
         ranks: the budget's rank at each site.
     """
     groups = {"combined": _combined, "separated": _separated}[kind](unit_costs)
@@ -46,13 +46,13 @@ def make_pools(
 def select_pools(
     selection: Selection, candidates: Candidates, pools: Sequence[Pool], rng: random.Random
 ) -> Allocation:
-    """A selection in each pool by itself, one after another from the same stream.
+    """Run a selection on each pool separately, one after another with the same random stream.
 
-    The allocations are put together: ranks, parameters and ties are those of all pools, and one
-    pool that is degenerate makes the whole so.
+    The result combines the allocations: ranks, parameters and ties are those of all pools, and it
+    is degenerate if that of any pool is.
 
     Raises:
-        AllocationError: as `selection`, of any pool.
+        AllocationError: if `selection` raises it for any pool.
     """
     parts = [selection.select(candidates.among(pool.sites), pool.budget, rng) for pool in pools]
     chosen = {site: rank for part in parts for site, rank in part.ranks.items()}

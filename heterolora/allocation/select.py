@@ -1,4 +1,4 @@
-"""A selection over the sites of a model, in one call."""
+"""Select the ranks of all sites of a model, in one call."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -10,17 +10,17 @@ from heterolora.streams import python_generator
 
 
 class Sized(Protocol):
-    """What knows the sizes of its sites, such as `heterolora.Adapters`."""
+    """An object that knows the sizes of its sites, such as `heterolora.Adapters`."""
 
     seed: int
 
     @property
     def unit_costs(self) -> Mapping[Site, int]:
-        """The parameters of one rank at each site."""
+        """The number of parameters in one rank at each site."""
 
     @property
     def capacities(self) -> Mapping[Site, int]:
-        """The most ranks that can be on at each site."""
+        """The largest number of ranks that can be on at each site."""
 
 
 def select(
@@ -29,20 +29,21 @@ def select(
     budget: int,
     selection: Selection | None = None,
 ) -> Allocation:
-    """Ranks whose parameters come nearest to `budget`, by the scores.
+    """Choose ranks by score, such that their parameters come nearest to `budget`.
 
-    Ties are broken at random, by the seed of the adapters: the same call gives the same ranks.
+    Ties are broken at random, from the seed of the adapters: the same call gives the same ranks.
 
     Args:
-        scores: of each site, from a proxy or your own; the higher, the sooner it is switched on.
-        adapters: whose sites they are.
-        budget: adapter parameters; `adapters.count` has those that are on now.
-        selection: how ranks follow from scores: `selection.Top()` where there is none, or
-            `selection.Proportional(floor=...)`.
+        scores: the score of each site, from a proxy or your own; the higher, the sooner it is
+            switched on.
+        adapters: the adapters whose sites are scored.
+        budget: the budget in adapter parameters; `adapters.count` is the number that are on now.
+        selection: how ranks follow from scores, such as `selection.Proportional(floor=...)`;
+            `selection.Top()` if None.
 
     Raises:
         AllocationError: if a score is not finite, or the budget allows no allocation.
-        ValueError: if scores and adapters are not of the same sites.
+        ValueError: if scores and adapters do not have the same sites.
     """
     unit_costs, capacities = adapters.unit_costs, adapters.capacities
     if scores.keys() != unit_costs.keys():

@@ -1,4 +1,4 @@
-"""Where each model family keeps its parts, and how adapters are put there."""
+"""Model families: where each keeps its parts, and how adapters are put on its models."""
 
 from heterolora.architectures.adapting import adapt, check_without_shortcuts, load, merge, save
 from heterolora.architectures.family import (

@@ -1,4 +1,4 @@
-"""Adapters on a model that was loaded by whoever asks for them; and saved, and put on another."""
+"""Put adapters on a model that the caller has loaded; save them, load them, or merge them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -34,31 +34,31 @@ def adapt(
     budget_ranks: Mapping[str, int] | None = None,
     renormalize: Renormalize = "always",
 ) -> Adapters:
-    """Put low-rank adapters on a model, in place, and freeze the rest of it but for its head.
+    """Put low-rank adapters on a model, in place, and freeze the rest of it except its head.
 
-    All ranks are on; B is zero, so that the adapters change no output yet. With
-    `renormalize="always"` and cross-layer shortcuts on a post-norm model the repeated norm
-    does (paper, Appendix D).
+    All ranks are on, and B is zero, so that the adapters do not change the outputs yet. With
+    `renormalize="always"` and cross-layer shortcuts on a post-norm model, the repeated norm does
+    (paper, Appendix D).
 
     Args:
-        model: of a family in `FAMILIES` (BERT, RoBERTa, DeBERTa, ModernBERT, OPT, Llama, Mistral,
-            Qwen 2 and 3, Gemma 1 to 3, Phi, Phi-3), with or without a task head.
-        lora: the rank of the adapters at each role: `q`, `k`, `v`, `o`, `up`, `down`, `gate`.
-        shortcuts: the rank of the adapters at each shortcut role: `res1`, `res2`, `in`, `cut`.
-        seed: of the initial weights, of proxies that draw weights, and of tie-breaking.
-        head: the parameters to train beside the adapters; if None, those of the task head, but
-            for that of a language model, which is pretrained.
+        model: a model of a family in `FAMILIES` (BERT, RoBERTa, DeBERTa, ModernBERT, OPT, Llama,
+            Mistral, Qwen 2 and 3, Gemma 1 to 3, Phi, Phi-3), with or without a task head.
+        lora: the rank of the adapters for each role: `q`, `k`, `v`, `o`, `up`, `down`, `gate`.
+        shortcuts: the rank of the adapters for each shortcut role: `res1`, `res2`, `in`, `cut`.
+        seed: the seed of the initial weights, of proxies that draw weights, and of tie-breaking.
+        head: the parameters to train besides the adapters; if None, those of the task head, except
+            that of a language model, which is pretrained.
         lora_alpha: the numerator of the scaling at LoRA sites.
         shortcut_alpha: the numerator of the scaling at shortcut sites.
         scaling: `alpha_over_rank` (LoRA and the paper), `alpha_over_budget_rank`, or `rslora`
-            (alpha over the root of the rank).
-        budget_ranks: by role, the rank by which `alpha_over_budget_rank` divides; `lora` and
-            `shortcuts` where there is none.
+            (alpha over the square root of the rank).
+        budget_ranks: the rank by which `alpha_over_budget_rank` divides, for each role; roles that
+            are not listed use their rank in `lora` or `shortcuts`.
         renormalize: `always` (the paper) or `enabled`, for post-norm models with shortcuts.
 
     Raises:
-        ModelError: if the model has adapters already, or cannot have these.
-        ValueError: for a scaling that does not exist.
+        ModelError: if the model already has adapters, or cannot have these.
+        ValueError: if the scaling does not exist.
     """
     space = Space(
         lora=dict(lora or {}),
@@ -76,12 +76,12 @@ def adapt(
 def save(adapters: Adapters, folder: str | Path) -> None:
     """Write ranks and weights of adapters and head to `folder/adapters.safetensors`.
 
-    Neither the frozen model is written, nor what is off. The file explains itself: at each site it
-    has A (rank, in_features) and B (out_features, rank), and its header has the factor of `B A` by
-    site, as JSON, as `scaling`.
+    Neither the frozen model nor ranks that are off are written. The file explains itself: for each
+    site it has A (rank, in_features) and B (out_features, rank), and its header has the factor of
+    `B A` for each site, as JSON, under `scaling`.
 
     Raises:
-        RecordError: if there is no room for it.
+        RecordError: if it cannot be written, for example because the disk is full.
     """
     file = Path(folder) / FILE
     with writing(file):
@@ -92,10 +92,10 @@ def save(adapters: Adapters, folder: str | Path) -> None:
 def load(model: PreTrainedModel, path: str | Path) -> Adapters:
     """Put saved adapters on a model, in place, with their ranks and weights.
 
-    Ranks that are off and not in the file are as they are in the beginning: B is zero.
+    Ranks that are off and not in the file start as new ones do, with B zero.
 
     Args:
-        model: the pretrained model that they were saved of, loaded anew.
+        model: the pretrained model that they were trained on, freshly loaded.
         path: a folder that `save` wrote, or a file such as a run's
             `checkpoint/best.safetensors`.
 
@@ -114,16 +114,16 @@ def load(model: PreTrainedModel, path: str | Path) -> Adapters:
 def merge(model: PreTrainedModel, path: str | Path) -> None:
     """Add saved adapters to the weights of a model, in place: `W = W0 + scaling B A`.
 
-    The head is taken over as well. The model stays what transformers made it, so that
+    The head is copied as well. The model remains an ordinary transformers model, so that
     `model.save_pretrained` writes an ordinary checkpoint; its gradients are left as they are.
 
     Args:
-        model: the pretrained model that they were saved of, loaded anew.
-        path: as `load` takes it.
+        model: the pretrained model that they were trained on, freshly loaded.
+        path: a folder or a file, as for `load`.
 
     Raises:
-        ModelError: if there is no such file, it does not fit the model, its weights are quantized,
-            or it has what no weight of the model can hold: shortcuts.
+        ModelError: if there is no such file, it does not fit the model, the model's weights are
+            quantized, or the adapters include what no weight of the model can hold: shortcuts.
     """
     if getattr(model, "is_quantized", False):
         raise ModelError(
@@ -146,7 +146,7 @@ def merge(model: PreTrainedModel, path: str | Path) -> None:
 
 
 def _completed(saved: "Saved", adapters: Adapters) -> dict[str, Tensor]:
-    """The tensors of a file, and, as adapters have them, sites and ranks that are not in it."""
+    """Return a file's tensors, filling in sites and ranks that it lacks from the adapters."""
     whole = dict(saved.state["tensors"])
     for site, rank in saved.ranks.items():
         for name, own, ranks in (
@@ -164,15 +164,15 @@ def _completed(saved: "Saved", adapters: Adapters) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Saved:
-    """What a file has for a model.
+    """The content of an adapter file, for a given model.
 
     Attributes:
-        file: which.
-        space: what the adapters were made of.
-        ranks: of each site.
-        head: the model's parameters that the file has trained values of, by name.
-        seed: of the adapters.
-        state: for `Adapters.load_state_dict`.
+        file: the path of the file.
+        space: the search space that the adapters were made from.
+        ranks: the rank of each site.
+        head: the model's parameters for which the file has trained values, by name.
+        seed: the seed of the adapters.
+        state: the state for `Adapters.load_state_dict`.
     """
 
     file: Path
@@ -184,10 +184,10 @@ class Saved:
 
 
 def read_saved(model: PreTrainedModel, path: str | Path) -> Saved:
-    """Read what `save` wrote.
+    """Read a file that `save` wrote.
 
     Raises:
-        ModelError: if there is no such file, or it is not of such a model.
+        ModelError: if there is no such file, or it is not for this kind of model.
     """
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     try:
@@ -216,17 +216,17 @@ def read_saved(model: PreTrainedModel, path: str | Path) -> Saved:
 def check_without_shortcuts(
     space: Space, ranks: Mapping[Site, int], model: PreTrainedModel, family: Family, target: str
 ) -> None:
-    """Refuse a model that computes something other than its linear layers with LoRA beside them.
+    """Reject a model that computes anything other than its linear layers with LoRA on them.
 
     Args:
-        space: what its adapters are made of.
-        ranks: of each site.
-        model: with or without the adapters.
-        family: of the model.
-        target: what has no place for shortcuts.
+        space: the search space that its adapters are made from.
+        ranks: the rank of each site.
+        model: the model, with or without the adapters.
+        family: the model's family.
+        target: what cannot hold shortcuts, as the error names it.
 
     Raises:
-        ModelError: if a shortcut is on, or its second norm stands whether it is on or not.
+        ModelError: if a shortcut is on, or its second norm applies whether it is on or not.
     """
     on = [site for site, rank in ranks.items() if rank and site.kind == "shortcut"]
     repeats = space.renormalize == "always" and {"in", "cut"} & space.shortcuts.keys()

@@ -1,7 +1,7 @@
 """Transformer blocks with shortcuts, and the stack that runs them (paper, Appendix D).
 
 h_i is the stream that enters block i, a_i the stream between its attention and its FFN; all are
-(batch, length, d). In the code `h` is h_i and `below` is a_{i-1}.
+(batch, length, d). In the code, `h` is h_i and `below` is a_{i-1}.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ from heterolora.adapters.shortcut import (
 from heterolora.architectures.family import Parts
 
 Joins = Mapping[str, type[Shortcut]]
-"""How a cross-layer shortcut joins the stream, by `renormalize`."""
+"""How a cross-layer shortcut joins the stream, for each value of `renormalize`."""
 
 
 class Block(GradientCheckpointingLayer):  # type: ignore[misc]
@@ -31,9 +31,9 @@ class Block(GradientCheckpointingLayer):  # type: ignore[misc]
 
     Args:
         parts: the layer's own parts.
-        adapters: by shortcut role; where there is none, a residual connection is the identity, and
-            a cross-layer shortcut is absent.
-        renormalize: when a cross-layer shortcut is followed by the norm once more.
+        adapters: the adapters by shortcut role. Without one, a residual connection is the identity,
+            and a cross-layer shortcut is absent.
+        renormalize: when to normalize again after a cross-layer shortcut.
     """
 
     joins: ClassVar[Joins]
@@ -54,7 +54,7 @@ class PostNormBlock(Block):
     `a_i = LN1[ LN1(s_res1(h_i) + Attn(h_i)) + s_cut(a_{i-1}) ]`
     `h_{i+1} = LN2[ LN2(s_res2(a_i) + FFN(a_i)) + s_in(h_i) ]`
 
-    A cross-layer shortcut that is absent takes its outer norm with it.
+    If a cross-layer shortcut is absent, so is its outer norm.
     """
 
     joins: ClassVar[Joins] = {"always": Renormalized, "enabled": RenormalizedWhereOn}
@@ -62,7 +62,7 @@ class PostNormBlock(Block):
     def forward(
         self, h: Tensor, below: Tensor | None, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """From h_i and a_{i-1} to h_{i+1} and a_i; the rest is for the attention."""
+        """Map h_i and a_{i-1} to h_{i+1} and a_i; the other arguments go to the attention."""
         ln1, attn = self.parts.norm1, self.parts.attention
         ln2, ffn = self.parts.norm2, self.parts.feed_forward
         a = self.join_cut(ln1(self.s_res1(h) + attn(h, *args, **kwargs)), below, ln1)
@@ -82,7 +82,7 @@ class PreNormBlock(Block):
     def forward(
         self, h: Tensor, below: Tensor | None, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """From h_i and a_{i-1} to h_{i+1} and a_i; the rest is for the attention."""
+        """Map h_i and a_{i-1} to h_{i+1} and a_i; the other arguments go to the attention."""
         ln1, attn = self.parts.norm1, self.parts.attention
         ln2, ffn = self.parts.norm2, self.parts.feed_forward
         a = self.join_cut(self.s_res1(h) + attn(ln1(h), *args, **kwargs), below)
@@ -91,19 +91,19 @@ class PreNormBlock(Block):
 
 
 class Stack(nn.Module):
-    """All blocks of a model as its one layer.
+    """All blocks of a model, as its only layer.
 
-    A model's own loop passes h_i alone from layer to layer; here a_i goes along with it.
+    A model's own loop passes only h_i from layer to layer; here a_i is passed along with it.
     """
 
     def __init__(self, blocks: Iterable[Block]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
-        # A model records the streams that leave layers of its own class, which are not called here.
+        # A model records the outputs of layers of its own class, which are not called here.
         recursively_install_hooks(self, "", [("hidden_states", OutputRecorder(Block))])
 
     def forward(self, h: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """From h_0 to the h after the last block; the rest is for every attention."""
+        """Map h_0 to the h after the last block; the other arguments go to every attention."""
         a = None
         for block in self.blocks:
             h, a = block(h, a, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""What is known of a model family: where its parts are."""
+"""Model families: where the parts of their models are."""
 
 import functools
 import importlib
@@ -16,7 +16,7 @@ from heterolora.sites import Site
 
 
 class Parts(nn.Module, ABC):
-    """The parts of one layer of a family, from which a block with shortcuts is put together.
+    """The parts of one layer of a family, from which a block with shortcuts is built.
 
     Every part maps a stream (batch, length, d) to another. The layer keeps its modules, and with
     them its dropout and its attention implementation.
@@ -28,19 +28,22 @@ class Parts(nn.Module, ABC):
 
     @abstractmethod
     def attention(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Attn(x), its dropout included; the rest is what the model passes to its layers."""
+        """Return Attn(x), including its dropout.
+
+        The other arguments are those that the model passes to its layers.
+        """
 
     @abstractmethod
     def feed_forward(self, x: Tensor) -> Tensor:
-        """FFN(x), its dropout included."""
+        """Return FFN(x), including its dropout."""
 
     @abstractmethod
     def norm1(self, x: Tensor) -> Tensor:
-        """LN1(x), the norm of the attention."""
+        """Return LN1(x), the norm of the attention."""
 
     @abstractmethod
     def norm2(self, x: Tensor) -> Tensor:
-        """LN2(x), the norm of the FFN."""
+        """Return LN2(x), the norm of the FFN."""
 
 
 def as_it_is(model: nn.Module) -> None:
@@ -52,22 +55,22 @@ class Family:
     """The wiring of one model family, as paths of modules.
 
     Attributes:
-        model_type: the `model_type` of its `config.json`.
-        layers: the list of layers, from the model without a head (`model.base_model`).
-        projections: for each role, the linear layer, from a layer.
-        parts: the parts of a layer; None where it cannot have shortcuts.
-        post_norm: whether a model of this configuration normalizes the stream itself.
-        positions: how many tokens a model of this configuration can read.
-        optional: modules of the model without a head that a checkpoint need not hold, such as a
-            pooler; where it does not, they are drawn and trained like a head.
+        model_type: the `model_type` in the `config.json` of its models.
+        layers: the path of the list of layers, in the model without a head (`model.base_model`).
+        projections: for each role, the path of the linear layer, in a layer.
+        parts: the class of the parts of a layer; None if layers cannot have shortcuts.
+        post_norm: returns whether a model with this configuration normalizes the stream itself.
+        positions: returns how many tokens a model with this configuration can read.
+        optional: modules of the model without a head that a checkpoint may lack, such as a pooler;
+            if it does, they are drawn at random and trained like a head.
         decoder: whether its models read from left to right, and so can predict the next token.
-        separate: has a model whose attention does not do so by itself keep apart the examples of a
-            packed row, by their `position_ids`.
-        no_shortcuts: why a layer cannot have shortcuts; None where it can.
-        rows: for each role whose projection is a part of its linear layer, in a model of this
-            configuration, the first of its output features, and the one after the last.
-        beside_tokens: whether projections map something beside the tokens of a batch, which has no
-            part for each of the batches that lie one behind the other in it.
+        separate: makes a model keep the examples of a packed row apart by their `position_ids`, if
+            its attention does not do so by itself.
+        no_shortcuts: the reason why a layer cannot have shortcuts; None if it can.
+        rows: returns, for each role whose projection is part of its linear layer in a model with
+            this configuration, the index of its first output feature and the one after its last.
+        beside_tokens: whether projections also map something besides the tokens of a batch, which
+            has no separate part for each batch when several are concatenated.
     """
 
     model_type: str
@@ -88,7 +91,7 @@ _registered: dict[str, Family] = {}
 
 
 def register(family: Family) -> None:
-    """Make a family known; one of the same `model_type` gives way to it."""
+    """Register a family; it replaces one with the same `model_type`."""
     _registered[family.model_type] = family
 
 
@@ -103,7 +106,7 @@ def _read_files() -> None:
 
 
 class _Families(Mapping[str, Family]):
-    """What is registered; the files of `families` are read when it is first asked."""
+    """The registered families; the files in `families` are imported on first access."""
 
     def __getitem__(self, model_type: str) -> Family:
         _read_files()
@@ -119,18 +122,18 @@ class _Families(Mapping[str, Family]):
 
 
 FAMILIES: Mapping[str, Family] = _Families()
-"""The families that can be wired, by `model_type`: a new one is a file in `families`."""
+"""The families that can be wired, by `model_type`; a new one is a new file in `families`."""
 
 
 def family_named(model_type: str | None, where: str) -> Family:
-    """The family of a `model_type`.
+    """Return the family with a `model_type`.
 
     Args:
-        model_type: as in `config.json`.
+        model_type: the model type, as in `config.json`.
         where: what to call the model in an error.
 
     Raises:
-        ModelError: if it is of none.
+        ModelError: if there is no such family.
     """
     if model_type is None or model_type not in FAMILIES:
         raise ModelError(
@@ -141,17 +144,17 @@ def family_named(model_type: str | None, where: str) -> Family:
 
 
 def family_of(model: PreTrainedModel) -> Family:
-    """The family of a model, whatever its head.
+    """Return the family of a model, whatever its head.
 
     Raises:
-        ModelError: if it is of none.
+        ModelError: if it belongs to no known family.
     """
     config = getattr(model, "config", None)
     return family_named(getattr(config, "model_type", None), type(model).__name__)
 
 
 def layers_of(model: PreTrainedModel, family: Family) -> nn.ModuleList:
-    """The layers of a model of `family`, whatever its head.
+    """Return the layers of a model of `family`, whatever its head.
 
     Raises:
         ModelError: if they are not where the family has them.
@@ -168,21 +171,21 @@ def layers_of(model: PreTrainedModel, family: Family) -> nn.ModuleList:
 
 
 def projection_name(model: PreTrainedModel, family: Family, site: Site) -> str:
-    """The name of the linear layer of a LoRA site, in a model that carries no adapters."""
+    """Return the name of a LoRA site's linear layer, in a model without adapters."""
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
     return f"{prefix}{family.layers}.{site.layer}.{family.projections[site.role]}"
 
 
 def check_whole(config: PretrainedConfig, family: Family, roles: Iterable[str]) -> None:
-    """Refuse roles whose projection is a part of a linear layer, for PEFT adapts whole ones.
+    """Reject roles whose projection is part of a linear layer, since PEFT only adapts whole layers.
 
     Args:
-        config: of a model of `family`.
+        config: the configuration of a model of `family`.
         family: where the projections are.
-        roles: of the sites that are meant.
+        roles: the roles of the sites to check.
 
     Raises:
-        ModelError: with the first such role.
+        ModelError: if there is such a role; it names the first.
     """
     parts = family.rows(config)
     for role in roles:
@@ -195,9 +198,10 @@ def check_whole(config: PretrainedConfig, family: Family, roles: Iterable[str]) 
 
 
 def head_of(model: PreTrainedModel) -> tuple[nn.Parameter, ...]:
-    """The parameters of the task head: all outside the model's base.
+    """Return the parameters of the task head: all outside the model's base.
 
-    The head of a language model is none: it was trained with the base, or shares its embeddings.
+    The head of a language model does not count: it was trained with the base, or shares its
+    embeddings.
     """
     if model.get_output_embeddings() is not None:
         return ()

@@ -1,4 +1,4 @@
-"""Checkpoints are loaded, and refused where they do not hold what the model computes with."""
+"""Load checkpoints, and reject those that lack what the model computes with."""
 
 import hashlib
 import os
@@ -26,15 +26,15 @@ from heterolora.seeding import Stream
 
 
 class Headed(Protocol):
-    """What a task says of the model that it needs."""
+    """What a task says about the model that it needs."""
 
     @property
     def model_class(self) -> Any:
-        """The class of transformers that loads it, such as `AutoModelForCausalLM`."""
+        """The transformers class that loads it, such as `AutoModelForCausalLM`."""
 
     @property
     def model_options(self) -> Mapping[str, Any]:
-        """What its `from_pretrained` is given, such as `num_labels`."""
+        """The arguments for its `from_pretrained`, such as `num_labels`."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,14 @@ class Loaded:
     """A pretrained model with a task head, ready to be wired.
 
     Attributes:
-        model: in evaluation mode, on the CPU if it is not quantized; its head is float32.
-        tokenizer: has a padding token.
+        model: the model, in evaluation mode, and on the CPU unless it is quantized; its head is
+            float32.
+        tokenizer: the tokenizer, which has a padding token.
         family: where the model keeps its parts.
-        head: the parameters of the task head, and any that the checkpoint need not hold and does
-            not. It is empty for a language model whose checkpoint has its head.
+        head: the parameters of the task head, and any others that the checkpoint may lack and does.
+            It is empty for a language model whose checkpoint has its head.
         positions: how many tokens the model can read.
-        revision: the hub's commit, or a digest of the weights of a local directory.
+        revision: the commit on the Hub, or a digest of the weights in a local directory.
     """
 
     model: PreTrainedModel
@@ -67,25 +68,25 @@ def load_pretrained(
     where: str | None = None,
     storage: Storage | None = None,
 ) -> Loaded:
-    """Load a checkpoint with a head for `task`, its head drawn from the seed's stream.
+    """Load a checkpoint with a head for `task`; a missing head is drawn from the seed's stream.
 
-    Weights are read from safetensors, or with torch's unpickler for plain tensors alone; code
+    Weights are read from safetensors, or with torch's unpickler restricted to plain tensors; code
     that comes with a checkpoint is never run.
 
     Args:
-        source: a directory in Hugging Face format, or a name at the hub.
-        task: says which class of transformers loads it, and how.
-        revision: of the hub, its newest if None.
-        seed: of the head, where the checkpoint has none.
+        source: a directory in Hugging Face format, or a name on the Hub.
+        task: determines which transformers class loads the model, and with which options.
+        revision: the revision on the Hub; the newest if None.
+        seed: the seed of the head, if the checkpoint has none.
         where: what to call the checkpoint in an error; `source` if None.
-        storage: how the frozen weights are kept; all in float32 if None.
+        storage: how the frozen weights are kept in memory; all in float32 if None.
 
     Raises:
-        ModelError: if it cannot be reached or read, is of a family that cannot be wired, does not
-            hold every weight of the model but its head as a finite number, or cannot be stored so.
+        ModelError: if it cannot be reached or read, cannot be wired, lacks a weight of the model
+            outside the head or has one that is not finite, or cannot be stored as requested.
     """
     where, storage = where or str(source), storage or Storage()
-    # Else a thread asks the hub to convert a checkpoint without safetensors.
+    # Otherwise a thread asks the Hub to convert a checkpoint without safetensors.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
@@ -103,7 +104,7 @@ def load_pretrained(
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     except (ModelError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # whatever transformers makes of a broken file
+    except Exception as error:  # whatever transformers raises for a broken file
         raise _refusal(error, task, where) from error
     folder = folder_of(source, revision)
     check_weights(model, family, report, weight_files(folder) if folder else (), where)
@@ -127,7 +128,7 @@ def _in_float32(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def _refusal(error: Exception, task: Headed, where: str) -> ModelError:
-    """What to say of a checkpoint that transformers cannot load."""
+    """Return the error for a checkpoint that transformers cannot load."""
     reason = f"{where}: cannot be loaded ({one_line(error)[:200]}); "
     if isinstance(error, ImportError):
         return ModelError(f"{reason}install the package that is missing")
@@ -139,7 +140,7 @@ def _refusal(error: Exception, task: Headed, where: str) -> ModelError:
 
 
 def _outside(config: PretrainedConfig, family: Family, task: Headed) -> list[str]:
-    """The modules of a task's model that are, or may be, a head: all but the layers' own."""
+    """Return the modules of a task's model that are or may be a head: all but the layers' own."""
     with torch.device("meta"):
         model = task.model_class.from_config(config)
     base = model.base_model
@@ -148,9 +149,9 @@ def _outside(config: PretrainedConfig, family: Family, task: Headed) -> list[str
 
 
 def folder_of(source: str | Path, revision: str | None) -> Path | None:
-    """The directory of a checkpoint: its own, or that in the cache, named by the hub's commit.
+    """Return a checkpoint's directory: its own, or the one in the cache, named by the Hub's commit.
 
-    None of a checkpoint of the hub that was not fetched.
+    None for a checkpoint on the Hub that has not been downloaded.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -165,7 +166,7 @@ def _revision(source: str | Path, folder: Path | None) -> str | None:
 
 
 def _digest(directory: Path) -> str:
-    """Sixteen hex digits of the SHA-256 of a directory's weights."""
+    """Return the first 16 hex digits of the SHA-256 of a directory's weights."""
     digest = hashlib.sha256()
     for file in sorted([*directory.glob("*.safetensors"), *directory.glob("*.bin")]):
         with file.open("rb") as stream:
@@ -174,14 +175,17 @@ def _digest(directory: Path) -> str:
 
 
 def _pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-    """Have both know what rows are padded with."""
+    """Give tokenizer and model the same padding token."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = _padding(tokenizer, where)
     model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def _padding(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
-    """A special token that texts do not end with: heads read the last one that is not padding."""
+    """Return a special token that texts do not end with.
+
+    Heads read the last token that is not padding.
+    """
     last = tokenizer("text")["input_ids"][-1:]
     for token in (tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token):
         if token is not None and [tokenizer.convert_tokens_to_ids(token)] != last:

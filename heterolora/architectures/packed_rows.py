@@ -1,4 +1,4 @@
-"""Rows that hold several examples, which a model must not take for one."""
+"""Packed rows, which hold several examples that the model must keep apart."""
 
 import torch
 from transformers import PreTrainedModel
@@ -8,17 +8,17 @@ from heterolora.errors import ModelError
 
 
 def separate(model: PreTrainedModel, family: Family) -> None:
-    """Have a model keep the examples of a packed row apart, and see that it does.
+    """Make a model keep the examples of a packed row apart, and check that it does.
 
-    A packed row comes without an `attention_mask`, its `position_ids` beginning anew with each
-    example; most models of transformers then mask what lies before, whichever their attention.
+    A packed row has no `attention_mask`, and its `position_ids` start again with each example; most
+    transformers models then mask the examples before, whatever their attention implementation.
 
     Args:
-        model: a decoder, with whatever adapters.
-        family: the model's.
+        model: a decoder, with any adapters.
+        family: the model's family.
 
     Raises:
-        ModelError: if one example still has a part in what is computed for the next.
+        ModelError: if an example still affects what is computed for the next.
     """
     family.separate(model)
     training = model.training
@@ -36,7 +36,7 @@ def separate(model: PreTrainedModel, family: Family) -> None:
 
 @torch.enable_grad()
 def _crosses(model: PreTrainedModel) -> bool:
-    """Whether outputs of the second of two packed examples have a gradient by the first."""
+    """Return whether the second of two packed examples has a gradient with respect to the first."""
     embed = model.get_input_embeddings()
     ids = torch.arange(2, 6, device=embed.weight.device)[None]
     inputs = embed(ids).detach().requires_grad_()

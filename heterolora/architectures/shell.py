@@ -1,4 +1,4 @@
-"""A model's modules anew, on the tensors that it has."""
+"""Copies of a model with new modules and the same tensors."""
 
 import copy
 from typing import TypeVar
@@ -9,10 +9,10 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def shell(model: Model) -> Model:
-    """A copy that can be wired, or given hooks and flags, without a trace in `model`.
+    """Return a copy that can be wired, or given hooks and flags, without a trace in `model`.
 
-    Its frozen parameters and buffers are the model's own; those that require gradients are other
-    parameters of the same storage, frozen. It takes no memory for weights.
+    Its frozen parameters and its buffers are the model's own; those that require gradients become
+    frozen parameters with the same storage. The copy takes no memory for weights.
     """
     memo: dict[int, Tensor] = {id(buffer): buffer for buffer in model.buffers()}
     for parameter in model.parameters():

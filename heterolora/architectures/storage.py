@@ -1,4 +1,4 @@
-"""How the weights of a frozen model are kept in memory, and its attention is computed."""
+"""How a frozen model's weights are kept in memory, and how its attention is computed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat1
 
 @dataclass(frozen=True)
 class Storage:
-    """How a checkpoint is loaded; what is trained is float32 whatever it says.
+    """How a checkpoint is loaded; whatever it says, parameters that are trained are float32.
 
     Attributes:
-        dtype: of the weights that are frozen, but for those that are quantized.
-        attention: the implementation; None for what transformers chooses for the model.
-        quantization: of the linear layers that are frozen: LLM.int8 (https://arxiv.org/abs/2208.07339)
-            or NF4 with double quantization, as in QLoRA (https://arxiv.org/abs/2305.14314), both by
-            bitsandbytes; None for none.
-        device: on which quantized weights are made; None for the first accelerator.
+        dtype: the precision of frozen weights that are not quantized.
+        attention: the attention implementation; None for what transformers chooses for the model.
+        quantization: the quantization of frozen linear layers by bitsandbytes: LLM.int8
+            (https://arxiv.org/abs/2208.07339), or NF4 with double quantization, as in QLoRA
+            (https://arxiv.org/abs/2305.14314); None for no quantization.
+        device: the device on which quantized weights are created; None for the first accelerator.
     """
 
     dtype: Dtype = "fp32"
@@ -33,13 +33,13 @@ class Storage:
     device: str | None = None
 
     def options(self, whole: Iterable[str]) -> dict[str, Any]:
-        """What `from_pretrained` is given.
+        """Return the arguments for `from_pretrained`.
 
         Args:
-            whole: the modules of the model that are not to be quantized.
+            whole: the names of the modules that are not to be quantized.
 
         Raises:
-            ImportError: without bitsandbytes, where it is needed.
+            ImportError: if bitsandbytes is needed and not installed.
         """
         made: dict[str, Any] = {"dtype": DTYPES[self.dtype]}
         if self.attention is not None:

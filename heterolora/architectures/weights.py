@@ -1,7 +1,7 @@
-"""Whether a checkpoint held the weights that its model computes with.
+"""Check that a checkpoint has the weights that its model computes with.
 
-transformers draws what a checkpoint lacks, passes over what the model has no place for, and takes
-integers for floats; only of a head's weights is that wanted.
+transformers draws weights that a checkpoint lacks, ignores those that the model has no place for,
+and reads integers as floats; this is wanted only for the weights of a head.
 """
 
 import re
@@ -21,17 +21,17 @@ Report = Mapping[str, Any]
 """The loading info of `from_pretrained`."""
 
 PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
-"""Of the first of these that a directory has files of, transformers reads the weights."""
+"""File names of weights: transformers reads the first of these patterns that matches any file."""
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of a checkpoint's directory from which its weights are read."""
+    """Return the files in a checkpoint's directory that its weights are read from."""
     found = (sorted(folder.glob(pattern)) for pattern in PATTERNS)
     return next(filter(None, found), [])
 
 
 def drawn(model: PreTrainedModel, report: Report) -> list[nn.Parameter]:
-    """The parameters that were not in the checkpoint; those that are tied to others were."""
+    """Return the parameters that the checkpoint lacked; those tied to others do not count."""
     missing = set(report["missing_keys"])
     return [parameter for name, parameter in model.named_parameters() if name in missing]
 
@@ -39,18 +39,19 @@ def drawn(model: PreTrainedModel, report: Report) -> list[nn.Parameter]:
 def check_weights(
     model: PreTrainedModel, family: Family, report: Report, files: Iterable[Path], where: str
 ) -> None:
-    """Refuse a checkpoint that is not the pretrained model that its `config.json` describes.
+    """Reject a checkpoint that is not the pretrained model that its `config.json` describes.
 
     Args:
-        model: as it was loaded.
-        family: the model's.
-        report: what was missing from the checkpoint, and what in it was not expected.
-        files: the checkpoint's weights.
+        model: the model, as it was loaded.
+        family: the model's family.
+        report: the keys that the checkpoint lacked, and those in it that were not expected.
+        files: the files with the checkpoint's weights.
         where: what to call the checkpoint in an error.
 
     Raises:
-        ModelError: if it lacks weights outside the head, has weights of layers that the model has
-            not, or weights that are integers or not finite; with how many, and the first.
+        ModelError: if it lacks weights outside the head, has weights of layers that the model does
+            not have, or has weights that are integers or not finite; it gives their number and the
+            first of them.
     """
     optional = tuple(f"{_prefix(model)}{module}." for module in family.optional)
     base = _prefix(model)
@@ -77,7 +78,7 @@ def check_weights(
 
 
 def _prefix(model: PreTrainedModel) -> str:
-    """What the names of all parameters of the model without its head begin with."""
+    """Return the prefix of the names of all parameters in the model without its head."""
     return "" if model.base_model is model else f"{model.base_model_prefix}."
 
 
@@ -87,7 +88,7 @@ def _refuse(names: list[str], rule: str, remedy: str, where: str) -> None:
 
 
 def _integers(files: Iterable[Path]) -> Iterator[str]:
-    """The keys of tensors that are stored as integers."""
+    """Yield the keys of tensors that are stored as integers."""
     for file in files:
         if file.suffix == ".safetensors":
             with safe_open(file, "pt") as stored:
@@ -99,5 +100,5 @@ def _integers(files: Iterable[Path]) -> Iterator[str]:
 
 
 def _is_parameter(key: str, named: Iterable[str]) -> bool:
-    """Whether a checkpoint's key is that of a parameter; either may have a prefix more."""
+    """Return whether a checkpoint's key names a parameter; either name may have an extra prefix."""
     return any(f".{name}".endswith(f".{key}") or f".{key}".endswith(f".{name}") for name in named)

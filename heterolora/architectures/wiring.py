@@ -1,4 +1,4 @@
-"""Putting adapters on a model."""
+"""Put adapters on a model."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -24,25 +24,25 @@ def wire(
 ) -> Adapters:
     """Put a low-rank adapter at each site of every layer, and freeze the rest.
 
-    Each site draws its A from a stream of its own, so that its initial weights do not depend on
-    which other sites there are. All ranks are on.
+    The A of each site is drawn from a random stream of its own, so that its initial weights do not
+    depend on which other sites there are. All ranks are on.
 
     Args:
-        model: of `family`, with any head, changed in place. Without shortcuts it keeps its own
-            layers; with them, blocks take their place. It keeps no cache unless a call asks for
-            one, as `generate` does.
+        model: a model of `family`, with any head, changed in place. Without shortcuts it keeps its
+            own layers; with them, blocks take their place. It does not use a cache unless a call
+            asks for one, as `generate` does.
         family: where the model keeps its parts.
-        space: which sites there are.
-        head: the parameters to be trained beside the adapters.
-        seed: the run's seed, for the initialization of A.
+        space: the search space, which says which sites there are.
+        head: the parameters to train besides the adapters.
+        seed: the seed of the run, for the initial A.
 
     Raises:
-        ModelError: if the model has adapters already, or cannot have these.
+        ModelError: if the model already has adapters, or cannot have these.
     """
     if any(isinstance(module, LowRank) for module in model.modules()):
         raise ModelError("the model already has adapters; load it again before adapting it")
     _check_roles(space, family)
-    model.config.use_cache = False  # else decoders keep keys and values in every forward pass
+    model.config.use_cache = False  # or decoders would keep keys and values in every pass
     layers = list(layers_of(model, family))
     rows = family.rows(model.config)
     adapters = {
@@ -60,10 +60,10 @@ def wire(
 
 
 def _check_roles(space: Space, family: Family) -> None:
-    """Refuse roles that there are not, and capacities below 1.
+    """Reject roles that do not exist, and capacities below 1.
 
     Raises:
-        ModelError: with what there is.
+        ModelError: if there is one; it lists the roles that exist.
     """
     offered: Mapping[str, tuple[Mapping[str, int], Iterable[str]]] = {
         "lora": (space.lora, family.projections),
@@ -81,10 +81,10 @@ def _check_roles(space: Space, family: Family) -> None:
 
 
 def check_shortcuts(config: PretrainedConfig, family: Family) -> None:
-    """Refuse a model whose layers have no place for them, or whose own loop treats them unequally.
+    """Reject a model whose layers cannot have shortcuts, or whose own loop treats them unequally.
 
     Raises:
-        ModelError: with what stands in the way.
+        ModelError: if it cannot have shortcuts; it says why.
     """
     if family.parts is None:
         raise ModelError(
@@ -125,7 +125,7 @@ def _beside(
     seed: int,
     rows: tuple[int, int] | None,
 ) -> LowRank:
-    """Put an adapter beside a projection of `layer`, or beside the rows of one."""
+    """Put an adapter beside a projection of `layer`, or beside some of its rows."""
     path = family.projections[site.role]
     base = layer.get_submodule(path)
     linear = base.linear if isinstance(base, LoRARows) else base
@@ -140,7 +140,7 @@ def _beside(
 def _stack(
     model: PreTrainedModel, family: Family, layers: list[nn.Module], space: Space, seed: int
 ) -> dict[Site, LowRank]:
-    """Put blocks in the place of the model's layers; returns their adapters."""
+    """Replace the model's layers with blocks, and return their adapters."""
     assert family.parts is not None  # check_shortcuts
     block = PostNormBlock if family.post_norm(model.config) else PreNormBlock
     width = model.config.hidden_size
@@ -151,11 +151,11 @@ def _stack(
         for role in space.shortcuts:
             site = Site(index, role)
             if not space.has(site) or site == Site(0, "cut"):
-                continue  # there is no attention below the first
+                continue  # the first layer has no attention below it
             here[role] = _adapter(site, (width, width), space, seed, next(layer.parameters()))
             adapters[site] = here[role]
         blocks.append(block(family.parts(layer), here, space.renormalize))
-    # New modules are born in training mode, which would switch dropout on.
+    # New modules start in training mode, which would switch dropout on.
     stack = Stack(blocks).train(layers[0].training)
     model.base_model.set_submodule(family.layers, nn.ModuleList([stack]))
     return adapters

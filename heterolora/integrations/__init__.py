@@ -1,1 +1,1 @@
-"""Where the library meets others: PEFT, and the Trainer of Transformers."""
+"""Integrations with PEFT and with the Trainer of Transformers."""

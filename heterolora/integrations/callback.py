@@ -1,4 +1,4 @@
-"""Allocation in somebody's own `transformers.Trainer`, on a PEFT LoRA model."""
+"""Rank allocation in a user's own `transformers.Trainer`, on a PEFT LoRA model."""
 
 import itertools
 import json
@@ -36,30 +36,31 @@ Row = dict[str, Any]
 class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Switches the LoRA adapters of a Trainer's PEFT model on and off, within a budget.
 
-    `LoraConfig(r=..., target_modules=[...])` says where adapters can be and how many ranks each can
-    have; the callback scores them all at the steps of its strategy, and has the best on. What is
-    off adds nothing, gets no update, and takes up again from where it stood. The model stays an
-    ordinary `PeftModel`: at any time, what the Trainer saves loads with the same logits, and a
-    checkpoint resumes. Works with `SFTTrainer` as well; not with DeepSpeed or FSDP.
+    `LoraConfig(r=..., target_modules=[...])` determines where adapters can be and how many ranks
+    each can have; at the steps of its strategy, the callback scores them all and switches the best
+    ones on. An adapter that is off adds nothing, gets no update, and continues from its old weights
+    when it is switched on again. The model remains an ordinary `PeftModel`: at any time, what the
+    Trainer saves loads with the same logits, and training can resume from a checkpoint. Works with
+    `SFTTrainer` as well, but not with DeepSpeed or FSDP.
 
-    Every search is a line of `allocations.jsonl` in the Trainer's `output_dir`.
+    Every search adds a line to `allocations.jsonl` in the Trainer's `output_dir`.
 
     Args:
-        budget_rank: the budget is that of LoRA with this rank at every adapter.
-        proxy: what scores them: `gradnorm`, `snip`, `fisher`, `gora`, `eva`, ..., `constant`
-            (those of docs/configuration.md), or an object of `heterolora.proxies`.
+        budget_rank: sets the budget to that of LoRA with this rank at every adapter.
+        proxy: scores the adapters: `gradnorm`, `snip`, `fisher`, `gora`, `eva`, ..., `constant`
+            (those in docs/configuration.md), or an object from `heterolora.proxies`.
         selection: how ranks follow from scores: `top`, `proportional`, `waterfill`, or an object
-            of `heterolora.selection`.
+            from `heterolora.selection`.
         strategy: when to search: `dynamic` (five times an epoch), `static` (before training),
-            `warmup`, `pruning`, or an object of `heterolora.strategies`.
+            `warmup`, `pruning`, or an object from `heterolora.strategies`.
         loss: a function of the model's output and a batch that returns the sum of the losses and
-            their number; the usual one if None.
+            their number; the loss that Transformers uses for the model if None.
 
     Attributes:
-        searches: the rows of this training's searches.
+        searches: the results of this training's searches, one row each.
 
     Raises:
-        ValueError: for a setting that does not exist.
+        ValueError: if a setting does not exist, or cannot be used in a Trainer.
     """
 
     def __init__(
@@ -92,13 +93,13 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Find the adapters, and go on from a checkpoint's ranks.
+        """Find the adapters, and restore the ranks if training resumes from a checkpoint.
 
         Raises:
-            ModelError: if the model is no PEFT model with plain LoRA, its r is below the budget's
-                rank, or it is resumed from a checkpoint without ranks.
+            ModelError: if the model is not a PEFT model with plain LoRA, its r is below the
+                budget's rank or the rank to start at, or its checkpoint has no ranks.
         """
-        self._release()  # of a training that did not come to its end
+        self._release()  # hooks of a training that did not finish
         optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
         self._model, self._optimizer = kwargs["model"], optimizer
         self._sites = PeftSites(self._model, optimizer, args.seed)
@@ -123,7 +124,7 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
         self._log = Path(args.output_dir) / "allocations.jsonl"
         self.searches = []
         before = optimizer.param_groups[0].get(STATE, {})
-        if "ranks" in before:  # of a checkpoint, or of an earlier training with this optimizer
+        if "ranks" in before:  # from a checkpoint, or an earlier training with this optimizer
             self._sites.resume(before["ranks"])
         if "ranks" in before and state.global_step:
             self._search.load_state_dict(before["search"])
@@ -142,7 +143,7 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Search, where the strategy says so."""
+        """Search, if the strategy says so for this step."""
         epoch, step = divmod(state.global_step, self._steps_per_epoch)
         if step not in self._strategy.search_steps(epoch, self._steps_per_epoch, state.max_steps):
             return
@@ -168,7 +169,7 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
             write_atomically(self._log, "".join(json.dumps(one) + "\n" for one in self.searches))
 
     def _begin(self, rank: int, smallest: int) -> None:
-        """Have every adapter on at the rank of the time before the first search."""
+        """Switch every adapter on at the rank that it has before the first search."""
         if rank > smallest:
             raise ModelError(
                 f"LoraConfig(r={smallest}): strategy={self._strategy.name} starts every adapter "
@@ -178,14 +179,14 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
         self._keep({str(site): rank for site in self._sites})
 
     def _keep(self, ranks: dict[str, int]) -> None:
-        """Have every checkpoint say where the allocation stands."""
+        """Store ranks and search state in the optimizer, and so in every checkpoint."""
         search = self._search.state_dict()
         self._optimizer.param_groups[0][STATE] |= {"ranks": ranks, "search": search}
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Leave the model as PEFT made it, with what was trained."""
+        """Leave the model as PEFT made it, with the trained weights."""
         self._release()
 
     def _release(self) -> None:
@@ -194,17 +195,17 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
         self._undo = []
 
     def to_peft(self, folder: str | Path, card: str | None = None) -> None:
-        """Write the adapter without the ranks that are off: smaller, and the same logits.
+        """Write the adapter without the ranks that are off: smaller, with the same logits.
 
         Each site that is on has its rank in `rank_pattern` and its alpha in `alpha_pattern`.
 
         Args:
-            folder: where.
-            card: the content of its `README.md`.
+            folder: the folder to write to.
+            card: the content of its `README.md`; none is written if None.
 
         Raises:
-            ModelError: before training, or if no rank is on.
-            RecordError: if there is no room.
+            ModelError: if training has not started, or no rank is on.
+            RecordError: if it cannot be written, for example because the disk is full.
         """
         if self._model is None:
             raise ModelError("training has not started, so there is no adapter to save")
@@ -212,7 +213,7 @@ class HeteroLoRACallback(TrainerCallback):  # type: ignore[misc]  # transformers
 
 
 def steps_per_epoch(args: TrainingArguments, state: TrainerState, loader: Any) -> int:
-    """Optimizer steps in an epoch; of a stream without an end, all of the training."""
+    """Return the optimizer steps in an epoch; for an endless stream, those of all training."""
     try:
         steps = math.ceil(len(loader) / args.gradient_accumulation_steps)
     except TypeError:
@@ -221,14 +222,17 @@ def steps_per_epoch(args: TrainingArguments, state: TrainerState, loader: Any) -
 
 
 class _Sample:
-    """The first examples of a Trainer's data, in their order and by its collator."""
+    """The first examples of a Trainer's dataset, in order, batched by its collator."""
 
     def __init__(self, loader: Any, most: int, seed: int) -> None:
         self._loader, self._most, self._seed = loader, most, seed
         self._batches: dict[tuple[int, int | None], list[Batch]] = {}
 
     def in_order(self, size: int, count: int | None = None) -> Iterator[Batch]:
-        """The first `count` examples, `size` at a time or as many as in training; collated once."""
+        """Yield the first `count` examples, `size` at a time but no more than in training.
+
+        They are collated only once.
+        """
         size = min(size, self._most)
         key = (size, count)
         if key not in self._batches:
@@ -240,14 +244,14 @@ class _Sample:
         if not isinstance(rows, IterableDataset):
             rows = (self._loader.dataset[index] for index in range(len(rows)))
         examples = list(itertools.islice(rows, count))
-        with Stream(self._seed, "sample"):  # collators that mask draw
+        with Stream(self._seed, "sample"):  # collators that mask tokens draw random numbers
             for start in range(0, len(examples), size):
                 batch: Batch = self._loader.collate_fn(examples[start : start + size])
                 yield batch
 
 
 def _of_the_first(found: Row) -> Row:
-    """What the first process found, in every one: they must train the same adapters."""
+    """Return the first process's result in every process: all must train the same adapters."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return found
     held = [found]

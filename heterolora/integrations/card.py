@@ -16,17 +16,17 @@ def model_card(
     task: str = "text-classification",
     tags: Sequence[str] = ("lora", "heterolora"),
 ) -> str:
-    """A `README.md` with the metadata that the hub reads.
+    """Return a `README.md` with the metadata that the Hugging Face Hub reads.
 
     Args:
-        base_model: its name at the hub, or where it lies.
-        dataset: what was trained and evaluated on.
-        metrics: of the weights, on the validation split.
-        facts: a table: what, and how much.
-        usage: Python code that loads it.
-        library: that loads it.
-        task: the hub's name of it.
-        tags: by which it is found.
+        base_model: the model's name on the Hub, or its local path.
+        dataset: the dataset that it was trained and evaluated on.
+        metrics: metrics of the weights on the validation split, by name.
+        facts: the rows of a table: names and values.
+        usage: Python code that loads the adapter.
+        library: the library that loads it.
+        task: the Hub's name for the task.
+        tags: the tags under which the Hub lists it.
     """
     results = [
         EvalResult(

@@ -1,7 +1,7 @@
-"""Adapters of mixed rank to PEFT, and from it.
+"""Export adapters of mixed rank to PEFT, and import them from it.
 
-PEFT scales an adapter by its own alpha / r, so that a rank of its own needs an alpha of its own:
-`rank_pattern` without `alpha_pattern` loads, and computes something else.
+PEFT scales an adapter by its own alpha / r, so an adapter with its own rank needs its own alpha:
+`rank_pattern` without `alpha_pattern` loads, but computes something else.
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-"""What the names of PEFT's weights begin with; the rest is the name in the model."""
+"""The prefix of the names of PEFT's weights; the rest is the name in the model."""
 
 TASK_TYPES = {
     "ForSequenceClassification": "SEQ_CLS",
@@ -41,7 +41,7 @@ TASK_TYPES = {
     "ForQuestionAnswering": "QUESTION_ANS",
     "ForCausalLM": "CAUSAL_LM",
 }
-"""PEFT's name of a task, by what the name of the model's class ends with."""
+"""PEFT's name for a task, by the suffix of the name of the model's class."""
 
 
 FROM_ZERO = (True, False, "gaussian")
@@ -51,20 +51,20 @@ EXTRAS = (
     *("use_dora", "lora_bias", "use_qalora", "layer_replication", "target_parameters"),
     *("alora_invocation_tokens", "trainable_token_indices", "ensure_weight_tying"),
 )
-"""Settings of `LoraConfig` by which an adapter is more than `scaling B A x` at linear layers."""
+"""Settings of `LoraConfig` that make an adapter more than `scaling B A x` at linear layers."""
 
 OURS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora")
-"""Settings of `LoraConfig` that say where ranks are, and how they are scaled."""
+"""Settings of `LoraConfig` that determine where ranks are and how they are scaled."""
 
 
 @dataclass(frozen=True)
 class Factors:
-    """The adapter beside one linear layer: it adds `scaling B A x`.
+    """The adapter of one linear layer, which adds `scaling B A x`.
 
     Attributes:
-        A: (r, d_in).
-        B: (d_out, r).
-        scaling: the factor.
+        A: the first matrix, (r, d_in).
+        B: the second matrix, (d_out, r).
+        scaling: the scaling factor.
     """
 
     A: Tensor
@@ -80,19 +80,20 @@ def to_peft(
 ) -> None:
     """Write an adapter that `peft.PeftModel.from_pretrained` loads, with the same logits.
 
-    It has the sites that are on, each with its rank and its alpha under the exact name of its
+    It contains the sites that are on, each with its rank and its alpha under the exact name of its
     layer, and the head under `modules_to_save`.
 
     Args:
-        adapters: of the model.
-        folder: where; files of the same names are replaced.
-        card: the content of its `README.md`; none is written without it.
-        revision: of the pretrained model at the hub; PEFT's configuration names it.
+        adapters: the adapters of the model.
+        folder: the folder to write to; files with the same names are replaced.
+        card: the content of its `README.md`; none is written if None.
+        revision: the pretrained model's revision on the Hub, to be named in PEFT's configuration.
 
     Raises:
-        ModelError: if PEFT has no place for what is on (shortcuts), nothing is on, or a parameter
-            of the head is tied to another or shares its module with one that is frozen.
-        RecordError: if there is no room for it.
+        ModelError: if PEFT has no place for what is on (shortcuts, or parts of a layer), nothing
+            is on, or a parameter of the head is tied to another or shares its module with one that
+            is frozen.
+        RecordError: if it cannot be written, for example because the disk is full.
     """
     model, family = adapters.model, family_of(adapters.model)
     check_without_shortcuts(adapters.space, adapters.ranks, model, family, "PEFT")
@@ -127,17 +128,17 @@ def write(
     """Write an adapter in PEFT's format.
 
     Args:
-        folder: where.
-        model: with or without the adapters.
-        factors: by the name of the linear layer in the model without them.
+        folder: the folder to write to.
+        model: the model, with or without the adapters.
+        factors: the adapter of each linear layer, by the layer's name in the model without them.
         head: the parameters that were trained as a whole, by name.
-        modules_to_save: the modules that these make up.
-        card: the content of its `README.md`.
-        revision: of the pretrained model.
+        modules_to_save: the names of the modules that these parameters make up.
+        card: the content of its `README.md`; none is written if None.
+        revision: the revision of the pretrained model.
 
     Raises:
         ModelError: if there are no factors.
-        RecordError: if there is no room.
+        RecordError: if it cannot be written, for example because the disk is full.
     """
     if not factors:
         raise ModelError("no site is on, so there is nothing to export; apply an allocation first")
@@ -167,18 +168,18 @@ def lora_config(
     modules_to_save: Iterable[str] = (),
     **options: Any,
 ) -> "LoraConfig":
-    """PEFT's configuration of adapters of any ranks.
+    """Return PEFT's configuration for adapters of mixed ranks.
 
     Args:
-        model: whose class says what it is for.
-        ranks: of each linear layer that has an adapter, by its name.
-        scalings: the factor of each.
-        modules_to_save: what is trained as a whole.
-        options: further ones, such as `lora_dropout`.
+        model: the model, whose class determines the task type.
+        ranks: the rank of each linear layer that has an adapter, by its name.
+        scalings: the scaling factor of each of these layers.
+        modules_to_save: the modules that are trained as a whole.
+        options: further options of `LoraConfig`, such as `lora_dropout`.
 
     Raises:
-        ModelError: without PEFT.
-        ValueError: for an option that the ranks decide.
+        ModelError: if PEFT is not installed.
+        ValueError: if an option is one that the ranks determine.
     """
     if wrong := sorted(options.keys() & set(OURS)):
         raise ValueError(f"{', '.join(wrong)}: follows from the allocation; leave it out")
@@ -201,10 +202,10 @@ def lora_config(
 
 
 def head_modules(model: nn.Module, head: Iterable[str]) -> list[str]:
-    """The largest modules that have no other parameters than those of the head.
+    """Return the largest modules that have no parameters other than those of the head.
 
     Raises:
-        ModelError: if a parameter of the head is in none.
+        ModelError: if a parameter of the head is in no such module.
     """
     wanted = set(head)
     found: list[str] = []
@@ -223,15 +224,16 @@ def head_modules(model: nn.Module, head: Iterable[str]) -> list[str]:
 def from_peft(model: PreTrainedModel, folder: str | Path, seed: int = 0) -> Adapters:
     """Put a LoRA adapter that PEFT saved on a model, in place, with its ranks, factors and head.
 
-    A site that it does not have is off. The largest rank of a role is the capacity of its sites.
+    Sites that the saved adapter lacks are off. The capacity of a role's sites is the role's largest
+    rank.
 
     Args:
-        model: the pretrained model that it was trained on, loaded anew and without PEFT.
-        folder: has `adapter_config.json` and `adapter_model.safetensors`.
-        seed: of the weights at sites that it does not have.
+        model: the pretrained model that it was trained on, freshly loaded and without PEFT.
+        folder: a folder with `adapter_config.json` and `adapter_model.safetensors`.
+        seed: the seed of the weights at sites that the saved adapter lacks.
 
     Raises:
-        ModelError: if it cannot be read, is something other than plain LoRA, or does not fit.
+        ModelError: if it cannot be read, is not plain LoRA, or does not fit the model.
     """
     config, tensors = _read(Path(folder))
     at = places(model)
@@ -262,7 +264,7 @@ def from_peft(model: PreTrainedModel, folder: str | Path, seed: int = 0) -> Adap
     names = {site: name for name, site in at.items()}
     with torch.no_grad():
         for site, (a, b) in pairs.items():
-            # Sites have one factor here, so what theirs differs by goes into B.
+            # Sites share one factor here, so whatever theirs differs by goes into B.
             factor = _scaling(config, names[site]) / (config.lora_alpha / config.r)
             adapters[site].A[: len(a)] = a
             adapters[site].B[:, : len(a)] = factor * b
@@ -275,7 +277,7 @@ def _read(folder: Path) -> tuple["LoraConfig", dict[str, Tensor]]:
     try:
         from peft import PeftConfig
 
-        tensors = load_file(folder / WEIGHTS)  # and not from the hub
+        tensors = load_file(folder / WEIGHTS)  # local files only, not the Hub
         config = PeftConfig.from_pretrained(str(folder))
     except (ImportError, OSError, ValueError, SafetensorError) as error:
         raise ModelError(
@@ -288,7 +290,7 @@ def _read(folder: Path) -> tuple["LoraConfig", dict[str, Tensor]]:
 
 
 def unsupported(config: Any) -> str | None:
-    """What of a configuration of PEFT is more than plain LoRA; None if nothing is."""
+    """Return which settings of a PEFT configuration go beyond plain LoRA; None if none do."""
     if str(getattr(config, "peft_type", "")).rpartition(".")[2] != "LORA":
         return str(config.peft_type)
     said = [name for name in EXTRAS if getattr(config, name, None)]
@@ -300,7 +302,7 @@ def unsupported(config: Any) -> str | None:
 
 
 def places(model: PreTrainedModel) -> dict[str, Site]:
-    """The site at each linear layer that can have one, by its name."""
+    """Return the site of each whole linear layer that can have an adapter, by the layer's name."""
     family = family_of(model)
     sites = (
         Site(layer, role)
@@ -312,7 +314,7 @@ def places(model: PreTrainedModel) -> dict[str, Site]:
 
 
 def _scaling(config: Any, name: str) -> float:
-    """As PEFT has it at a layer."""
+    """Return the scaling factor that PEFT uses at a layer."""
     from peft.utils.other import get_pattern_key
 
     rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern, name), config.r)
@@ -321,5 +323,5 @@ def _scaling(config: Any, name: str) -> float:
 
 
 def _short(value: float) -> float:
-    """An integer where the value is one."""
+    """Return the value as an integer if it is whole."""
     return int(value) if float(value).is_integer() else value

@@ -15,22 +15,24 @@ from heterolora.integrations.peft import Factors, places, unsupported, write
 from heterolora.sites import Site
 
 STATE = "heterolora"
-"""The key of an optimizer's first group under which a checkpoint keeps what is off: under `kept`,
-for each site the columns of its B as they were trained."""
+"""The key in an optimizer's first parameter group under which a checkpoint stores what is off.
+
+`kept` holds, for each site, the columns of its B that are off, as they were trained.
+"""
 
 
 class PeftAdapter:
-    """One adapter of PEFT, of which the first `rank` ranks are on.
+    """One PEFT adapter, whose first `rank` ranks are on.
 
-    The columns of B that are off are zero in the model, so that whatever saves, merges or loads it
-    has the function that was trained. What they were is kept in the optimizer, which a Trainer's
-    checkpoint holds as well.
+    Columns of B that are off are zero in the model, so that anything that saves, merges or loads it
+    has the function that was trained. Their values are kept in the optimizer, which a Trainer's
+    checkpoint also contains.
 
     Args:
         module: PEFT's LoRA layer.
-        name: of the adapter in it.
-        site: where it is.
-        optimizer: that trains it.
+        name: the name of the adapter in that layer.
+        site: the site of the adapter.
+        optimizer: the optimizer that trains it.
     """
 
     def __init__(
@@ -47,17 +49,17 @@ class PeftAdapter:
 
     @property
     def capacity(self) -> int:
-        """The most ranks that can be on: PEFT's r."""
+        """The largest number of ranks that can be on: PEFT's r."""
         return self.A.shape[0]
 
     @property
     def unit_cost(self) -> int:
-        """What one rank costs: in_features + out_features parameters."""
+        """The number of parameters in one rank: in_features + out_features."""
         return self.A.shape[1] + self.B.shape[0]
 
     @property
     def matrices(self) -> tuple[Tensor, Tensor]:
-        """Copies of A and B with all ranks, on or off, as they were trained."""
+        """Copies of A and B as they were trained, with all ranks, on or off."""
         a, b = self.A.detach().clone(), self.B.detach().clone()
         if self._site in self._kept:
             b[:, self._rank :] = self._kept[self._site].to(b)[:, self._rank :]
@@ -71,18 +73,18 @@ class PeftAdapter:
 
     @property
     def _kept(self) -> dict[str, Tensor]:
-        """What is off, of all sites; looked up, because loading puts another in its place."""
+        """The columns that are off, by site; looked up each time, as loading replaces the dict."""
         state: dict[str, Any] = self._optimizer.param_groups[0].setdefault(STATE, {})
         kept: dict[str, Tensor] = state.setdefault("kept", {})
         return kept
 
     def substitutes(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """The weights; PEFT's scaling holds for any number of ranks."""
+        """Return the weights by name; PEFT's scaling applies to any number of ranks."""
         return {f"lora_A.{self._name}.weight": a, f"lora_B.{self._name}.weight": b}
 
     @property
     def rank(self) -> int:
-        """How many ranks are on; 0 is off."""
+        """The number of ranks that are on; 0 means off."""
         return self._rank
 
     @rank.setter
@@ -99,18 +101,18 @@ class PeftAdapter:
         self._rank = rank
 
     def resume(self, rank: int) -> None:
-        """Take B as it was loaded, with `rank` ranks on."""
+        """Accept B as it was loaded, with `rank` ranks on."""
         self._rank = rank
 
     def follow(self) -> RemovableHandle:
-        """From here on what is off has zero gradients, before anything clips or sums them.
+        """From now on, zero the gradients of what is off, before anything clips or sums them.
 
-        Those of A are zero by themselves: B is.
+        Those of A are zero anyway, because B is.
 
         Returns:
-            What undoes it, by `remove()`.
+            A handle whose `remove()` undoes this.
         """
-        hooked: Any = self.B  # whose method mypy finds without types
+        hooked: Any = self.B  # mypy considers its method untyped
         handle: RemovableHandle = hooked.register_hook(self._masked)
         return handle
 
@@ -126,12 +128,12 @@ class PeftSites(Ranked[PeftAdapter]):
     """All plain LoRA adapters of a PEFT model, by site.
 
     Args:
-        model: a `PeftModel`; its active adapter is meant.
-        optimizer: that trains it.
-        seed: of proxies and ties.
+        model: a `PeftModel`, whose active adapter is used.
+        optimizer: the optimizer that trains it.
+        seed: the seed of proxies and of tie-breaking.
 
     Raises:
-        ModelError: if it is no PEFT model with plain LoRA on linear layers of a known family.
+        ModelError: if it is not a PEFT model with plain LoRA on linear layers of a known family.
     """
 
     def __init__(self, model: Any, optimizer: torch.optim.Optimizer, seed: int = 0) -> None:
@@ -142,21 +144,21 @@ class PeftSites(Ranked[PeftAdapter]):
 
     @property
     def linears(self) -> Mapping[Site, nn.Module]:
-        """The layer that each adapter is beside."""
+        """The linear layer that each adapter is added to."""
         layers: dict[Site, Any] = {site: adapter.module for site, adapter in self.items()}
         return {site: layer.get_base_layer() for site, layer in layers.items()}
 
     def resume(self, ranks: Mapping[str, int]) -> None:
-        """Take the weights as they were loaded, with these ranks on."""
+        """Accept the weights as they were loaded, with these ranks on."""
         for site, adapter in self.items():
             adapter.resume(ranks[str(site)])
 
 
 def lora_layers(model: Any) -> dict[Site, Any]:
-    """The LoRA layers of a PEFT model, by site.
+    """Return the LoRA layers of a PEFT model, by site.
 
     Raises:
-        ModelError: as `PeftSites`.
+        ModelError: as for `PeftSites`.
     """
     if not hasattr(model, "peft_config"):
         raise ModelError(
@@ -182,18 +184,18 @@ def lora_layers(model: Any) -> dict[Site, Any]:
 
 
 def write_ranks(model: Any, folder: str | Path, card: str | None = None) -> None:
-    """Write a PEFT model's adapter without the ranks that are off: smaller, and the same logits.
+    """Write a PEFT model's adapter without the ranks that are off: smaller, with the same logits.
 
-    A rank is off where its column of B is zero.
+    A rank is off if its column of B is zero.
 
     Args:
         model: a `PeftModel`, such as `HeteroLoRACallback` leaves it.
-        folder: where.
-        card: the content of its `README.md`.
+        folder: the folder to write to.
+        card: the content of its `README.md`; none is written if None.
 
     Raises:
-        ModelError: if it is no PEFT model with plain LoRA, or no rank is on.
-        RecordError: if there is no room.
+        ModelError: if it is not a PEFT model with plain LoRA, or no rank is on.
+        RecordError: if it cannot be written, for example because the disk is full.
     """
     layers, base, name = lora_layers(model), model.get_base_model(), model.active_adapter
     factors = {}

@@ -1,4 +1,4 @@
-"""An allocation for somebody's own model, and the `LoraConfig` that has it."""
+"""Suggest an allocation for a user's own model, and the `LoraConfig` that has it."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,17 +35,17 @@ BARS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Where a budget of LoRA parameters goes in a model; `print` shows it.
+    """Where to spend a budget of LoRA parameters in a model; `print` shows it.
 
     Attributes:
         allocation: the rank of each site, and how clearly the scores decided it.
-        scores: of each site, by the proxy.
-        proxy: the name of the proxy.
-        examples: how many the scores are of.
-        seconds: that scoring took.
-        budget: in adapter parameters.
-        model: as it was given, and is.
-        space: what the ranks are relative to.
+        scores: the score of each site.
+        proxy: the name of the proxy that scored the sites.
+        examples: the number of examples that were scored.
+        seconds: the time that scoring took.
+        budget: the budget in adapter parameters.
+        model: the model, unchanged.
+        space: the search space that the ranks belong to.
     """
 
     allocation: Allocation
@@ -59,21 +59,21 @@ class Suggestion:
 
     @property
     def ranks(self) -> Mapping[Site, int]:
-        """Of every site; 0 is off."""
+        """The rank of every site; 0 means off."""
         return self.allocation.ranks
 
     def to_peft(self, **options: Any) -> "LoraConfig":
-        """The configuration for `peft.get_peft_model(model, ...)`.
+        """Return the configuration for `peft.get_peft_model(model, ...)`.
 
-        Every site that is on has its rank in `rank_pattern`, and an alpha in `alpha_pattern` that
-        gives all of them one factor, alpha / budget rank.
+        Every site that is on has its rank in `rank_pattern`, and in `alpha_pattern` the alpha that
+        gives all of them the same factor, alpha / budget rank.
 
         Args:
-            options: further ones of `peft.LoraConfig`, such as `lora_dropout`.
+            options: further options of `peft.LoraConfig`, such as `lora_dropout`.
 
         Raises:
-            ModelError: without PEFT, or where projections are parts of a layer.
-            ValueError: for an option that the allocation decides, such as `r`.
+            ModelError: if PEFT is not installed, or projections are parts of a layer.
+            ValueError: if an option is one that the allocation determines, such as `r`.
         """
         family = family_of(self.model)
         check_whole(self.model.config, family, [s.role for s, r in self.ranks.items() if r])
@@ -86,10 +86,10 @@ class Suggestion:
         )
 
     def plot(self, file: str | Path) -> None:
-        """Draw the scores as colors, layers down and roles across, and the ranks that are on.
+        """Draw the scores as colors, with layers down and roles across, and the ranks that are on.
 
         Args:
-            file: an image, such as `allocation.png`. Needs matplotlib.
+            file: the image file to write, such as `allocation.png`. Requires matplotlib.
         """
         from matplotlib import image
 
@@ -117,7 +117,7 @@ class Suggestion:
         return "\n".join([head, *doubt, *self._grid()])
 
     def _grid(self) -> Iterator[str]:
-        """A line for each layer: in each role's column the rank, and the score as a bar."""
+        """Yield a line for each layer, with rank and score (as a bar) in each role's column."""
         roles = [role for role in ROLES if any(site.role == role for site in self.ranks)]
         yield "layer" + "".join(f"{role:>8}" for role in roles)
         low, high = min(self.scores.values()), max(self.scores.values())
@@ -143,31 +143,32 @@ def suggest(
     alpha: float = 16,
     seed: int = 0,
 ) -> Suggestion:
-    """Say where the LoRA parameters of a model should go, for a budget and some data.
+    """Suggest where the LoRA parameters of a model should go, for a budget and some data.
 
     The model is not changed, and no copy of its weights is made.
 
     Args:
-        model: from Transformers, of a known family (`ModelError` lists them), without PEFT.
+        model: a Transformers model of a known family (`ModelError` lists them), without PEFT.
         batches: what it is to be trained on, such as a DataLoader: dictionaries of tensors, with
             `labels`. The first 256 examples are read.
         loss: a function of the model's output and a batch that returns the sum of the losses and
-            their number; if None, what Transformers trains such a model by.
-        proxy: what scores the sites: `gradnorm`, `snip`, `fisher`, `gora`, `eva`, ..., `constant`
-            (those of docs/configuration.md), or an object of `heterolora.proxies`.
-        budget_rank: the budget is that of plain LoRA with this rank at every site.
-        selection: how ranks follow from scores: `top`, `proportional`, or an object of
+            their number; the loss that Transformers uses for the model if None.
+        proxy: scores the sites: `gradnorm`, `snip`, `fisher`, `gora`, `eva`, ..., `constant`
+            (those in docs/configuration.md), or an object from `heterolora.proxies`.
+        budget_rank: sets the budget to that of plain LoRA with this rank at every site.
+        selection: how ranks follow from scores: `top`, `proportional`, or an object from
             `heterolora.selection`.
         target: the roles of the linear layers that can have an adapter: `q`, `k`, `v`, `o`, `up`,
             `down`, `gate`.
-        enable_rate: a site can have up to budget rank / enable rate; with `top` that, or nothing.
-        alpha: of LoRA; the factor of every site is alpha / budget rank.
-        seed: of what is drawn, such as the choice among equal scores.
+        enable_rate: a site can have a rank of up to budget rank / enable rate; with `top`, it has
+            that rank or none.
+        alpha: the alpha of LoRA; the factor of every site is alpha / budget rank.
+        seed: the seed of what is drawn, such as the choice among equal scores.
 
     Raises:
-        ModelError: for a model whose family is not known, or that PEFT has wrapped.
+        ModelError: if the model's family is not known, or PEFT has wrapped the model.
         AllocationError: if a score is not finite, or the budget allows no allocation.
-        ValueError: for a setting that does not exist or fit, or without batches.
+        ValueError: if a setting does not exist or fit, or there are no batches.
     """
     scoring = _of_a_sample(made("proxy", proxy, "heterolora.proxies"))
     selecting: Selection = made("selection", selection, "heterolora.allocation.selection")
@@ -192,7 +193,7 @@ def suggest(
 
 
 def _of_a_sample(proxy: Proxy) -> Proxy:
-    """The proxy, if there is something that it can score."""
+    """Return the proxy if it scores a sample; reject it if it scores training steps."""
     if proxy.observes:
         raise ValueError(
             f"proxy={proxy.name!r}: scores training steps, but there are none here; choose a "
@@ -209,7 +210,7 @@ def _adapters(
     alpha: float,
     seed: int,
 ) -> Adapters:
-    """Adapters on a copy of the model that shares its weights."""
+    """Return adapters on a copy of the model that shares its weights."""
     if hasattr(model, "peft_config"):
         raise ModelError("the model already has PEFT adapters; call suggest before get_peft_model")
     if budget_rank < 1 or not 0 < enable_rate <= 1 or not target:
@@ -233,7 +234,7 @@ def _adapters(
 
 
 class _Counted:
-    """Batches, and how many examples were read of them."""
+    """Batches that count the examples read from them."""
 
     def __init__(self, batches: Iterable[Batch]) -> None:
         self._batches = batches
@@ -252,10 +253,10 @@ class _Counted:
 
 
 def made(what: str, given: Any, package: str) -> Any:
-    """The object that is meant by the name of its file, or itself.
+    """Return the object that the name of its file stands for; return any other object unchanged.
 
     Raises:
-        ValueError: for a name that there is not.
+        ValueError: if no file has this name.
     """
     if not isinstance(given, str):
         return given

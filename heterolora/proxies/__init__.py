@@ -1,4 +1,4 @@
-"""Zero-cost proxies: one score for every site. Each lives in the file of its name."""
+"""Zero-cost proxies, which give every site a score. Each lives in the file of its name."""
 
 from heterolora.proxies.base import Proxy
 from heterolora.proxies.constant import Constant

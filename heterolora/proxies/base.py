@@ -1,6 +1,6 @@
-"""What a proxy is, and what all that read gradients share.
+"""The base class of proxies, and what all proxies that read gradients share.
 
-A proxy never touches the model's own tensors: see `passes`.
+A proxy never touches the model's own tensors; see `passes`.
 """
 
 from abc import ABC, abstractmethod
@@ -37,14 +37,14 @@ class Examples(Protocol):
     """A dataset that can be read in order."""
 
     def in_order(self, size: int, count: int | None = None) -> Iterator[Batch]:
-        """The first `count` examples, `size` at a time."""
+        """Yield the first `count` examples, `size` at a time; all of them if `count` is None."""
 
 
 @dataclass(frozen=True)
 class Proxy(Settings, ABC):
-    """A zero-cost proxy: a score for each site, all sites on, dropout off, leaving no trace.
+    """A zero-cost proxy: scores every site with all sites on and dropout off, and leaves no trace.
 
-    One that has state, from what it observes, has `state_dict` and `load_state_dict` as well.
+    A proxy that keeps state from what it observes also has `state_dict` and `load_state_dict`.
     """
 
     @property
@@ -53,11 +53,11 @@ class Proxy(Settings, ABC):
         return True
 
     def sample(self, examples: Examples) -> Iterable[Batch]:
-        """The batches to score on, of a training split."""
+        """Return the batches to score on, from a training split."""
         return ()
 
     def weights_scored(self, adapters: Ranked[Any]) -> Weights:
-        """Which B the next scores are of: those that stand, or the probe's."""
+        """Return which B the next scores use: the current values, or those of the probe."""
         return "current"
 
     @property
@@ -72,13 +72,14 @@ class Proxy(Settings, ABC):
 
     @property
     def observed(self) -> int:
-        """Of how many training steps the next scores are; 0 if they are of the sample."""
+        """How many training steps the next scores are computed from; 0 if from the sample."""
         return 0
 
     def observe(self, adapters: Adapters) -> AbstractContextManager[object]:
-        """Entered around the forward and backward pass of a training step, if it `observes`.
+        """Return a context in which a training step runs its forward and backward pass.
 
-        It must not change a number of the training. Gradients stand when it is left.
+        It is entered if the proxy `observes`, and must not change any number of the training.
+        Gradients are complete when it exits.
         """
         return nullcontext()
 
@@ -90,27 +91,27 @@ class Proxy(Settings, ABC):
         loss: Loss = default_loss,
         autocast: Autocast = nullcontext,
     ) -> dict[Site, float]:
-        """Score every site; the higher, the sooner it is switched on.
+        """Score every site; the higher the score, the sooner the site is switched on.
 
         Args:
-            adapters: of the wired model.
-            batches: of the training split; no more are read than the proxy's sample has.
-            loss: from the model's output and a batch to the sum of the losses and their count.
-            autocast: the precision in which the model runs.
+            adapters: the adapters of the wired model.
+            batches: batches of the training split; no more are read than the proxy's sample has.
+            loss: maps the model's output and a batch to the sum of the losses and their count.
+            autocast: makes the context that sets the precision of the forward pass.
 
         Raises:
-            UserError: if the model or the device does not allow it.
+            UserError: if the model or the device does not support it.
         """
 
 
 @dataclass(frozen=True)
 class SaliencyProxy(Proxy):
-    """A proxy computed at every site from A, B and the gradients of a scalar by them.
+    """A proxy computed at every site from A, B and the gradients of a scalar with respect to them.
 
-    With `weights="current"` it scores the adapters as they stand (the paper). Where theta x grad
-    is what counts, that is 0 everywhere before training, because B is 0. With `weights="probe"`
-    B is then drawn like A, from a fixed stream of the adapters' seed; once any B has been trained,
-    the adapters are scored as they stand.
+    With `weights="current"` it scores the adapters as they are (the paper). Scores made of
+    theta x grad are then 0 everywhere before training, because B is 0. With `weights="probe"`, B is
+    drawn like A instead, from a fixed random stream of the adapters' seed; once any B has been
+    trained, the adapters are scored as they are.
     """
 
     weights: Weights = setting(
@@ -122,7 +123,7 @@ class SaliencyProxy(Proxy):
 
     @abstractmethod
     def saliency(self, theta: Tensor, gradient: Tensor) -> Tensor:
-        """The score of one matrix, from its values and its gradient, both of the same shape."""
+        """Return the score of one matrix, from its values and its gradient, which has its shape."""
 
     @abstractmethod
     def gradients(
@@ -133,15 +134,15 @@ class SaliencyProxy(Proxy):
         loss: Loss,
         autocast: Autocast,
     ) -> AB:
-        """The gradients by `theta`, leaf tensors that require them."""
+        """Return the gradients of the scalar with respect to the matrices of `theta`."""
 
     @property
     def examples(self) -> int:
-        """How many examples the sample has, those at the front."""
+        """The number of examples in the sample, which are the first of the split."""
         return self.num_batches * self.batch_size
 
     def weights_scored(self, adapters: Ranked[Any]) -> Weights:
-        """`probe` if that is set and every B is zero."""
+        """Return `probe` if `weights` is that and every B is zero, and `current` otherwise."""
         untrained = not any(bool(adapter.matrices[1].any()) for adapter in adapters.values())
         return "probe" if self.weights == "probe" and untrained else "current"
 
@@ -152,19 +153,19 @@ class SaliencyProxy(Proxy):
         loss: Loss = default_loss,
         autocast: Autocast = nullcontext,
     ) -> dict[Site, float]:
-        """The sum of the saliencies of A and B, at every site."""
+        """Return the sum of the saliencies of A and B at every site."""
         return self.saliencies(*self.measured(adapters, batches, loss, autocast))
 
     def measured(
         self, adapters: Ranked[Any], batches: Iterable[Batch], loss: Loss, autocast: Autocast
     ) -> tuple[AB, AB]:
-        """The A and B that are scored, and the gradients by them."""
+        """Return the A and B that are scored, and the gradients with respect to them."""
         theta = self._theta(adapters)
         with evaluation_mode(adapters.model), torch.enable_grad():
             return theta, self.gradients(adapters, theta, batches, loss, autocast)
 
     def saliencies(self, theta: AB, gradient: AB) -> dict[Site, float]:
-        """The sum over A and B, at every site."""
+        """Return the sum of the saliencies of A and B at every site."""
         with torch.no_grad():
             scores = [
                 self.saliency(theta[site][0], gradient[site][0])
@@ -175,7 +176,7 @@ class SaliencyProxy(Proxy):
         return dict(zip(theta, sums.tolist(), strict=True))
 
     def _theta(self, adapters: Ranked[Any]) -> AB:
-        """A and B at which to score, detached from the model."""
+        """Return the A and B at which to score, detached from the model."""
         probe = self.weights_scored(adapters) == "probe"
         theta: AB = {}
         for site, adapter in adapters.items():
@@ -189,11 +190,11 @@ class SaliencyProxy(Proxy):
 
 @dataclass(frozen=True)
 class SampleProxy(Proxy):
-    """A proxy of the first examples of the training split, `num_batches * batch_size` of them.
+    """A proxy that scores the first `num_batches * batch_size` examples of the training split.
 
-    Where it reads a gradient, that is of the scalar `sum_batches mean_batch loss` over the batches
-    in dataset order: of every example's loss over `batch_size`, so that it does not depend on the
-    batches in which it is summed.
+    If it reads a gradient, that is the gradient of the scalar `sum_batches mean_batch loss` over
+    the batches in dataset order: of every example's loss over `batch_size`, so that it does not
+    depend on the micro-batches in which it is accumulated.
     """
 
     num_batches: int = setting(32, help="number of batches in the sample", gt=0)
@@ -204,15 +205,15 @@ class SampleProxy(Proxy):
 
     @property
     def examples(self) -> int:
-        """How many examples the sample has, those at the front."""
+        """The number of examples in the sample, which are the first of the split."""
         return self.num_batches * self.batch_size
 
     def sample(self, examples: Examples) -> Iterable[Batch]:
-        """The first `num_batches * batch_size` examples."""
+        """Return the first `num_batches * batch_size` examples."""
         return examples.in_order(self.micro_batch_size, self.examples)
 
     def micro_batches(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The examples of the sample, however they come, as they are passed through the model."""
+        """Yield the examples of the sample in micro-batches, however they were batched."""
         return first(batches, self.examples, self.micro_batch_size)
 
     def loss_gradients(
@@ -224,14 +225,17 @@ class SampleProxy(Proxy):
         loss: Loss,
         autocast: Autocast,
     ) -> list[Tensor]:
-        """The gradient of the summed mean losses by each of `leaves`; see `summed_gradients`."""
+        """Return the gradients of the summed mean losses with respect to `leaves`.
+
+        See `summed_gradients`.
+        """
         sampled = self.micro_batches(batches)
         return summed_gradients(adapters, leaves, tensors, sampled, self.batch_size, loss, autocast)
 
 
 @dataclass(frozen=True)
 class LossProxy(SampleProxy, SaliencyProxy):
-    """A saliency under the training loss of the sample."""
+    """A saliency computed from the training loss on the sample."""
 
     def gradients(
         self,
@@ -241,7 +245,7 @@ class LossProxy(SampleProxy, SaliencyProxy):
         loss: Loss,
         autocast: Autocast,
     ) -> AB:
-        """The gradient of the summed mean losses by A and B of every site."""
+        """Return the gradients of the summed mean losses with respect to A and B of every site."""
         leaves, tensors = leaves_of(theta), overrides(adapters, theta)
         return paired(
             theta, self.loss_gradients(adapters, leaves, tensors, batches, loss, autocast)
@@ -250,11 +254,11 @@ class LossProxy(SampleProxy, SaliencyProxy):
 
 @dataclass(frozen=True)
 class DataProxy(LossProxy):
-    """A saliency under the training loss, of a sample or of the training itself.
+    """A saliency computed from the training loss, on a sample or on the training steps themselves.
 
-    With `source="running"` the gradients are those of the training steps since the last scores,
-    of every `observe_every`-th (see `Running`), and scored with the weights that stand. As long as
-    no step was observed, the sample is scored all the same.
+    With `source="running"`, the gradients are those of the training steps since the last scores, of
+    every `observe_every`-th step (see `Running`), and are scored with the current weights. As long
+    as no step has been observed, the sample is scored instead.
     """
 
     source: Literal["probe", "running"] = setting(
@@ -268,22 +272,22 @@ class DataProxy(LossProxy):
 
     @property
     def observes(self) -> bool:
-        """With `source="running"`."""
+        """Whether `source` is `running`."""
         return self.source == "running"
 
     @property
     def observed(self) -> int:
-        """Of how many training steps the next scores are."""
+        """How many training steps the next scores are computed from."""
         return self._running.observed
 
     def observe(self, adapters: Adapters) -> AbstractContextManager[object]:
-        """Sum the gradients of every `observe_every`-th step."""
+        """Return a context that sums the gradients of every `observe_every`-th step."""
         if not self.observes:
             return nullcontext()
         return self._running.step(adapters, self.observe_every)
 
     def weights_scored(self, adapters: Ranked[Any]) -> Weights:
-        """As of the sample; of training steps, those that stand."""
+        """Return `current` if training steps were observed; otherwise decide as for the sample."""
         return "current" if self.observed else super().weights_scored(adapters)
 
     def scores(
@@ -293,22 +297,22 @@ class DataProxy(LossProxy):
         loss: Loss = default_loss,
         autocast: Autocast = nullcontext,
     ) -> dict[Site, float]:
-        """The sum of the saliencies of A and B, at every site; what was observed is then spent."""
+        """Return the sum of the saliencies of A and B at every site, and reset the observations."""
         if not self.observed:
             return super().scores(adapters, batches, loss, autocast)
         return self.saliencies(self._theta(adapters), self._running.take(adapters))
 
     def state_dict(self) -> dict[str, Any]:
-        """What was observed; empty if nothing was."""
+        """Return what was observed; empty if nothing was."""
         return self._running.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore a state from `state_dict`."""
         self._running.load_state_dict(state)
 
     @cached_property
     def _running(self) -> Running:
-        """Not a field: it is no setting, and two equal proxies have one each."""
+        """What was observed. Not a field: it is no setting, and equal proxies do not share it."""
         return Running()
 
 
@@ -319,12 +323,13 @@ def scores_of(
     loss: Loss = default_loss,
     autocast: Autocast = nullcontext,
 ) -> dict[str, dict[Site, float]]:
-    """What each proxy says of every site, by its name in `proxies`.
+    """Return the scores of each proxy for every site, by its name in `proxies`.
 
-    Gradients of the same weights on the same sample are computed once, for all that read them.
+    Gradients of the same weights on the same sample are computed once, for all proxies that read
+    them.
 
     Raises:
-        UserError: if the model or the device does not allow it.
+        UserError: if the model or the device does not support a proxy.
     """
     passes: dict[tuple[object, ...], tuple[AB, AB]] = {}
     scores = {}
@@ -342,7 +347,7 @@ def scores_of(
 
 
 def _shares(proxy: Proxy) -> bool:
-    """Whether a proxy differs from others of its kind in nothing but its saliency."""
+    """Return whether a proxy differs from others of its kind in nothing but its saliency."""
     parts = (
         *("scores", "measured", "saliencies", "sample", "weights_scored", "_theta"),
         *("gradients", "loss_gradients", "micro_batches"),

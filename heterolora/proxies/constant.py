@@ -17,17 +17,17 @@ from heterolora.sites import Site
 class Constant(Proxy):
     """Random allocation: `S(M) = 1` at every site, so ties, broken at random, decide everything.
 
-    Under a strategy that searches repeatedly that is a new choice at each search, and a
-    comparison with it mixes what is chosen with how often the choice changes. With
-    `redraw=False` the scores are random numbers instead, a fixed one for each site and seed, so
-    that the sites are drawn once and stay.
+    Under a strategy that searches repeatedly, every search makes a new choice, and a comparison
+    with it mixes the effect of what is chosen with that of how often the choice changes. With
+    `redraw=False` the scores are random numbers instead, fixed for each site and seed, so that the
+    sites are drawn once and stay.
     """
 
     redraw: bool = setting(True, help="draw new sites at each search, instead of once")
 
     @property
     def needs_labels(self) -> bool:
-        """It reads nothing."""
+        """False: the proxy reads no data."""
         return False
 
     def scores(
@@ -37,7 +37,7 @@ class Constant(Proxy):
         loss: Loss = default_loss,
         autocast: Autocast = nullcontext,
     ) -> dict[Site, float]:
-        """One, everywhere; or what `redraw=False` draws."""
+        """Return 1 for every site, or with `redraw=False` a random number for each."""
         if self.redraw:
             return dict.fromkeys(adapters.sites, 1.0)
         return {site: drawn(adapters.seed, "constant", site) for site in adapters.sites}

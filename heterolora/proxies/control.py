@@ -1,4 +1,4 @@
-"""Controls: scores that say where a site is, and nothing of model or data."""
+"""Controls: scores that depend on where a site is, and not on model or data."""
 
 import random
 from abc import abstractmethod
@@ -14,25 +14,25 @@ from heterolora.sites import Site
 from heterolora.streams import python_generator
 
 LESS_THAN_ANY_PLACE = 2.0**-20
-"""Between two sites of one place, whose order is drawn once and stays, search after search."""
+"""The scale of the random number that orders sites of equal place, the same at every search."""
 
 
 @dataclass(frozen=True)
 class Control(Proxy):
-    """A proxy that knows the place of a site alone: `S(M) = place + 2^-20 u`.
+    """A proxy that only knows the place of a site: `S(M) = place + 2^-20 u`.
 
-    u is a number on [0, 1) that is fixed for each site and seed, so that sites of one place are in
-    a random order, but in the same at every search of a run.
+    u is a number in [0, 1) that is fixed for each site and seed, so that sites of equal place are
+    in random order, but in the same order at every search of a run.
     """
 
     @property
     def needs_labels(self) -> bool:
-        """It reads nothing."""
+        """False: the proxy reads no data."""
         return False
 
     @abstractmethod
     def place(self, site: Site) -> float:
-        """The score of a site, but for its order among equals; 0 or more, a whole number."""
+        """Return the score of a site, but for the order of ties: a whole number, 0 or more."""
 
     def scores(
         self,
@@ -41,7 +41,7 @@ class Control(Proxy):
         loss: Loss = default_loss,
         autocast: Autocast = nullcontext,
     ) -> dict[Site, float]:
-        """The place of every site, and a little that is drawn once."""
+        """Return the place of every site, plus a small number that is drawn once."""
         seed = adapters.seed
         return {
             site: self.place(site) + LESS_THAN_ANY_PLACE * drawn(seed, self.name, site)
@@ -50,6 +50,6 @@ class Control(Proxy):
 
 
 def drawn(seed: int, proxy: str, site: Site) -> float:
-    """Uniform on [0, 1), the same at every search of a run."""
+    """Return a number uniform on [0, 1), the same at every search of a run."""
     generator: random.Random = python_generator(seed, proxy, site)
     return generator.random()

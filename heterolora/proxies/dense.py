@@ -1,4 +1,4 @@
-"""The gradient by the whole matrix to which an adapter adds."""
+"""The gradient with respect to the whole matrix that an adapter adds to."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from heterolora.sites import Site
 
 @dataclass(frozen=True)
 class DenseProxy(SampleProxy):
-    """A proxy computed from `s dL/dW` of every site, W being what `s B A` is added to.
+    """A proxy computed from `s dL/dW` of every site, W being the matrix that `s B A` is added to.
 
-    s is the adapter's scaling: the loss is as sensitive to B A. It is the gradient by B of an
-    adapter whose A is the identity, so that it exists on a shortcut as well, which has no weight of
-    its own. Adapters count as they stand. For the time of the scores it takes two matrices
-    d_in x d_in and d_out x d_in for each site.
+    s is the adapter's scaling, so that this is the gradient of the loss with respect to B A. It is
+    computed as the gradient with respect to B of an adapter whose A is the identity, and so exists
+    on a shortcut as well, which has no weight of its own. Adapters take part with their current
+    weights. Scoring takes memory for two matrices at each site, d_in x d_in and d_out x d_in.
     """
 
     def dense_gradients(
         self, adapters: Ranked[Any], batches: Iterable[Batch], loss: Loss, autocast: Autocast
     ) -> dict[Site, Tensor]:
-        """`s dL/dW` (d_out, d_in) of every site."""
+        """Return `s dL/dW` (d_out, d_in) for every site."""
         theta, leaves = {}, []
         for site, adapter in adapters.items():
             a, b = adapter.matrices

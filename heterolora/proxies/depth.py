@@ -10,9 +10,10 @@ from heterolora.sites import Site
 class Depth(Control):
     """Control, last layers first: `S(M) = l`, the layer of the site, counted from 0.
 
-    It reads neither model nor data: what a proxy finds beyond it is not that later layers matter.
+    It reads neither model nor data: a proxy that does better has found more than that later layers
+    matter.
     """
 
     def place(self, site: Site) -> float:
-        """The layer."""
+        """Return the layer."""
         return float(site.layer)

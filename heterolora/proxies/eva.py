@@ -21,18 +21,18 @@ from heterolora.sites import Site
 class Eva(Spectral, SampleProxy):
     """EVA: gains `g_k = lambda_k / sum_j lambda_j`, from eigenvalues of `sum over tokens of x x^T`.
 
-    x is the input of the site, its tokens those of the sample without padding, in the model with
-    all adapters as they stand. A of rank r keeps at most `sum_{k<=r} g_k` of the inputs' squared
-    length. No mean is subtracted: lambda_k are the squared singular values of the inputs, as EVA
-    decomposes them (PEFT's implementation subtracts the mean). Sites of the same input, such as q,
-    k and v of a layer, score the same, and a search breaks their ties at random.
+    x is the input of the site for each token of the sample that is not padding, in the model with
+    all adapters on at their current weights. A of rank r keeps at most `sum_{k<=r} g_k` of the
+    inputs' squared length. No mean is subtracted: lambda_k are the squared singular values of the
+    inputs, as EVA decomposes them (PEFT's implementation subtracts the mean). Sites with the same
+    input, such as q, k and v of a layer, score the same, and a search breaks their ties at random.
 
-    It reads no labels. For the time of the scores it takes a matrix d_in x d_in for each site.
+    It reads no labels. Scoring takes memory for a d_in x d_in matrix at each site.
     """
 
     @property
     def needs_labels(self) -> bool:
-        """It reads inputs alone."""
+        """False: the proxy reads only inputs."""
         return False
 
     def gains(
@@ -42,14 +42,14 @@ class Eva(Spectral, SampleProxy):
         loss: Loss = default_loss,
         autocast: Autocast = nullcontext,
     ) -> Gains:
-        """The shares of the eigenvalues of every site, the largest first."""
+        """Return each eigenvalue's share of their sum at every site, largest first."""
         moments = self._moments(adapters, batches, autocast)
         return {site: _shares(moments[site]) for site in adapters}
 
     def _moments(
         self, adapters: Ranked[Any], batches: Iterable[Batch], autocast: Autocast
     ) -> dict[Site, Tensor]:
-        """`sum over tokens of x x^T` (d_in, d_in) of every site."""
+        """Return `sum over tokens of x x^T` (d_in, d_in) for every site."""
         model, tensors = adapters.model, as_they_stand(adapters)
         moments: dict[Site, Tensor] = {}
         with evaluation_mode(model), torch.no_grad():
@@ -76,7 +76,7 @@ class Eva(Spectral, SampleProxy):
 
 
 def _shares(moments: Tensor) -> list[float]:
-    """The eigenvalues over their sum, the largest first; what rounding makes negative is 0."""
+    """Return the eigenvalues over their sum, largest first; rounding errors below 0 become 0."""
     eigenvalues = torch.linalg.eigvalsh(moments).flip(0).clamp(min=0)
     shares: list[float] = (eigenvalues / eigenvalues.sum()).tolist()
     return shares
@@ -84,7 +84,11 @@ def _shares(moments: Tensor) -> list[float]:
 
 @contextmanager
 def _told(adapters: Ranked[Any], see: Callable[[Site, Tensor], None]) -> Iterator[None]:
-    """Inside, `see` is told the input of each site whose A and B are passed in."""
+    """Call `see` with each site and its input within the context.
+
+    A and B must be passed in, as by `functional_call`; otherwise not every adapter's module is
+    called.
+    """
     handles = [
         adapter.module.register_forward_pre_hook(lambda _, args, site=site: see(site, args[0]))
         for site, adapter in adapters.items()

@@ -25,21 +25,21 @@ from heterolora.settings import setting
 class Fisher(SaliencyProxy):
     """Fisher: `S(M) = sum over examples n, and over theta in A, B, of (dL_n/dtheta)^2`.
 
-    L_n is the loss of one example, of a language model the sum over its tokens. Over the examples
-    that is the trace of the empirical Fisher information of A and B (Theis et al. 2018,
+    L_n is the loss of one example; for a language model, the sum over its tokens. Summed over the
+    examples, this is the trace of the empirical Fisher information of A and B (Theis et al. 2018,
     https://arxiv.org/abs/1801.05787). GRAD-NORM squares the sum of the gradients, in which those of
-    different examples cancel; here each is squared by itself. So every example has a pass of its
+    different examples cancel; here each is squared by itself. So every example needs a pass of its
     own, and the sample is smaller.
     """
 
     num_batches: int = setting(8, help="number of batches in the sample", gt=0)
 
     def sample(self, examples: Examples) -> Iterable[Batch]:
-        """The first `num_batches * batch_size` examples, one at a time and so without padding."""
+        """Return the first `num_batches * batch_size` examples, one by one, so without padding."""
         return examples.in_order(1, self.examples)
 
     def saliency(self, theta: Tensor, gradient: Tensor) -> Tensor:
-        """The sum of what `gradients` gives, which are squares."""
+        """Return the sum of what `gradients` returned, which are squares already."""
         return gradient.sum()
 
     def gradients(
@@ -50,7 +50,7 @@ class Fisher(SaliencyProxy):
         loss: Loss,
         autocast: Autocast,
     ) -> AB:
-        """The squares of the examples' gradients, summed over the examples."""
+        """Return the squared gradients of the examples, summed over the examples."""
         leaves, tensors = leaves_of(theta), overrides(adapters, theta)
         squares = wide_zeros(leaves)
         for example in first(batches, self.examples, 1):

@@ -20,18 +20,19 @@ from heterolora.sites import Site
 class Gora(SampleProxy):
     """GoRA: `S(M) = mean |W dL/dW|`, entry by entry, of the linear layer that a site adapts.
 
-    W is its weight with what is trained, `W0 + s B A`; before training that is W0, as in GoRA. The
-    gradient is that of the paper, not `s dL/dW`, by which A and B learn: s stands in W alone. A
-    mean, and no sum, so that it says nothing of the layer's size.
+    W is the layer's weight including what has been trained, `W0 + s B A`; before training that is
+    W0, as in GoRA. The gradient is dL/dW as in the paper, and not `s dL/dW`, from which A and B
+    learn: s appears in W alone. It is a mean and not a sum, so that the size of the layer does not
+    count.
 
-    A shortcut has no weight, and cannot be scored. Of a layer that computes several projections, W
-    has the rows of the site's. For the time of the scores it takes two matrices
-    d_out x d_in for each site.
+    A shortcut has no weight, and cannot be scored. If a layer computes several projections, W has
+    the rows of the site's projection. Scoring takes memory for two d_out x d_in matrices at each
+    site.
     """
 
     @property
     def reads_weights(self) -> bool:
-        """Those beside the sites."""
+        """True: it reads the weights that the sites adapt."""
         return True
 
     def scores(
@@ -41,10 +42,10 @@ class Gora(SampleProxy):
         loss: Loss = default_loss,
         autocast: Autocast = nullcontext,
     ) -> dict[Site, float]:
-        """The mean size of weight times gradient, at every site.
+        """Return the mean absolute value of weight times gradient at every site.
 
         Raises:
-            ModelError: if a site has no weight, or one that is quantized.
+            ModelError: if a site has no weight, or a quantized one.
         """
         weights, model = _weights(adapters), adapters.model
         distinct = {id(weight): weight for weight in weights.values()}
@@ -67,10 +68,10 @@ class Gora(SampleProxy):
 
 
 def _weights(adapters: Ranked[Any]) -> dict[Site, nn.Parameter]:
-    """The weight beside each site.
+    """Return the weight that each site adapts.
 
     Raises:
-        ModelError: if there is none, or one that has no gradient.
+        ModelError: if a site has none, or one that has no gradient.
     """
     layers, weights = adapters.linears, {}
     for site in adapters:

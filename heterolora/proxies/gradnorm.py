@@ -13,6 +13,6 @@ class GradNorm(DataProxy):
     """GRAD-NORM: `S(M) = ||dL/dA||_2 + ||dL/dB||_2`, L2 norms over all entries of a matrix."""
 
     def saliency(self, theta: Tensor, gradient: Tensor) -> Tensor:
-        """`||gradient||_2`."""
+        """Return `||gradient||_2`."""
         norm: Tensor = torch.linalg.vector_norm(gradient)
         return norm

@@ -1,4 +1,4 @@
-"""GRAD-SVD: how much of a site's gradient an update of low rank can take."""
+"""GRAD-SVD: how much of a site's gradient a low-rank update can capture."""
 
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -18,10 +18,10 @@ class GradSvd(Spectral, DenseProxy):
     """Gradient SVD: gains `g_k = sigma_k(s dL/dW)^2`, the squared singular values.
 
     Of all updates `dW = -eta P` with P of rank r, the best for a small eta has `P = sum_{k<=r}
-    sigma_k u_k v_k^T` (Eckart-Young), and lowers the loss by `eta sum_{k<=r} sigma_k^2`. So the
-    rank k gains sigma_k^2, and `S(M)` is the sum of the ranks that the site can hold. The stable
-    rank `||G||_F^2 / sigma_1^2` says how soon the gains fall off. LoRA-GA begins its adapters
-    with these singular vectors: https://arxiv.org/abs/2407.05000.
+    sigma_k u_k v_k^T` (Eckart-Young), and lowers the loss by `eta sum_{k<=r} sigma_k^2`. So rank k
+    gains sigma_k^2, and `S(M)` is the sum over the ranks that the site can hold. The stable rank
+    `||G||_F^2 / sigma_1^2` says how soon the gains fall off. LoRA-GA initializes its adapters with
+    these singular vectors: https://arxiv.org/abs/2407.05000.
     """
 
     def gains(
@@ -31,7 +31,7 @@ class GradSvd(Spectral, DenseProxy):
         loss: Loss = default_loss,
         autocast: Autocast = nullcontext,
     ) -> Gains:
-        """The squared singular values of every site, the largest first."""
+        """Return the squared singular values of every site, largest first."""
         gradients = self.dense_gradients(adapters, batches, loss, autocast)
         return {
             site: torch.linalg.svdvals(gradient).square().tolist()

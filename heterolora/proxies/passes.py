@@ -1,8 +1,8 @@
 """Passes through a model that leave it as it is.
 
-It is evaluated as a function of parameters that are passed in (`torch.func.functional_call`), so
-that weights, masks, gradients and random generators are as before by construction; only the
-training flags are set and put back.
+The model is evaluated as a function of parameters that are passed in
+(`torch.func.functional_call`), so that weights, masks, gradients and random generators are
+unchanged by construction; only the training flags are set and restored.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from heterolora.sites import Site
 from heterolora.unpadding import without_padding
 
 AB = dict[Site, Matrices]
-"""For each site its A (r, d_in) and its B (d_out, r), or the gradients by them."""
+"""For each site, its A (r, d_in) and B (d_out, r), or the gradients with respect to them."""
 
 
 def summed_gradients(
@@ -32,16 +32,16 @@ def summed_gradients(
     loss: Loss,
     autocast: Autocast,
 ) -> list[Tensor]:
-    """The gradient by each of `leaves` of the losses of all examples, over `batch_size`.
+    """Return the gradients of the summed losses over `batch_size` with respect to `leaves`.
 
     Args:
-        adapters: of the wired model.
-        leaves: require gradients.
-        tensors: what stands in for tensors of the model, by name; made of the leaves.
-        batches: are read to their end.
-        batch_size: of the mean losses whose sum is meant.
-        loss: from the model's output and a batch to the sum of the losses and their count.
-        autocast: the precision in which the model runs.
+        adapters: the adapters of the wired model.
+        leaves: the tensors to differentiate with respect to, which require gradients.
+        tensors: replacements for tensors of the model, by name, computed from the leaves.
+        batches: the batches, which are read to their end.
+        batch_size: the number of examples in each of the mean losses that are to be summed.
+        loss: maps the model's output and a batch to the sum of the losses and their count.
+        autocast: makes the context that sets the precision of the forward pass.
     """
     totals = wide_zeros(leaves)
     for batch in batches:
@@ -56,29 +56,29 @@ def summed_gradients(
 
 
 def wide_zeros(like: Sequence[Tensor]) -> list[Tensor]:
-    """Zeros of these shapes to add up in: in float32 at least."""
+    """Return zeros of these shapes to accumulate in, in float32 at least."""
     wide = [torch.promote_types(tensor.dtype, torch.float32) for tensor in like]
     return [torch.zeros_like(x, dtype=t) for x, t in zip(like, wide, strict=True)]
 
 
 def leaves_of(theta: AB) -> list[Tensor]:
-    """A and B of every site, one after the other, as leaves that require gradients."""
+    """Return A and B of every site, in turn, as leaves that require gradients."""
     return [matrix.requires_grad_() for pair in theta.values() for matrix in pair]
 
 
 def paired(sites: Iterable[Site], matrices: Sequence[Tensor]) -> AB:
-    """By site, what is in the order of `leaves_of`."""
+    """Group by site the matrices of a list in the order of `leaves_of`."""
     return dict(zip(sites, zip(matrices[::2], matrices[1::2], strict=True), strict=True))
 
 
 def first(batches: Iterable[Batch], count: int, size: int) -> Iterator[Batch]:
-    """The first `count` examples of `batches`, at most `size` at a time."""
+    """Yield the first `count` examples of `batches`, at most `size` at a time."""
     left = count
     for batch in batches:
         there = len(next(iter(batch.values())))
         rows = min(there, left)
         if rows == there <= size:
-            yield batch  # which may have more in it than a row for each example
+            yield batch  # uncut: not every entry need have one row per example
         else:
             for start in range(0, rows, size):
                 end = min(start + size, rows)
@@ -89,20 +89,20 @@ def first(batches: Iterable[Batch], count: int, size: int) -> Iterator[Batch]:
 
 
 def mask_of(batch: Batch) -> Tensor:
-    """Which tokens are not padding, (n, length)."""
+    """Return which tokens are not padding, (n, length)."""
     mask, ids = batch.get("attention_mask"), batch["input_ids"]
-    if mask is None and "position_ids" in batch:  # of packed rows, whose padding is nowhere
+    if mask is None and "position_ids" in batch:  # packed rows; padding is at position -1
         return (batch["position_ids"] >= 0).to(ids.dtype)
     return torch.ones_like(ids) if mask is None else mask
 
 
 def moved(value: Any, device: torch.device) -> Any:
-    """A tensor on the device; anything else, such as a length, as it is."""
+    """Return a tensor on `device`; anything else, such as a length, unchanged."""
     return value.to(device) if isinstance(value, Tensor) else value
 
 
 def overrides(adapters: Ranked[Any], theta: AB) -> dict[str, Tensor]:
-    """By name in the model: the matrices of `theta`, every rank on."""
+    """Return the matrices of `theta` by their names in the model, with every rank on."""
     of = {id(module): name for name, module in adapters.model.named_modules()}
     return {
         f"{of[id(adapter.module)]}.{name}": tensor
@@ -112,13 +112,13 @@ def overrides(adapters: Ranked[Any], theta: AB) -> dict[str, Tensor]:
 
 
 def as_they_stand(adapters: Ranked[Any]) -> dict[str, Tensor]:
-    """By name in the model: A and B of every site as they are, every rank on."""
+    """Return the current A and B of every site by their names in the model, with every rank on."""
     return overrides(adapters, {site: adapter.matrices for site, adapter in adapters.items()})
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off inside; afterwards every module is in training mode or not, as it was."""
+    """Switch dropout off within the context, and restore every module's training flag after it."""
     flags = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -12,10 +12,11 @@ from heterolora.sites import ROLES, LoraRole, ShortcutRole, Site
 class Role(Control):
     """Control, some roles first: `S(M) = 1` at sites of `roles`, and 0 at the others.
 
-    It reads neither model nor data: what a proxy finds beyond it is not that some roles matter.
+    It reads neither model nor data: a proxy that does better has found more than that some roles
+    matter.
 
     Raises:
-        ValueError: for no role at all, or one that there is not.
+        ValueError: if there are no roles, or one of them does not exist.
     """
 
     roles: tuple[Literal[LoraRole, ShortcutRole], ...] = setting(
@@ -28,5 +29,5 @@ class Role(Control):
             raise ValueError(f"roles={list(self.roles)}: must be one or more of {', '.join(ROLES)}")
 
     def place(self, site: Site) -> float:
-        """1 at the roles' sites."""
+        """Return 1 at sites of `roles`, and 0 at the others."""
         return float(site.role in self.roles)

@@ -1,4 +1,4 @@
-"""What the training steps say of every site, between two searches."""
+"""Gradients observed in the training steps between two searches."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,15 +14,15 @@ from heterolora.sites import Site
 
 @dataclass
 class Running:
-    """The gradients by A and B of every site, summed over the training steps that were observed.
+    """The gradients of A and B at every site, summed over the training steps that were observed.
 
-    They are of each step's mean loss in the model as it is trained, with its dropout and the ranks
-    that are on; but those of a site are as if all of its own ranks were on.
+    They are gradients of each step's mean loss in the model as it is trained, with its dropout and
+    the ranks that are on, except that those of a site are as if all of its own ranks were on.
 
     Attributes:
-        steps: made since the sums were taken.
-        observed: how many of these are in the sums.
-        sums: by site.
+        steps: the number of steps made since the sums were last taken.
+        observed: how many of these steps are in the sums.
+        sums: the summed gradients, by site.
     """
 
     steps: int = 0
@@ -31,7 +31,7 @@ class Running:
 
     @contextmanager
     def step(self, adapters: Ranked[LowRank], every: int) -> Iterator[None]:
-        """To be entered around the passes of a training step; observes every `every`-th of them."""
+        """Wrap the passes of a training step; observe every `every`-th step."""
         due = self.steps % every == 0
         self.steps += 1
         if not due:
@@ -47,25 +47,25 @@ class Running:
                 adapter.sums = None
 
     def take(self, adapters: Ranked[LowRank]) -> dict[Site, Matrices]:
-        """The sums, which begin anew."""
+        """Return the sums, and start again from zero."""
         taken = {site: own(self.sums, site, adapter) for site, adapter in adapters.items()}
         self.load_state_dict({})
         return taken
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty where no step was made; the tensors are not copies."""
+        """Return the state; empty if no step was made. The tensors are not copies."""
         if self.steps == 0:
             return {}
         return {"steps": self.steps, "observed": self.observed, "sums": plain(self.sums)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore a state from `state_dict`."""
         self.steps, self.observed = state.get("steps", 0), state.get("observed", 0)
         self.sums = parsed(state.get("sums", {}))
 
 
 def own(kept: Mapping[Site, Matrices], site: Site, adapter: LowRank) -> Matrices:
-    """What is kept of a site, on its device; zeros where nothing is."""
+    """Return what is kept for a site, on the adapter's device; zeros if nothing is."""
     if site not in kept:
         return torch.zeros_like(adapter.A.detach()), torch.zeros_like(adapter.B.detach())
     a, b = kept[site]
@@ -73,12 +73,12 @@ def own(kept: Mapping[Site, Matrices], site: Site, adapter: LowRank) -> Matrices
 
 
 def plain(kept: Mapping[Site, Matrices]) -> dict[str, Any]:
-    """As a state has it; the tensors are not copies."""
+    """Return `kept` in the form of a state; the tensors are not copies."""
     return {str(site): {"A": a, "B": b} for site, (a, b) in kept.items()}
 
 
 def parsed(state: Mapping[str, Any]) -> dict[Site, Matrices]:
-    """What `plain` gave, in copies."""
+    """Return what was given to `plain`, in copies."""
     return {
         Site.parse(name): (pair["A"].clone(), pair["B"].clone()) for name, pair in state.items()
     }

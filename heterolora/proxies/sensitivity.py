@@ -22,16 +22,17 @@ class Sensitivity(LossProxy):
     """AdaLoRA's importance: `S(M) = sum over theta in A, B of Ibar U`, smoothed over steps.
 
     With `I_t = |theta dL_t/dtheta|` of the mean loss of step t, and both averages 0 before the
-    first (AdaLoRA, section 3.2):
+    first step (AdaLoRA, section 3.2):
 
         Ibar_t = beta1 Ibar_{t-1} + (1 - beta1) I_t
         U_t    = beta2 U_{t-1} + (1 - beta2) |I_t - Ibar_t|
 
-    AdaLoRA has a score for each triplet of its decomposition; that of a site is the sum over all
-    entries of its A and B. They are observed at every `observe_every`-th step, gradients as if all
-    ranks of the site were on (see `Running`), and go on through all searches. A site that was
-    never on has B = 0 and scores 0 from the steps, so that it is best with a strategy that begins
-    with all sites on (`warmup`, `pruning`); under `dynamic` the first choice tends to stay.
+    AdaLoRA scores each triplet of its decomposition; here the score of a site is the sum over all
+    entries of its A and B. Every `observe_every`-th step is observed, with gradients as if all
+    ranks of the site were on (see `Running`), and the averages continue through all searches. A
+    site that was never on has B = 0 and scores 0 from the steps, so that this proxy works best with
+    a strategy that starts with all sites on (`warmup`, `pruning`); under `dynamic` the first choice
+    tends to stay.
 
     Before the first step there is nothing to smooth, and the sample is scored by SNIP,
     `sum |theta dL/dtheta|`, with B drawn as `weights` says.
@@ -49,24 +50,27 @@ class Sensitivity(LossProxy):
 
     @property
     def observes(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     @property
     def observed(self) -> int:
-        """How many training steps were, from the first on."""
+        """How many training steps have been observed since the start."""
         return self._smoothed.observed
 
     def observe(self, adapters: Adapters) -> AbstractContextManager[object]:
-        """Smooth what every `observe_every`-th step says."""
+        """Return a context that updates the averages at every `observe_every`-th step."""
         return self._smoothed.step(adapters, self.observe_every)
 
     def weights_scored(self, adapters: Ranked[Any]) -> Weights:
-        """As of the sample; of training steps, those that stood at each."""
+        """Return `current` once steps were observed; before that, decide as for the sample.
+
+        Each step is scored with the weights that it was computed at.
+        """
         return "current" if self.observed else super().weights_scored(adapters)
 
     def saliency(self, theta: Tensor, gradient: Tensor) -> Tensor:
-        """`sum |theta gradient|`; also of the averages Ibar and U, which have no signs."""
+        """Return `sum |theta gradient|`; also used on Ibar and U, which are never negative."""
         return (theta * gradient).abs().sum()
 
     def scores(
@@ -76,34 +80,34 @@ class Sensitivity(LossProxy):
         loss: Loss = default_loss,
         autocast: Autocast = nullcontext,
     ) -> dict[Site, float]:
-        """The sum of Ibar U at every site; SNIP of the sample before the first step."""
+        """Return the sum of Ibar U at every site; before the first step, SNIP of the sample."""
         if not self.observed:
             return super().scores(adapters, batches, loss, autocast)
         return self.saliencies(*self._smoothed.averages(adapters))
 
     def state_dict(self) -> dict[str, Any]:
-        """Both averages; empty before the first step."""
+        """Return both averages; empty before the first step."""
         return self._smoothed.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore a state from `state_dict`."""
         self._smoothed.load_state_dict(state)
 
     @cached_property
     def _smoothed(self) -> "Smoothed":
-        """Not a field: it is no setting, and two equal proxies have one each."""
+        """The averages. Not a field: they are no setting, and equal proxies do not share them."""
         return Smoothed(beta1=self.beta1, beta2=self.beta2)
 
 
 @dataclass
 class Smoothed(Running):
-    """Ibar and U of A and B of every site, over the training steps that were observed.
+    """Ibar and U for A and B of every site, over the training steps that were observed.
 
-    `sums` is of the step under way alone.
+    `sums` holds only the gradients of the current step.
 
     Attributes:
-        beta1: of Ibar.
-        beta2: of U.
+        beta1: the decay of Ibar.
+        beta2: the decay of U.
         importance: Ibar, by site.
         fluctuation: U, by site.
     """
@@ -115,7 +119,7 @@ class Smoothed(Running):
 
     @contextmanager
     def step(self, adapters: Ranked[LowRank], every: int) -> Iterator[None]:
-        """To be entered around the passes of a training step, before the weights change."""
+        """Wrap the passes of a training step, before the weights change."""
         with super().step(adapters, every):
             yield
         for site, gradients in self.sums.items():  # of this step; none if it was not observed
@@ -135,19 +139,19 @@ class Smoothed(Running):
     def averages(
         self, adapters: Ranked[LowRank]
     ) -> tuple[dict[Site, Matrices], dict[Site, Matrices]]:
-        """Ibar and U of every site."""
+        """Return Ibar and U of every site."""
         importance = {site: own(self.importance, site, one) for site, one in adapters.items()}
         fluctuation = {site: own(self.fluctuation, site, one) for site, one in adapters.items()}
         return importance, fluctuation
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty where no step was made; the tensors are not copies."""
+        """Return the state; empty if no step was made. The tensors are not copies."""
         averages = {"importance": self.importance, "fluctuation": self.fluctuation}
         state = super().state_dict()
         return state and state | {name: plain(kept) for name, kept in averages.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore a state from `state_dict`."""
         super().load_state_dict(state)
         self.importance = parsed(state.get("importance", {}))
         self.fluctuation = parsed(state.get("fluctuation", {}))

@@ -12,7 +12,8 @@ from heterolora.settings import setting
 class Snip(DataProxy):
     """SNIP: `S(M) = sum over theta in A, B of |theta dL/dtheta|`.
 
-    The gradient by a mask c on theta, at c = 1, is theta dL/dtheta; its size is the sensitivity.
+    The gradient with respect to a mask c on theta, at c = 1, is theta dL/dtheta; its absolute value
+    is the sensitivity.
     """
 
     weights: Weights = setting(
@@ -21,5 +22,5 @@ class Snip(DataProxy):
     )
 
     def saliency(self, theta: Tensor, gradient: Tensor) -> Tensor:
-        """`sum |theta gradient|`."""
+        """Return `sum |theta gradient|`."""
         return (theta * gradient).abs().sum()

@@ -1,4 +1,4 @@
-"""Proxies that tell what each rank of a site would gain."""
+"""Proxies that give the gain of each rank of a site."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -13,12 +13,12 @@ from heterolora.proxies.base import Proxy
 from heterolora.sites import Site
 
 Gains = Mapping[Site, list[float]]
-"""For each site what its first, its second, ... rank gains, never rising."""
+"""For each site, the gains of its first, second, ... rank, in non-increasing order."""
 
 
 @dataclass(frozen=True)
 class Spectral(Proxy):
-    """A proxy with a gain for each rank of a site; the score is the sum of those it can hold."""
+    """A proxy with a gain for each rank of a site; its score sums those that the site can hold."""
 
     @abstractmethod
     def gains(
@@ -28,10 +28,12 @@ class Spectral(Proxy):
         loss: Loss = default_loss,
         autocast: Autocast = nullcontext,
     ) -> Gains:
-        """The gain of every rank of every site, never rising; the arguments are those of `scores`.
+        """Return the gain of every rank of every site, in non-increasing order.
+
+        The arguments are those of `scores`.
 
         Raises:
-            UserError: if the model or the device does not allow it.
+            UserError: if the model or the device does not support it.
         """
 
     def scores(
@@ -41,7 +43,7 @@ class Spectral(Proxy):
         loss: Loss = default_loss,
         autocast: Autocast = nullcontext,
     ) -> dict[Site, float]:
-        """The sum of the gains up to a site's capacity."""
+        """Return the sum of the gains up to each site's capacity."""
         return totals(self.gains(adapters, batches, loss, autocast), adapters.capacities)
 
 
@@ -52,10 +54,10 @@ def candidates(
     loss: Loss = default_loss,
     autocast: Autocast = nullcontext,
 ) -> Candidates:
-    """The sites as `proxy` scores them, with the gains of their ranks where it tells them.
+    """Score the sites with `proxy`, and include the gains of their ranks if it has them.
 
     Raises:
-        UserError: as `scores` does, and if a score is not finite.
+        UserError: if `scores` raises it, or a score is not finite.
     """
     gains = None
     if isinstance(proxy, Spectral):
@@ -67,5 +69,5 @@ def candidates(
 
 
 def totals(gains: Gains, capacities: Mapping[Site, int]) -> dict[Site, float]:
-    """The sum of the gains of all ranks that a site can hold."""
+    """Return the sum of the gains of all ranks that each site can hold."""
     return {site: sum(values[: capacities[site]]) for site, values in gains.items()}

@@ -24,8 +24,8 @@ class SynFlow(SaliencyProxy):
     Every parameter is replaced by its absolute value and the input embeddings are all ones, in
     float64, since products along the depth span many orders of magnitude. With `objective: loss`,
     R is the loss of that input summed over the labels of the first `num_batches * batch_size`
-    examples, over `batch_size` (the paper); with `output`, R is the sum of the outputs (SYNFLOW's
-    own). The input is one unpadded sequence, as long as the longest of these examples.
+    examples, over `batch_size` (the paper); with `output`, R is the sum of the outputs (as in the
+    original SynFlow). The input is one unpadded sequence, as long as the longest of these examples.
     """
 
     weights: Weights = setting(
@@ -39,20 +39,20 @@ class SynFlow(SaliencyProxy):
 
     @property
     def reads_weights(self) -> bool:
-        """All of them, by their absolute values."""
+        """True: it reads the absolute values of all weights."""
         return True
 
     @property
     def needs_labels(self) -> bool:
-        """Only the loss reads them."""
+        """Whether the objective is the loss, which alone reads labels."""
         return self.objective == "loss"
 
     def sample(self, examples: Examples) -> Iterable[Batch]:
-        """The first `num_batches * batch_size` examples."""
+        """Return the first `num_batches * batch_size` examples."""
         return examples.in_order(self.batch_size, self.examples)
 
     def saliency(self, theta: Tensor, gradient: Tensor) -> Tensor:
-        """`sum |theta gradient|`; theta stands for |theta|, whose product has the same size."""
+        """Return `sum |theta gradient|`, which is the same for theta as for |theta|."""
         return (theta * gradient).abs().sum()
 
     def gradients(
@@ -63,7 +63,7 @@ class SynFlow(SaliencyProxy):
         loss: Loss,
         autocast: Autocast,
     ) -> AB:
-        """The gradient of R by |A| and |B| of every site.
+        """Return the gradients of R with respect to |A| and |B| of every site.
 
         Raises:
             ModelError: if the device has no float64.
@@ -91,7 +91,7 @@ class SynFlow(SaliencyProxy):
         return paired(absolute, parts)
 
     def _flow(self, output: Any, batches: list[Batch], loss: Loss) -> Tensor:
-        """R, from the output for one sequence."""
+        """Return R, from the output for one sequence."""
         if self.objective == "output":
             logits: Tensor = output.logits
             return logits.sum()
@@ -102,10 +102,10 @@ class SynFlow(SaliencyProxy):
 
 
 def check_float64(device: torch.device) -> None:
-    """Refuse a device that cannot compute in float64, such as Apple's.
+    """Reject a device that cannot compute in float64, such as Apple's.
 
     Raises:
-        ModelError: with a remedy.
+        ModelError: if the device has no float64.
     """
     try:
         torch.zeros((), dtype=torch.float64, device=device)
@@ -117,7 +117,7 @@ def check_float64(device: torch.device) -> None:
 
 
 def _fitted(labels: Tensor, logits: Tensor) -> Tensor:
-    """Labels of examples as they are; labels of tokens as many as the sequence has."""
+    """Return labels of examples unchanged; cut or pad labels of tokens to the sequence's length."""
     labels = labels.to(logits.device)
     if labels.dim() == 1:
         return labels

@@ -1,4 +1,4 @@
-"""When to search. Each strategy lives in the file of its name."""
+"""Strategies, which decide when to search. Each lives in the file of its name."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ __all__ = ["Dynamic", "Homogeneous", "Pruning", "Search", "Static", "Strategy", 
 def __getattr__(name: str) -> Any:
     if name != "Search":
         raise AttributeError(f"module 'heterolora.strategies' has no attribute '{name}'")
-    # A search needs torch, which a strategy does without.
+    # `Search` needs torch; the strategies do not.
     from heterolora.strategies.search import Search
 
     return Search

@@ -1,4 +1,4 @@
-"""What a strategy decides."""
+"""The base class of strategies."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from heterolora.settings import Settings
 
 @dataclass(frozen=True)
 class Strategy(Settings, ABC):
-    """At which optimizer steps a search is made, and how much of the budget it may spend.
+    """At which optimizer steps to search, and how much of the budget each search may spend.
 
     Attributes:
-        searches: whether one is ever made.
+        searches: whether the strategy ever searches.
     """
 
     searches: ClassVar[bool] = True
@@ -22,34 +22,34 @@ class Strategy(Settings, ABC):
     def search_steps(
         self, epoch: int, steps_per_epoch: int, total: int | None = None
     ) -> Sequence[int]:
-        """The steps of `epoch` (both counted from 0) before which a search is made.
+        """Return the steps of `epoch` before which to search; steps and epochs are counted from 0.
 
         Args:
-            epoch: which.
-            steps_per_epoch: optimizer steps in each.
-            total: optimizer steps in all; those of one epoch if None.
+            epoch: the index of the epoch.
+            steps_per_epoch: the number of optimizer steps in each epoch.
+            total: the number of optimizer steps in the whole training; one epoch's if None.
         """
 
     @property
     def start(self) -> float | None:
-        """Until the first search, every site has this multiple of the budget's rank on.
+        """The multiple of the budget's rank at which every site is on until the first search.
 
-        None where the first search comes before the first step.
+        None if the first search comes before the first step.
         """
         return None
 
     def share(self, done: float) -> float:
-        """The parameters that a search may switch on, as a multiple of the budget.
+        """Return how many parameters a search may switch on, as a multiple of the budget.
 
         Args:
-            done: the share of all optimizer steps that have been made, from 0 to 1.
+            done: the fraction of all optimizer steps that have been made, from 0 to 1.
         """
         return 1.0
 
     def periodic(self, steps_per_epoch: int) -> int | None:
-        """The searches of every epoch; None where epochs differ."""
+        """Return the number of searches in every epoch; None if epochs differ."""
         return None
 
     def shortfall(self, steps_per_epoch: int) -> str | None:
-        """What of the settings an epoch of this length cannot hold, in one line; None if it can."""
+        """Return one line on what does not fit an epoch of this length; None if everything does."""
         return None

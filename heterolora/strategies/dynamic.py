@@ -11,7 +11,7 @@ class Dynamic(Strategy):
     """Search repeatedly: every ceil(steps per epoch / k) steps of each epoch, from step 0.
 
     With k = `searches_per_epoch` = 5 and MRPC's 459 steps: before steps 0, 92, 184, 276, 368.
-    Where the steps do not divide evenly, an epoch may hold fewer than k searches.
+    If the steps do not divide evenly, an epoch may hold fewer than k searches.
     """
 
     enable_rate: float = setting(
@@ -20,16 +20,16 @@ class Dynamic(Strategy):
     searches_per_epoch: int = setting(5, help="searches per epoch, evenly spaced", gt=0)
 
     def search_steps(self, epoch: int, steps_per_epoch: int, total: int | None = None) -> range:
-        """0, i, 2 i, ... below `steps_per_epoch`, with i = ceil(steps_per_epoch / k)."""
+        """Return 0, i, 2 i, ... below `steps_per_epoch`, with i = ceil(steps_per_epoch / k)."""
         interval = -(-steps_per_epoch // self.searches_per_epoch)
         return range(0, steps_per_epoch, interval)
 
     def periodic(self, steps_per_epoch: int) -> int:
-        """As many as fit."""
+        """Return the number of searches that fit into an epoch."""
         return len(self.search_steps(0, steps_per_epoch))
 
     def shortfall(self, steps_per_epoch: int) -> str | None:
-        """Whether an epoch holds fewer searches than asked for."""
+        """Return one line if an epoch holds fewer searches than asked for, None otherwise."""
         steps = self.search_steps(0, steps_per_epoch)
         if len(steps) == self.searches_per_epoch:
             return None

@@ -15,5 +15,5 @@ class Homogeneous(Strategy):
     enable_rate: float = setting(1, help="all sites are on", ge=1, le=1)
 
     def search_steps(self, epoch: int, steps_per_epoch: int, total: int | None = None) -> range:
-        """None."""
+        """Return no steps."""
         return range(0)

@@ -11,14 +11,14 @@ from heterolora.strategies.base import Strategy
 class Pruning(Strategy):
     """Start with more ranks than the budget, and prune them on AdaLoRA's cubic schedule.
 
-    With T steps in all, of which the first t_i = ceil(warmup T) train every site at `initial`
-    times the budget's rank, and the last T - t_f with t_f = floor(until T) train what is left, a
-    search at step t may spend (https://arxiv.org/abs/2303.10512, section 3.3)
+    Of T steps in all, the first t_i = ceil(warmup T) train every site at `initial` times the
+    budget's rank, and the last T - t_f, with t_f = floor(until T), train what is left. A search at
+    step t may spend (https://arxiv.org/abs/2303.10512, section 3.3)
 
         b(t) = b (1 + (initial - 1) (1 - (t - t_i) / (t_f - t_i))^3)
 
-    parameters, b being the budget. There are `searches` of them, evenly spaced from t_i to t_f. A
-    run has the budget's parameters at its end, and more before.
+    parameters, where b is the budget. There are `pruning_searches` of them, evenly spaced from t_i
+    to t_f. A run has as many parameters as the budget at its end, and more before.
     """
 
     enable_rate: float = setting(
@@ -42,15 +42,15 @@ class Pruning(Strategy):
         return self.initial
 
     def search_steps(self, epoch: int, steps_per_epoch: int, total: int | None = None) -> list[int]:
-        """The steps of the epoch that are evenly spaced from t_i to t_f."""
+        """Return those of the steps evenly spaced from t_i to t_f that are in this epoch."""
         steps, first = total or steps_per_epoch, epoch * steps_per_epoch
         begin = min(math.ceil(self.warmup * steps), steps - 1)
         end = max(begin, math.floor(self.until * steps))
-        parts = max(1, min(self.pruning_searches - 1, end - begin))  # one for each step at most
+        parts = max(1, min(self.pruning_searches - 1, end - begin))  # at most one per step
         spaced = {begin + round(part * (end - begin) / parts) for part in range(parts + 1)}
         return sorted(step - first for step in spaced if 0 <= step - first < steps_per_epoch)
 
     def share(self, done: float) -> float:
-        """b(t) / b."""
+        """Return b(t) / b."""
         part = (done - self.warmup) / (self.until - self.warmup)
         return 1 + (self.initial - 1) * (1 - min(max(part, 0.0), 1.0)) ** 3

@@ -19,22 +19,24 @@ from heterolora.streams import python_generator
 logger = logging.getLogger(__name__)
 
 NEAR = 0.05
-"""What may be missing of a budget, or more than it, unsaid: a share of it."""
+"""The share of the budget by which an allocation may miss it without a warning."""
 
 
 @dataclass
 class Search:
-    """Call it to reallocate. Its state is that of the tie-breaking stream, proxy and selection.
+    """A callable that reallocates ranks: it scores the sites, selects, and switches.
+
+    Its state is that of the tie-breaking random stream, the proxy and the selection.
 
     Attributes:
-        adapters: are scored, and switched.
-        proxy: scores the sites.
+        adapters: the adapters to score and switch.
+        proxy: the proxy that scores the sites.
         examples: the training split, from which the proxy takes its sample.
         pools: which sites compete for which budget.
-        selection: turns scores into ranks; the paper's by default.
-        loss: of a batch.
-        autocast: the precision of the forward pass.
-        rng: breaks ties; a stream of the adapters' seed.
+        selection: how ranks follow from scores; the paper's by default.
+        loss: maps the model's output and a batch to the sum of the losses and their count.
+        autocast: makes the context that sets the precision of the forward pass.
+        rng: the random generator that breaks ties, on a stream of the adapters' seed.
     """
 
     adapters: Ranked[Any]
@@ -51,13 +53,13 @@ class Search:
         self.rng = python_generator(self.adapters.seed, "selection")
 
     def __call__(self, share: float = 1.0) -> dict[str, Any]:
-        """Score, select and switch; returns what there is to record, as plain values.
+        """Score, select and switch, and return what there is to record, as plain values.
 
         Args:
-            share: what may be spent of each pool's budget, as a multiple of it.
+            share: how much may be spent in each pool, as a multiple of its budget.
 
         Raises:
-            UserError: if sites cannot be scored, or no allocation can be made of the scores.
+            UserError: if sites cannot be scored, or the scores allow no allocation.
         """
         adapters = self.adapters
         weights, observed = self.proxy.weights_scored(adapters), self.proxy.observed
@@ -80,7 +82,7 @@ class Search:
         }
 
     def _warn_of_a_miss(self, parameters: int, budget: int) -> None:
-        """Say once where no allocation is near to the budget."""
+        """Warn, once, if the allocation is not near the budget."""
         if self._warned or abs(parameters - budget) <= NEAR * budget:
             return
         self._warned = True
@@ -92,19 +94,19 @@ class Search:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, and the states that are not empty."""
+        """Return the position of the random stream, and the states that are not empty."""
         version, words, spare = self.rng.getstate()
         states = {name: part.state_dict() for name, part in self._stateful().items()}
         kept = {name: state for name, state in states.items() if state}
         return {"rng": [version, list(words), spare], **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore a state from `state_dict`."""
         version, words, spare = state["rng"]
         self.rng.setstate((version, tuple(words), spare))
         for name, part in self._stateful().items():
             part.load_state_dict(state.get(name, {}))
 
     def _stateful(self) -> dict[str, Stateful]:
-        """What has state, of proxy and selection."""
+        """Return which of proxy and selection have state."""
         return stateful({"proxy": self.proxy, "selection": self.selection})

@@ -15,5 +15,5 @@ class Static(Strategy):
     )
 
     def search_steps(self, epoch: int, steps_per_epoch: int, total: int | None = None) -> range:
-        """Step 0 of epoch 0."""
+        """Return step 0 in epoch 0, and no steps in later epochs."""
         return range(1) if epoch == 0 else range(0)

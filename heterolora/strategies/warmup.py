@@ -11,9 +11,9 @@ from heterolora.strategies.base import Strategy
 class Warmup(Strategy):
     """Train all sites at the budget's rank for a fraction of the steps, then search once.
 
-    At the search B is no longer zero, so that a proxy scores adapters that have begun to learn.
-    Sites that stay on keep what they have learned; the ranks that they gain begin at zero, as
-    LoRA does. The search is made before step ceil(warmup x all steps).
+    At the search B is no longer zero, so that the proxy scores adapters that have begun to learn.
+    Sites that stay on keep what they have learned; the ranks that they gain start from zero, as in
+    LoRA. The search comes before step ceil(warmup x all steps).
     """
 
     enable_rate: float = setting(
@@ -23,11 +23,11 @@ class Warmup(Strategy):
 
     @property
     def start(self) -> float:
-        """The budget."""
+        """1: every site has the budget's rank."""
         return 1.0
 
     def search_steps(self, epoch: int, steps_per_epoch: int, total: int | None = None) -> range:
-        """ceil(warmup x all steps), in the epoch that has it."""
+        """Return step ceil(warmup x all steps), in the epoch that contains it."""
         steps = total or steps_per_epoch
         at, step = divmod(min(math.ceil(self.warmup * steps), steps - 1), steps_per_epoch)
         return range(step, step + 1) if at == epoch else range(0)

@@ -1,4 +1,4 @@
-"""How ranks follow from scores. Each selection lives in the file of its name."""
+"""Selections, which turn scores into ranks. Each lives in the file of its name."""
 
 from heterolora.allocation.selection.base import Candidates, Selection
 from heterolora.allocation.selection.proportional import Proportional

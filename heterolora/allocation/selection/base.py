@@ -1,4 +1,4 @@
-"""What a selection decides, and what all of them share."""
+"""The base class of selections, and what they choose from."""
 
 import math
 import random
@@ -21,10 +21,10 @@ class Candidates:
     """The sites that compete for a budget.
 
     Attributes:
-        scores: of each site; the higher, the sooner it is switched on.
-        unit_costs: the parameters of one rank at each site.
-        capacities: the most ranks that can be on at each site.
-        gains: what the first, the second, ... rank of each site adds, never rising; None where
+        scores: the score of each site; higher scores are switched on first.
+        unit_costs: the number of parameters in one rank at each site.
+        capacities: the largest number of ranks that can be on at each site.
+        gains: what the first, second, ... rank of each site adds, in non-increasing order; None if
             only whole sites were scored.
     """
 
@@ -34,11 +34,11 @@ class Candidates:
     gains: Mapping[Site, Sequence[float]] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse scores that say nothing.
+        """Reject scores and gains that cannot be used.
 
         Raises:
             AllocationError: if a score or a gain is not finite.
-            ValueError: if the gains of a site rise.
+            ValueError: if a rank of a site has a larger gain than the rank before.
         """
         _check_finite("scores", self.scores)
         if self.gains is not None:
@@ -51,21 +51,21 @@ class Candidates:
 
     @property
     def degenerate(self) -> bool:
-        """Whether there is more than one site, all of equal score."""
+        """Whether there is more than one site and all have the same score."""
         return len(self.scores) > 1 and len(set(self.scores.values())) == 1
 
     def shuffled(self, rng: random.Random) -> list[Site]:
-        """The sites in a uniformly random order, for sorts that keep it among equals.
+        """Return the sites in a uniformly random order, which a stable sort keeps among equals.
 
-        One draw is made whatever the scores, so that the stream's position depends on the number
-        of searches alone.
+        There is one draw whatever the scores, so that the position of the random stream depends
+        only on the number of searches.
         """
         sites = sorted(self.scores, key=lambda site: (site.layer, site.role))
         rng.shuffle(sites)
         return sites
 
     def among(self, sites: Collection[Site]) -> "Candidates":
-        """Those of `sites` alone."""
+        """Return the candidates restricted to `sites`."""
         chosen = [site for site in self.scores if site in sites]
         return Candidates(
             scores={site: self.scores[site] for site in chosen},
@@ -75,7 +75,7 @@ class Candidates:
         )
 
     def relative_to_role(self) -> "Candidates":
-        """Scores and gains over the mean size of the scores of the site's role."""
+        """Return candidates with scores and gains over the mean absolute score of their role."""
         sizes: dict[str, list[float]] = {}
         for site, score in self.scores.items():
             sizes.setdefault(site.role, []).append(abs(score))
@@ -88,17 +88,17 @@ class Candidates:
         )
 
     def parameters(self, ranks: Mapping[Site, int]) -> int:
-        """The adapter parameters of these ranks."""
+        """Return the number of adapter parameters that these ranks have."""
         return sum(rank * self.unit_costs[site] for site, rank in ranks.items())
 
 
 class Claim(NamedTuple):
-    """What a site asks for beyond the floor.
+    """A site's request for ranks beyond the floor.
 
     Attributes:
-        place: the lower, the sooner it is granted.
-        site: that asks.
-        ranks: how many further ranks.
+        place: the position in the order of claims; lower ones are granted first.
+        site: the site that makes the claim.
+        ranks: the number of further ranks.
     """
 
     place: tuple[float, ...]
@@ -108,13 +108,13 @@ class Claim(NamedTuple):
 
 @dataclass(frozen=True)
 class Selection(Settings, ABC):
-    """How the rank of every site follows from the scores and a budget.
+    """A rule by which the rank of every site follows from the scores and a budget.
 
-    Every site has the floor's ranks. Beyond that sites make claims, which are granted in order
-    until the parameters come nearest to the budget; equal claims stand in random order.
+    Every site gets the floor's ranks. Beyond that, sites make claims, which are granted in order
+    until the parameters come nearest to the budget; equal claims are in random order.
 
     Attributes:
-        needs_gains: whether it asks for the gain of each rank of a site.
+        needs_gains: whether the selection needs the gain of each rank of a site.
     """
 
     needs_gains: ClassVar[bool] = False
@@ -125,34 +125,34 @@ class Selection(Settings, ABC):
     )
 
     def to_dict(self) -> dict[str, Any]:
-        """The name, and the settings that are not at their default."""
+        """Return the name, and the settings that differ from their defaults."""
         defaults = {one.name: one.default for one in settable(type(self))}
         whole = super().to_dict()
         return {k: v for k, v in whole.items() if k not in defaults or v != defaults[k]}
 
     @abstractmethod
     def claims(self, candidates: Candidates, sites: Sequence[Site]) -> Iterable[Claim]:
-        """What the sites ask for beyond the floor, in any order.
+        """Return what the sites claim beyond the floor, in any order.
 
         Args:
-            candidates: the sites.
-            sites: the same, in the order in which equal claims are granted.
+            candidates: the sites and their scores.
+            sites: the same sites, in the order in which equal claims are granted.
         """
 
     def select(self, candidates: Candidates, budget: int, rng: random.Random) -> Allocation:
         """Choose ranks whose parameters come nearest to `budget`.
 
-        A site never gets fewer ranks than one of the same role, of lower score, equal unit cost
-        and equal capacity.
+        Of two sites with the same role, unit cost and capacity, the one with the higher score never
+        gets fewer ranks.
 
         Args:
-            candidates: the sites.
-            budget: adapter parameters.
-            rng: breaks ties; one draw for each call.
+            candidates: the sites and their scores.
+            budget: the budget in adapter parameters.
+            rng: the random generator that breaks ties; each call draws from it once.
 
         Raises:
             AllocationError: if a site cannot hold the floor, the floors cost more than the budget,
-                or the budget is nearest to no rank at all.
+                or switching nothing on comes nearest to the budget.
         """
         if self.normalize == "role":
             candidates = candidates.relative_to_role()
@@ -187,7 +187,7 @@ class Selection(Settings, ABC):
 
 
 def _tied(places: Sequence[tuple[float, ...]], count: int) -> int:
-    """How many claims equal the last that is granted, if the first that is not does too."""
+    """Count the claims equal to the last one granted, if the first one not granted equals it."""
     if count == 0 or count == len(places) or places[count] != places[count - 1]:
         return 0
     return places.count(places[count])

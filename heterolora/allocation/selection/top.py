@@ -15,7 +15,7 @@ class Top(Selection):
     """
 
     def claims(self, candidates: Candidates, sites: Sequence[Site]) -> Iterable[Claim]:
-        """All that a site can hold above the floor, at its score."""
+        """Claim all of a site's ranks above the floor at once, in the order of the scores."""
         for site in sites:
             ranks = candidates.capacities[site] - self.floor
             if ranks:

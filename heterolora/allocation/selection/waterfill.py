@@ -1,4 +1,4 @@
-"""Each rank to where it gains most."""
+"""Give each rank to the site where it gains most."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from heterolora.sites import Site
 class Waterfill(Selection):
     """Ranks are given one at a time, to the site where the next gains most per parameter.
 
-    With gains g_1 >= g_2 >= ... of the ranks of a site and c the parameters of one rank, the rank
-    k claims g_k / c. Since gains never rise, no ranks of the same parameters have a larger sum of
-    gains: the greedy choice is optimal (Fox 1966, https://doi.org/10.1287/mnsc.13.3.210), but for
-    the last rank, at which the budget may not come out even. It needs a proxy that tells the gain
-    of each rank: `gradsvd` or `eva`.
+    With gains g_1 >= g_2 >= ... for the ranks of a site, and c parameters in each rank, rank k
+    claims g_k / c. Since gains never increase, no other ranks with the same number of parameters
+    have a larger sum of gains: the greedy choice is optimal (Fox 1966,
+    https://doi.org/10.1287/mnsc.13.3.210), except for the last rank, where the budget may not come
+    out even. It needs a proxy that gives the gain of each rank: `gradsvd` or `eva`.
     """
 
     needs_gains: ClassVar[bool] = True
 
     def claims(self, candidates: Candidates, sites: Sequence[Site]) -> Iterable[Claim]:
-        """Every rank above the floor, at its gain for each parameter.
+        """Claim every rank above the floor, in the order of the gain per parameter.
 
         Raises:
             AllocationError: if only whole sites were scored.

@@ -1,1 +1,1 @@
-"""The families that can be wired: each file here registers those that share a layout."""
+"""The families that can be wired; each file here registers those that share a layout."""

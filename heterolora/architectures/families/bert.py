@@ -1,4 +1,4 @@
-"""BERT, and what was distilled from it, such as MiniLM."""
+"""BERT and models distilled from it, such as MiniLM."""
 
 from typing import Any
 
@@ -17,32 +17,32 @@ PROJECTIONS = {
 
 
 class BertParts(Parts):
-    """A layer of BERT. Its output modules hold a projection, a dropout and a norm."""
+    """The parts of a BERT layer, whose output modules hold a projection, a dropout and a norm."""
 
     def attention(
         self, x: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """Attn(x). What follows the mask is for decoders with cross-attention."""
+        """Return Attn(x). The arguments after the mask are for decoders with cross-attention."""
         x, _ = self.layer.attention.self(x, attention_mask=attention_mask, **kwargs)
         return _projected(self.layer.attention.output, x)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """FFN(x)."""
+        """Return FFN(x)."""
         return _projected(self.layer.output, self.layer.intermediate(x))
 
     def norm1(self, x: Tensor) -> Tensor:
-        """LN1(x)."""
+        """Return LN1(x)."""
         y: Tensor = self.layer.attention.output.LayerNorm(x)
         return y
 
     def norm2(self, x: Tensor) -> Tensor:
-        """LN2(x)."""
+        """Return LN2(x)."""
         y: Tensor = self.layer.output.LayerNorm(x)
         return y
 
 
 def _projected(output: Any, x: Tensor) -> Tensor:
-    """What an output module does before it adds the residual and normalizes."""
+    """Return what an output module computes before it adds the residual and normalizes."""
     y: Tensor = output.dropout(output.dense(x))
     return y
 

@@ -1,7 +1,7 @@
 """DeBERTa-v2 and DeBERTa-v3: BERT's layers, with attention to relative positions.
 
-Where queries and keys of positions share the weights of those of tokens, as in DeBERTa-v3, an
-adapter beside them maps both.
+If the queries and keys of positions share weights with those of tokens, as in DeBERTa-v3, an
+adapter on these weights maps both.
 """
 
 from heterolora.architectures.family import Family, register

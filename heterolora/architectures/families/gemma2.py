@@ -1,7 +1,7 @@
-"""Gemma 2 and Gemma 3: Llama's layout with a norm behind the attention and the FFN as well.
+"""Gemma 2 and Gemma 3: Llama's layout with another norm after the attention and the FFN.
 
-These outer norms are of what the parts add and not of the stream, so that the blocks are pre-norm.
-Of Gemma 3 it is the model of texts alone, whose `model_type` is `gemma3_text`.
+These outer norms apply to what the parts add and not to the stream, so the blocks are pre-norm.
+Of Gemma 3, only the text model is supported, whose `model_type` is `gemma3_text`.
 """
 
 from typing import Any
@@ -13,25 +13,25 @@ from heterolora.architectures.family import Family, Parts, register
 
 
 class Gemma2Parts(Parts):
-    """A layer of Gemma 2. Its attention and its FFN end with a root-mean-square norm."""
+    """The parts of a Gemma 2 layer; attention and FFN each end with a root-mean-square norm."""
 
     def attention(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Attn(x), normalized."""
+        """Return Attn(x), normalized."""
         y: Tensor = self.layer.post_attention_layernorm(self.layer.self_attn(x, *args, **kwargs)[0])
         return y
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """FFN(x), normalized."""
+        """Return FFN(x), normalized."""
         y: Tensor = self.layer.post_feedforward_layernorm(self.layer.mlp(x))
         return y
 
     def norm1(self, x: Tensor) -> Tensor:
-        """LN1(x), a root-mean-square norm."""
+        """Return LN1(x), a root-mean-square norm."""
         y: Tensor = self.layer.input_layernorm(x)
         return y
 
     def norm2(self, x: Tensor) -> Tensor:
-        """LN2(x), a root-mean-square norm."""
+        """Return LN2(x), a root-mean-square norm."""
         y: Tensor = self.layer.pre_feedforward_layernorm(x)
         return y
 

@@ -1,7 +1,7 @@
 """The pre-norm layout of Llama, which Mistral, Qwen 2, Qwen 3 and Gemma share.
 
-Their attentions differ (grouped-query heads, sliding windows, norms of queries and keys), but
-inside modules of the same names.
+Their attention differs (grouped-query heads, sliding windows, norms of queries and keys), but
+inside modules with the same names.
 """
 
 from typing import Any
@@ -22,25 +22,25 @@ PROJECTIONS = {
 
 
 class LlamaParts(Parts):
-    """A layer of Llama. It has no dropout but that inside its attention."""
+    """The parts of a Llama layer, which has no dropout outside its attention."""
 
     def attention(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Attn(x)."""
+        """Return Attn(x)."""
         y: Tensor = self.layer.self_attn(x, *args, **kwargs)[0]
         return y
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """FFN(x)."""
+        """Return FFN(x)."""
         y: Tensor = self.layer.mlp(x)
         return y
 
     def norm1(self, x: Tensor) -> Tensor:
-        """LN1(x), a root-mean-square norm."""
+        """Return LN1(x), a root-mean-square norm."""
         y: Tensor = self.layer.input_layernorm(x)
         return y
 
     def norm2(self, x: Tensor) -> Tensor:
-        """LN2(x), a root-mean-square norm."""
+        """Return LN2(x), a root-mean-square norm."""
         y: Tensor = self.layer.post_attention_layernorm(x)
         return y
 

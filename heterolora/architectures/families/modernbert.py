@@ -1,4 +1,4 @@
-"""ModernBERT: pre-norm layers that compute queries, keys and values together, and gate and up."""
+"""ModernBERT: pre-norm layers, with one projection for q, k and v and one for gate and up."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from heterolora.architectures.family import Family, register
 
 
 def _rows(config: PretrainedConfig) -> Mapping[str, tuple[int, int]]:
-    """As `Family.rows` has them. What passes the activation is called the gate, as in Llama."""
+    """Return what `Family.rows` asks for. The part that is activated is the gate, as in Llama."""
     d, width = config.hidden_size, config.intermediate_size
     return {
         "q": (0, d),

@@ -10,34 +10,34 @@ from heterolora.architectures.family import Family, Parts, register
 
 
 class OptParts(Parts):
-    """A layer of OPT. Its dropout is a function and not a module."""
+    """The parts of an OPT layer, whose dropout is a function and not a module."""
 
     def attention(
         self, x: Tensor, *args: Any, use_cache: bool | None = None, **kwargs: Any
     ) -> Tensor:
-        """Attn(x). A layer of OPT keeps `use_cache` from its attention."""
+        """Return Attn(x). A layer of OPT does not pass `use_cache` to its attention."""
         x, _ = self.layer.self_attn(x, *args, **kwargs)
         return F.dropout(x, self.layer.dropout, self.training)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """FFN(x)."""
+        """Return FFN(x)."""
         x = self.layer.fc2(self.layer.activation_fn(self.layer.fc1(x)))
         return F.dropout(x, self.layer.dropout, self.training)
 
     def norm1(self, x: Tensor) -> Tensor:
-        """LN1(x)."""
+        """Return LN1(x)."""
         y: Tensor = self.layer.self_attn_layer_norm(x)
         return y
 
     def norm2(self, x: Tensor) -> Tensor:
-        """LN2(x)."""
+        """Return LN2(x)."""
         y: Tensor = self.layer.final_layer_norm(x)
         return y
 
 
 def separate(model: nn.Module) -> None:
-    """Give OPT the mask of its packed rows, which it makes without asking for their positions."""
-    # OPT's code is loaded only where there is such a model.
+    """Give OPT the mask for packed rows; its own mask does not look at their positions."""
+    # OPT's code is only imported if there is such a model.
     from transformers.models.opt.modeling_opt import OPTDecoder
 
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""Phi-1, Phi-1.5 and Phi-2: attention and FFN side by side, behind one norm.
+"""Phi-1, Phi-1.5 and Phi-2: attention and FFN side by side, after one norm.
 
 `h_{i+1} = h_i + Attn(LN h_i) + FFN(LN h_i)`: there is no stream between the two, and so no place
 for the shortcuts of Appendix D.

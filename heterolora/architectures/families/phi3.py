@@ -1,6 +1,6 @@
-"""Phi-3: Llama's layout, with a dropout behind attention and FFN.
+"""Phi-3: Llama's layout, with dropout after attention and FFN.
 
-One layer computes queries, keys and values, and another gate and up.
+One linear layer computes queries, keys and values, and another gate and up.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ from heterolora.architectures.family import Family, register
 
 
 class Phi3Parts(llama.LlamaParts):
-    """A layer of Phi-3."""
+    """The parts of a Phi-3 layer."""
 
     def attention(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Attn(x)."""
+        """Return Attn(x)."""
         y: Tensor = self.layer.resid_attn_dropout(super().attention(x, *args, **kwargs))
         return y
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """FFN(x)."""
+        """Return FFN(x)."""
         y: Tensor = self.layer.resid_mlp_dropout(super().feed_forward(x))
         return y
 

@@ -1,4 +1,4 @@
-"""RoBERTa: BERT's layers under another name, its positions counted from the padding index on."""
+"""RoBERTa: BERT's layers under another name, with positions counted from the padding index."""
 
 from heterolora.architectures.families import bert
 from heterolora.architectures.family import Family, register
