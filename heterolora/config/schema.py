@@ -148,7 +148,7 @@ class RankBudgetConfig(Section):
 class TrainingConfig(Section):
     """Length of training, batches, memory and speed, and how often the loss is logged."""
 
-    epochs: PositiveInt = Field(examples=[20])
+    epochs: PositiveInt = Field(le=1_000_000, examples=[20])
     """Passes over the training split."""
     batch_size: PositiveInt = Field(examples=[8])
     """Examples per optimizer step."""

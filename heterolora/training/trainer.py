@@ -130,10 +130,10 @@ class Trainer:
     @cached_property
     def searches(self) -> list[int]:
         """The step of each search, if patience does not end the training before."""
-        epochs, length, total = range(self.epochs), self.steps_per_epoch, self.total_steps
+        length, total = self.steps_per_epoch, self.total_steps
         steps = (
             epoch * length + step
-            for epoch in epochs
+            for epoch in range(-(-total // length))
             for step in self.strategy.search_steps(epoch, length, total)
         )
         return [step for step in steps if step < total]
