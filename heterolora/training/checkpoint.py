@@ -58,7 +58,8 @@ class CheckpointManager:
         """Save the states of all `stateful`, unless this step is already saved.
 
         Raises:
-            RecordError: if the disk is full; earlier checkpoints remain.
+            RecordError: if it cannot be written, for example on a full disk; earlier checkpoints
+                remain.
         """
         folder = self._folder / f"step-{step:08d}"
         if folder.exists():

@@ -24,8 +24,12 @@ class Stopped(BaseException):
 
 
 class Signals:
-    """Defers the first signal of each kind to `obey` or the context's end, but not a second
-    SIGINT.
+    """Inside, the first signal of each kind waits for `obey` or the end; a second SIGINT does not.
+
+    `obey` passes each signal to its previous handler, such as submitit's, which has SLURM requeue
+    the job. If there was none, the process ends as the signal would have ended it. A signal that
+    was ignored before stays ignored, as SIGINT does for a command that the shell runs in the
+    background.
     """
 
     def __init__(self) -> None:

@@ -147,7 +147,7 @@ class Trainer:
 
         Raises:
             TrainingError: at the first step whose loss is not finite.
-            RecordError: if the disk is full when something has to be saved.
+            RecordError: if something cannot be saved, for example on a full disk.
         """
         return drive(self.steps())
 

@@ -41,7 +41,7 @@ class WeightFiles:
         """Write the current weights, atomically.
 
         Raises:
-            RecordError: if the disk is full.
+            RecordError: if they cannot be written, for example on a full disk.
         """
         file = self._file(name)
         with writing(file):

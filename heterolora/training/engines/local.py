@@ -86,9 +86,7 @@ class LocalEngine:
         return loss
 
     def descend(self, batch: Batch) -> Tensor:
-        """Compute the gradients of the mean loss of `batch`; return the loss, left on the
-        device.
-        """
+        """Compute the gradients of the mean loss of `batch`; return it, left on the device."""
         self.adapters.model.train()
         # Before the forward pass: its CUDA graph may reuse the memory of the last step's gradients.
         self.optimizer.zero_grad(set_to_none=True)
@@ -157,9 +155,7 @@ class LocalEngine:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return ranks and weights, the optimizer's moments by weight name, and dropout's
-        stream.
-        """
+        """Return ranks and weights, the optimizer's moments by weight name, and dropout."""
         names = list(self.adapters.named_tensors())
         state = self.optimizer.state_dict()["state"]
         return {
