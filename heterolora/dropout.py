@@ -31,14 +31,14 @@ def recomputes(modules: Iterable[nn.Module]) -> bool:
 
 
 class Dropout(TorchFunctionMode):
-    """Inside, `F.dropout` draws 16 random bits per element, for four elements at a time.
+    """Makes `F.dropout` draw 16 random bits per element, for four elements at a time.
 
     An element is dropped with probability p, rounded to a multiple of 1 / 2^16, and the others are
     divided by the remaining probability, so that the expectation is exact. On one core this takes a
     quarter of the time.
 
     The bits come from NumPy's SFC64. Its seed is drawn from the generator at the first dropout
-    inside, and nothing else is: the generator is left as after drawing one number.
+    inside the context, and nothing else is: the generator is left as after drawing one number.
 
     Args:
         generators: generators on the CPU, one for each of the batches that are concatenated in the

@@ -104,7 +104,7 @@ def line(stop: BaseException) -> str:
 
 
 def where(stop: BaseException) -> str:
-    """Return where a signal came, without what to do about it."""
+    """Return where a signal stopped the run, without what to do about it."""
     notes: list[str] = getattr(stop, "__notes__", ["before the first step"])
     return notes[-1].strip().partition("; run the same command")[0]
 

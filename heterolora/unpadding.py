@@ -34,7 +34,7 @@ _runs: ContextVar[int] = ContextVar("runs", default=0)
 
 @contextmanager
 def without_padding(runs: int = 1) -> Iterator[None]:
-    """Inside, models with `Unpadding` compute without padding where that pays off.
+    """Let models with `Unpadding` compute without padding inside the context, where that pays off.
 
     A model's outputs for tokens are the same; for padding they differ. Dropout draws fewer numbers.
 

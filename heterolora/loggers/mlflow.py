@@ -55,7 +55,7 @@ class Mlflow(Tracker):
         """
         # Training waits while requests are retried, by default for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-        # The import below reads this; it also sets the log level, by default reporting each table.
+        # The import below reads this. It also sets the log level, at which each table is reported.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         import mlflow  # noqa: F401
 

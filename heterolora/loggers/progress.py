@@ -109,7 +109,10 @@ class Display:
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Inside, this process has the terminal to itself, and rows are shown if it is one."""
+        """Show live rows inside the context, if the output is a terminal.
+
+        Inside, this process has the terminal to itself.
+        """
         # rich alone cannot be trusted: FORCE_COLOR makes it treat a log file as a terminal.
         seen = self.console.is_terminal and self.console.file.isatty()
         if self.is_live or not seen or self.console.is_dumb_terminal:

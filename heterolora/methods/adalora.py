@@ -36,7 +36,7 @@ class AdaLoRA(Method):
 
     @property
     def targets_layers(self) -> bool:
-        """True."""
+        """True: PEFT adapts the linear layers of the search space."""
         return True
 
     def apply(self, given: Given) -> Adapters:

@@ -17,10 +17,7 @@ CHURN = 0.5
 """A share of random allocation's churn; above it, an allocation is nearer to random than stable."""
 
 NEVER_ON = 0.1
-"""A share of the sites: searches are meant to leave sites off, but beyond this, too many are.
-
-The search space is then too wide.
-"""
+"""A share of the sites: searches leave some off, but beyond this the search space is too wide."""
 
 JUMP = 3.0
 """In robust standard deviations: with normal noise, one step in 740 rises as much."""

@@ -140,7 +140,7 @@ class Task(Settings, ABC):
         return {}
 
     def problems(self) -> Iterable[str]:
-        """Yield what is wrong with the settings in combination: `key=value: rule; remedy`."""
+        """Return what is wrong with the settings in combination, as `key=value: rule; remedy`."""
         return ()
 
     @abstractmethod

@@ -33,7 +33,10 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def autocast_for(precision: str, device: torch.device) -> Autocast:
-    """Return the autocast context: bfloat16 with float32 parameters for `bf16`, else none."""
+    """Return what makes the context of a forward pass: bfloat16 autocast for `bf16`, else none.
+
+    Trained parameters stay in float32.
+    """
     if precision == "bf16":
         return partial(torch.autocast, device.type, dtype=torch.bfloat16)
     return nullcontext

@@ -24,7 +24,7 @@ class Stopped(BaseException):
 
 
 class Signals:
-    """Inside, the first signal of each kind waits for `obey` or the end; a second SIGINT does not.
+    """Defers signals: the first of each kind to `obey` or the end, but not a second SIGINT.
 
     `obey` passes each signal to its previous handler, such as submitit's, which has SLURM requeue
     the job. If there was none, the process ends as the signal would have ended it. A signal that
