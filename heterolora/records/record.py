@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 LINES = (schema.METRICS, schema.ALLOCATIONS)
 RESULTS = (*LINES, *(f"{schema.CHECKPOINT}/{name}" for name in schema.WEIGHTS))
-"""What a finished run leaves besides `run.json` and `config.yaml`."""
+"""What a finished run leaves besides `run.json`, `config.yaml` and `provenance.json`."""
 
 
 def run_directory(
