@@ -1,4 +1,4 @@
-"""A configuration becomes objects."""
+"""Build the objects of a run from its configuration."""
 
 import logging
 from collections.abc import Mapping
@@ -37,19 +37,19 @@ from heterolora.training.weights import WeightFiles
 logger = logging.getLogger(__name__)
 
 WINDOW = 50
-"""How many batches share examples of like length, where that is asked for."""
+"""Number of batches over which examples are grouped by length, if `group_by_length` is set."""
 
 
 def build_space(config: Config) -> Space:
-    """The search space: a site can hold rank budget / enable rate."""
+    """Build the search space: a site's capacity is rank budget / enable rate."""
     space, budget = config.search_space, config.rank_budget.ranks()
     capacities: dict[str, dict[str, int]] = {}
     budget_ranks: dict[str, int] = {}
     for kind, roles in space.roles().items():
         capacity = enabled_rank(budget[kind], config.strategy.enable_rate)
-        assert capacity is not None or not roles  # a rule of the configuration
+        assert capacity is not None or not roles  # guaranteed by a rule of the configuration
         capacities[kind] = dict.fromkeys(roles, capacity or 0)
-        # Alpha is over 1 where the budget's rank is below it: a site that is on has a whole rank.
+        # Where the budget's rank is below 1, alpha is divided by 1: ranks that are on are whole.
         budget_ranks |= dict.fromkeys(roles, max(1, round(budget[kind])))
     return Space(
         lora=capacities["lora"],
@@ -66,7 +66,7 @@ def build_space(config: Config) -> Space:
 def build_splits(
     config: Config, task: Task, splits: Mapping[str, Rows], loaded: Loaded
 ) -> dict[str, Encoded]:
-    """The splits, all but `train` to be evaluated, tokenized; a warning says what is lost."""
+    """Tokenize the splits, all but `train` for evaluation; warn about lost tokens or examples."""
     given = (loaded.tokenizer, loaded.positions, torch.device(config.device))
     try:
         encoded = {
@@ -75,7 +75,7 @@ def build_splits(
         }
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # whatever tokenizers makes of a broken file
+    except Exception as error:  # whatever tokenizers raises for a broken file
         raise ModelError(
             f"{config.model.where}: its tokenizer does not work ({one_line(error)[:160]}); give "
             "the one that belongs to the model"
@@ -107,10 +107,10 @@ def build_splits(
 
 
 def check_vocabulary(encoded: Mapping[str, Encoded], loaded: Loaded, where: str) -> None:
-    """See that the model has an embedding for every token.
+    """Check that the model has an embedding for every token.
 
     Raises:
-        ModelError: if the tokenizer is another model's.
+        ModelError: if the tokenizer belongs to another model.
     """
     known = loaded.model.get_input_embeddings().num_embeddings
     rows = [row.flatten() for split in encoded.values() for row in split.features["input_ids"]]
@@ -126,13 +126,13 @@ class TrainingSplit(Examples, Protocol):
     """The training split, as methods see it."""
 
     def batches(self, size: int) -> int:
-        """How many batches of `size` examples there are."""
+        """Return the number of batches of `size` examples."""
 
 
 def build_adapters(config: Config, loaded: Loaded, train: TrainingSplit) -> Adapters:
-    """What the method trains of the loaded model, which moves to its device."""
+    """Apply the method to the loaded model, which is moved to its device."""
     device = torch.device(config.device)
-    if config.engine != "sharded":  # whose layers go there one by one: it may not hold them all
+    if config.engine != "sharded":  # layers move one by one: the device may not hold all
         loaded.model.to(device)
     given = Given(
         loaded=loaded,
@@ -152,21 +152,21 @@ def build_adapters(config: Config, loaded: Loaded, train: TrainingSplit) -> Adap
 
 
 def build_budget(config: Config) -> int:
-    """The adapter parameters of the homogeneous model."""
+    """Return the number of adapter parameters of the homogeneous model."""
     shapes, ranks = checkpoints.sites(config.model, config.search_space), config.rank_budget.ranks()
     unit_costs = {site: shape.unit_cost for site, shape in shapes.items()}
     return homogeneous_budget(unit_costs, {site: ranks[site.kind] for site in shapes})
 
 
 def build_pools(config: Config, adapters: Adapters) -> list[Pool]:
-    """Which sites share a budget."""
+    """Return the pools of sites that share a budget."""
     budget = config.rank_budget.ranks()
     at_budget = {site: budget[site.kind] for site in adapters.sites}
     return make_pools(config.search_space.pool, adapters.unit_costs, at_budget)
 
 
 def build_search(config: Config, adapters: Adapters, task: Task, train: Encoded) -> Search | None:
-    """What makes the searches; None under a strategy that makes none."""
+    """Build what makes the searches; None for a strategy that makes none."""
     if config.proxy is None or config.selection is None:
         return None
     kind = Search if config.engine == "local" else SharedSearch
@@ -184,13 +184,13 @@ def build_search(config: Config, adapters: Adapters, task: Task, train: Encoded)
 def build_engine(
     config: Config, adapters: Adapters, task: Task, search: Search | None
 ) -> LocalEngine:
-    """What makes the steps of a run."""
+    """Build the engine that makes the steps of a run."""
     training, model = config.training, adapters.model
     optimizer = config.optimizer.build().make(adapters)
     if isinstance(adapters, Trained):
         adapters.follow(optimizer)
     if training.gradient_checkpointing:
-        # Transformers 6 has another name for it.
+        # Transformers 6 renames this method.
         enable = getattr(model, "activation_checkpointing_enable", None)
         (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
     kind = LocalEngine if config.engine == "local" else DistributedEngine
@@ -218,18 +218,18 @@ def build_trainer(
     checkpoints: CheckpointManager | None,
     signals: Signals,
 ) -> Trainer:
-    """The trainer of a run.
+    """Build the trainer of a run.
 
     Args:
-        config: of the run.
-        adapters: of the model.
-        task: of the run.
+        config: the configuration of the run.
+        adapters: the adapters of the model.
+        task: the task of the run.
         splits: `train` and `validation`, and `test` if there is one.
-        search: what the strategy calls for.
-        logger: told of everything.
-        weights: a folder for the best and the last weights; None where another process keeps them.
-        checkpoints: keeps the state; None likewise.
-        signals: that stop the run.
+        search: makes the searches that the strategy asks for.
+        logger: follows the training.
+        weights: a folder for the best and the last weights; None if another process saves them.
+        checkpoints: saves the state; None if another process does.
+        signals: the signals that stop the run.
     """
     engine = build_engine(config, adapters, task, search)
     files = None if weights is None else WeightFiles(weights, adapters)
@@ -264,7 +264,7 @@ def build_trainer(
 
 
 def _batched(config: Config, train: Encoded) -> Encoded:
-    """What is trained on, in the batches that are asked for."""
+    """Return the training split, batched as configured."""
     return replace(
         train,
         multiple=LENGTHS if config.training.compile else 1,
@@ -273,7 +273,7 @@ def _batched(config: Config, train: Encoded) -> Encoded:
 
 
 def _evaluated(config: Config, validation: Encoded) -> dict[str, Encoded]:
-    """What is evaluated, by the prefix of its metrics: what selects has none."""
+    """Return the evaluated splits by the prefix of their metrics; the one that selects has none."""
     if config.evaluation.split == "full":
         return {"": validation}
     selection, report = validation.halves()

@@ -1,7 +1,7 @@
-"""A run that several processes make together: the first one leads, the others follow.
+"""A run made by several processes together: the first one leads, the others follow.
 
 The first keeps the record, the lock, the checkpoints and the weights, and talks to loggers and to
-the user. The others read data and model, start from the state that it tells them, and make their
+the user. The others read data and model, start from the state that it sends them, and make their
 share of every step.
 """
 
@@ -32,13 +32,14 @@ from heterolora.training.trainer import Steps, Trainer
 
 
 def running(cfg: DictConfig, screen: Screen, signals: Signals) -> Steps[run.Outcome | None]:
-    """`heterolora.run.running`, in as many processes as the engine takes.
+    """`heterolora.run.running`, in as many processes as the engine uses.
 
     Returns:
-        What became of it; None in a process that followed.
+        The outcome; None in a process that followed.
 
     Raises:
-        UserError: as there, or if processes and engine do not fit; never in one that followed.
+        UserError: as there, or if processes and engine do not fit; never in a process that
+            followed.
     """
     engine, count = cfg.get("engine", "local"), started()
     if engine not in ("distributed", "sharded"):
@@ -68,7 +69,7 @@ class Followers(run.Others):
     """The processes other than the first.
 
     Args:
-        processes: all of them.
+        processes: all processes of the run.
     """
 
     def __init__(self, processes: Processes) -> None:
@@ -77,22 +78,22 @@ class Followers(run.Others):
         self.hardware = {"processes": processes.size}
 
     def begin(self) -> None:
-        """Have them read data and model as well."""
+        """Have the others read data and model as well."""
         self._waiting = False
         self._processes.told(True)
 
     def align(self, trainer: Trainer) -> None:
-        """Have them go on from where this one's trainer stands."""
+        """Have the others continue from the state of this process's trainer."""
         self._processes.told(trainer.state_dict())
 
     def dismiss(self) -> None:
-        """Let them go, where there is no run to be made."""
+        """Release the others if there is nothing to run."""
         if self._waiting:
             self._processes.told(False)
 
 
 def _leading(cfg: DictConfig, screen: Screen, processes: Processes) -> Steps[run.Outcome]:
-    """The part of the first process."""
+    """Run in the first process."""
     followers = Followers(processes)
     try:
         signals = SharedSignals(processes)
@@ -105,13 +106,13 @@ def _leading(cfg: DictConfig, screen: Screen, processes: Processes) -> Steps[run
 
 
 def _following(cfg: DictConfig, processes: Processes) -> Steps[None]:
-    """The part of every other process."""
+    """Run in every other process."""
     try:
         if processes.told(False):
             yield from _followed(cfg, processes)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except Exception as error:  # the first process tells of it
+    except Exception as error:  # the first process reports it
         processes.fail(one_line(error))
         if not isinstance(error, UserError):
             traceback.print_exc()
@@ -135,22 +136,22 @@ def _followed(cfg: DictConfig, processes: Processes) -> Steps[None]:
 
 @contextmanager
 def _group(device: str) -> Iterator[Processes]:
-    """All processes that were started, each with its own GPU where there are any."""
+    """Form a group of all started processes, each with its own GPU where there are any."""
     if "RANK" not in os.environ:
         _export_slurm()
     backend = "gloo"
     if device != "cpu" and torch.cuda.is_available():
-        # Each may see all GPUs of its node, or its own alone.
+        # A process may see all GPUs of its node, or only its own.
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend)
     yield Processes()
-    dist.destroy_process_group()  # after an error the others may no longer be there to do so too
+    dist.destroy_process_group()  # not after an error: the others may not get here
 
 
 def _export_slurm() -> None:
-    """Have the environment say of the tasks of a SLURM step what torchrun says of its processes."""
+    """Set for the tasks of a SLURM step the environment variables that torchrun sets."""
     from submitit.helpers import TorchDistributedEnvironment
 
-    os.environ.setdefault("SUBMITIT_EXECUTOR", "slurm")  # by which submitit knows where it is
+    os.environ.setdefault("SUBMITIT_EXECUTOR", "slurm")  # by which submitit recognizes SLURM
     TorchDistributedEnvironment().export(set_cuda_visible_devices=False)

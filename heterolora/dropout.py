@@ -1,4 +1,4 @@
-"""Dropout on the CPU, where torch draws one random number after another for it."""
+"""Faster dropout on the CPU, where torch draws random numbers one by one."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -14,7 +14,7 @@ LEVELS = 2**16
 
 
 def has_dropout(model: nn.Module) -> bool:
-    """Whether any probability of dropout in a model's modules or configuration is above 0."""
+    """Whether any dropout probability in a model's modules or configuration is above 0."""
     if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
         return True
     config: Any = getattr(model, "config", None)
@@ -26,22 +26,23 @@ def has_dropout(model: nn.Module) -> bool:
 
 
 def recomputes(modules: Iterable[nn.Module]) -> bool:
-    """Whether the backward pass computes any of them again (gradient checkpointing)."""
+    """Whether the backward pass recomputes any of these modules (gradient checkpointing)."""
     return any(getattr(module, "gradient_checkpointing", False) for module in modules)
 
 
 class Dropout(TorchFunctionMode):
-    """Inside, `F.dropout` draws 16 random bits for an element, four elements at a time.
+    """Makes `F.dropout` draw 16 random bits per element, for four elements at a time.
 
-    An element is dropped with probability p, rounded to 1 / 2^16, and the others are divided by
-    what is left, so that the expectation is exact. On one core that takes a quarter of the time.
+    An element is dropped with probability p, rounded to a multiple of 1 / 2^16, and the others are
+    divided by the remaining probability, so that the expectation is exact. On one core this takes a
+    quarter of the time.
 
-    The bits are those of NumPy's SFC64. Its seed is drawn from the generator at the first dropout
-    inside, and nothing else is: generators stand where they would after drawing one number.
+    The bits come from NumPy's SFC64. Its seed is drawn from the generator at the first dropout
+    inside the context, and nothing else is: the generator is left as after drawing one number.
 
     Args:
-        generators: of the CPU, one for each of the batches that lie one behind the other in what
-            is dropped; None for torch's global one.
+        generators: generators on the CPU, one for each of the batches that are concatenated in the
+            inputs; None for torch's global one.
     """
 
     def __init__(self, generators: Sequence[torch.Generator | None] = (None,)) -> None:
@@ -55,7 +56,7 @@ class Dropout(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Take the place of `F.dropout`, and of nothing else."""
+        """Replace `F.dropout`, and nothing else."""
         if function is F.dropout:
             return self._dropout(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
@@ -69,7 +70,7 @@ class Dropout(TorchFunctionMode):
         share = input.numel() // len(self._sources)
         bits = [_draw(source, share) for source in self._sources]
         together = (torch.cat(bits) if len(bits) > 1 else bits[0]).view(input.shape)
-        # `ge` into numbers: making them of truth values takes three times as long.
+        # Let `ge` write floats: converting booleans to floats takes three times as long.
         keep = torch.ge(together, drops - LEVELS // 2, out=torch.empty_like(input))
         return input * keep.mul_(LEVELS / (LEVELS - drops))
 
@@ -83,5 +84,5 @@ def _seed(generator: torch.Generator | None) -> int:
 
 
 def _draw(source: np.random.SFC64, count: int) -> Tensor:
-    """Uniform on all values of an int16."""
+    """Draw numbers uniform over all values of an int16."""
     return torch.from_numpy(source.random_raw(-(-count // 4)).view(np.int16))[:count]

@@ -1,4 +1,4 @@
-"""Files that are whole: after a kill or on a full disk one finds the old content or the new."""
+"""Files that are always complete: after a kill or on a full disk, the old content or the new."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from heterolora.errors import RecordError, UserError, one_line
 
 
 def write_durably(file: Path, content: bytes) -> None:
-    """Write a file, and return when the disk has it."""
+    """Write a file, and return once it is on disk."""
     with file.open("wb") as stream:
         stream.write(content)
         stream.flush()
@@ -18,7 +18,7 @@ def write_durably(file: Path, content: bytes) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Return when the disk has the names in a directory, such as that of a file just renamed."""
+    """Return once the names in a directory are on disk, such as that of a file just renamed."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -27,29 +27,29 @@ def sync_directory(directory: Path) -> None:
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
-    """Write a file such that readers see the old content or the new, and never a part."""
+    """Write a file so that readers see either the old content or the new, never a part."""
     data = content.encode() if isinstance(content, str) else content
     partial = file.with_name(f".{file.name}.partial")
     try:
         write_durably(partial, data)
     except OSError:
-        partial.unlink(missing_ok=True)  # what did not fit should not fill the disk as well
+        partial.unlink(missing_ok=True)  # a partial file should not take up the disk as well
         raise
     partial.replace(file)
     sync_directory(file.parent)
 
 
 FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
-"""The endings of files of examples; `.json` holds JSON lines as well."""
+"""File extensions of example files; `.json` holds JSON lines as well."""
 
 
 def split_files(path: str | Path, split: str) -> list[Path]:
-    """The files of a split, in order; none where there is no such split.
+    """Return the files of a split, in order; none if there is no such split.
 
     Args:
-        path: one file, which is whatever split is asked for; a folder with `<split>` or `<split>-*`
-            in one of `FORMATS`; or one that `datasets` saved, of one split or of several.
-        split: its name.
+        path: one file, which serves as any split; a folder with `<split>` or `<split>-*` in one of
+            `FORMATS`; or a folder that `datasets` saved, with one split or several.
+        split: the name of the split.
     """
     path = Path(path)
     if path.is_file():
@@ -72,17 +72,17 @@ REMEDIES = {
     (errno.ENOMEM,): "free some memory",
     (errno.EEXIST, errno.ENOTDIR, errno.EISDIR): "move what is there, or choose another place",
 }
-"""By the number of what the system refused."""
+"""What to advise, by the error number of the system."""
 
 
 def remedy(error: OSError) -> str:
-    """What to do about what the system refused."""
+    """Return what to do about an error of the system."""
     known = (said for numbers, said in REMEDIES.items() if error.errno in numbers)
     return next(known, "check free space and permissions")
 
 
 def as_user_error(error: UserError | OSError) -> UserError:
-    """The error itself; what the system refused, wherever that was, in one line."""
+    """Return a user error as it is, and an error of the system as a user error in one line."""
     if isinstance(error, UserError):
         return error
     place = "" if error.filename is None else f"{error.filename}: "
@@ -91,7 +91,7 @@ def as_user_error(error: UserError | OSError) -> UserError:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What the system refuses while `path` is written inside, such as a full disk, in one line.
+    """Report in one line an error of the system, such as a full disk, while `path` is written.
 
     Raises:
         RecordError: with the remedy.

@@ -1,15 +1,15 @@
-"""What started this process, and which of several it is, before any of them knows the others."""
+"""How this process was started, and which of several it is, before they can communicate."""
 
 import os
 
 from heterolora.errors import UserError, print_errors
 
 STEP_TASKS = "SLURM_STEP_NUM_TASKS"
-"""srun sets it, in every task; a batch script or a shell has none."""
+"""Set by srun in every task, but not in a batch script or a shell."""
 
 
 def started() -> int:
-    """How many processes torchrun or srun started for this command; 0 if neither of them did."""
+    """Return how many processes torchrun or srun started for this command; 0 if neither did."""
     return int(os.environ.get("WORLD_SIZE") or os.environ.get(STEP_TASKS) or 0)
 
 
@@ -20,6 +20,6 @@ def first() -> bool:
 
 
 def print_once(error: UserError) -> None:
-    """As `print_errors`; what all processes find, the first one says."""
+    """Call `print_errors` in the first process only, for errors that all processes find."""
     if first():
         print_errors(error)

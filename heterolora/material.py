@@ -1,4 +1,4 @@
-"""What a run is made of: its data and its model are read, and become a trainer."""
+"""Read the data and the model of a run, and make a trainer from them."""
 
 import logging
 from collections.abc import Mapping
@@ -26,11 +26,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Material:
-    """What was read for a run.
+    """The data and the model that were read for a run.
 
     Attributes:
-        config: of the run.
-        task: of the run.
+        config: the configuration of the run.
+        task: the task of the run.
         splits: `train` and `validation`, and `test` if there is one.
         loaded: the model.
     """
@@ -45,7 +45,7 @@ class Material:
         """Read data and model.
 
         Raises:
-            UserError: if they cannot be had.
+            UserError: if they are not available.
         """
         task, splits = config.task.build(), sources.load_splits(config.task)
         if config.evaluation.test is not None:
@@ -64,7 +64,7 @@ class Material:
         manager: CheckpointManager | None,
         signals: Signals,
     ) -> Trainer:
-        """All that a training needs; arguments are as `build_trainer` has them."""
+        """Make the trainer and everything it needs; arguments are those of `build_trainer`."""
         config, task = self.config, self.task
         with memory_advice(torch.device(config.device)):
             encoded = build_splits(config, task, self.splits, self.loaded)
@@ -79,7 +79,7 @@ class Material:
 
 
 def _warn_of_width(adapters: Adapters) -> None:
-    """Say where a site that is on would have more ranks than a matrix there can have."""
+    """Warn if the capacity of a site exceeds the rank that a matrix there can have."""
     wide = {
         site.role: (adapter.capacity, min(adapter.A.shape[1], adapter.B.shape[0]))
         for site, adapter in adapters.items()

@@ -1,4 +1,4 @@
-"""A composed configuration becomes that of a run, with what only the data can say."""
+"""Turn a composed configuration into that of a run, adding what only the data determines."""
 
 from omegaconf import DictConfig
 
@@ -10,14 +10,14 @@ def prepare(cfg: DictConfig) -> Config:
     """Validate a composed configuration, and settle what depends on the machine and the data.
 
     Raises:
-        ConfigError: with every problem.
-        DataError: if the data is needed for it, and cannot be read.
+        ConfigError: with all problems.
+        DataError: if the data is needed for this and cannot be read.
     """
     valid = config.prepare(cfg)
     task = valid.task.build()
     if task.is_settled:
         return valid
-    from heterolora.data import sources  # and torch, which a refused configuration does without
+    from heterolora.data import sources  # late: it imports torch
 
     where, columns = sources.read(valid.task, valid.task.train_split)
     settled = valid.task.model_copy(update=task.settled(columns, where))

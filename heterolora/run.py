@@ -1,4 +1,4 @@
-"""Objects become a run, the run a record."""
+"""Execute a run and write its record."""
 
 import logging
 from collections.abc import Mapping
@@ -46,13 +46,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a configuration that was asked to run.
+    """The outcome of a configuration that was to be run.
 
     Attributes:
         config: the configuration, validated.
-        directory: the run's.
+        directory: the run directory.
         result: the content of `run.json`.
-        skipped: it had been finished before.
+        skipped: whether the run had already been finished before.
     """
 
     config: Config
@@ -67,7 +67,7 @@ class Outcome:
         return self.result.best.metrics[self.config.task.metrics[0]]
 
     def headline(self) -> str:
-        """The result in a few words."""
+        """Return the result in a few words."""
         return headline(self.result)
 
     def show(self, console: Console) -> None:
@@ -82,7 +82,7 @@ class Outcome:
 
 
 def directory_of(config: Config) -> Path:
-    """Where the record of a run is kept."""
+    """Return the directory of a run's record."""
     return run_directory(
         output=config.output,
         name=config.name,
@@ -95,12 +95,12 @@ def directory_of(config: Config) -> Path:
 
 
 def arm_name(config: Config) -> str:
-    """What a run is called by: its strategy, or the method that has none."""
+    """Return the name of a run's arm: its strategy, or its method if that does not allocate."""
     return config.strategy.name if config.method.build().allocates else config.method.name
 
 
 def run_info(config: Config, directory: Path) -> RunInfo:
-    """What loggers know of a run."""
+    """Return what loggers know of a run."""
     return RunInfo(
         directory=directory,
         name=config.name,
@@ -121,18 +121,18 @@ def run(cfg: DictConfig, console: Console, label: str = "") -> Outcome:
     """Train and evaluate one configuration, unless its record shows that this has been done.
 
     Args:
-        cfg: as Hydra composed it.
+        cfg: the configuration as composed by Hydra.
         console: where progress is shown.
-        label: what tells this run's lines from those of others on the same console.
+        label: distinguishes this run's lines from those of others on the same console.
 
     Raises:
-        UserError: for anything a user can put right; the message is one line for each problem.
+        UserError: for anything that a user can fix; the message has one line per problem.
     """
     return drive(running(cfg, Screen(Display(console), label), Signals()))
 
 
 class Others:
-    """The other processes of a run: here there are none.
+    """The other processes of a run; in this class, there are none.
 
     Attributes:
         hardware: what `provenance.json` says of them.
@@ -141,10 +141,10 @@ class Others:
     hardware: Mapping[str, Any] = {}
 
     def begin(self) -> None:
-        """Have them read data and model as well."""
+        """Have the others read data and model as well."""
 
     def align(self, trainer: Trainer) -> None:
-        """Have them go on from where this one's trainer stands."""
+        """Have the others continue from the state of this process's trainer."""
 
 
 ALONE = Others()
@@ -153,13 +153,13 @@ ALONE = Others()
 def running(
     cfg: DictConfig, screen: Screen, signals: Signals, others: Others = ALONE
 ) -> Steps[Outcome]:
-    """`run`, but for the optimizer steps, which are yielded: others may be made beside them.
+    """`run`, except that optimizer steps are yielded, so that others can be made with them.
 
     Args:
-        cfg: as Hydra composed it.
+        cfg: the configuration as composed by Hydra.
         screen: where progress is shown.
-        signals: that stop the run.
-        others: that make the run with this process.
+        signals: the signals that stop the run.
+        others: the other processes that make the run.
     """
     try:
         return (yield from _running(cfg, screen, signals, others))
@@ -176,21 +176,21 @@ def _running(cfg: DictConfig, screen: Screen, signals: Signals, others: Others) 
         check_writable(Path(config.output))
         interrupts.unwind()
         with locked(directory):
-            # Perhaps it was finished by who had the lock until now.
+            # The process that held the lock until now may have finished it.
             done = None if config.rerun else finished(directory)
             if done is None:
                 use_deterministic_kernels()
                 with matmul_precision(config.training.tf32, torch.device(config.device)):
                     result = yield from _execute(config, directory, screen, signals, others)
                 return Outcome(config, directory, result, skipped=False)
-            checkpoints_of(directory).discard()  # for one that was killed before it could
+            checkpoints_of(directory).discard()  # left if the run was killed before it could do so
     return Outcome(config, directory, done, skipped=True)
 
 
 def _execute(
     config: Config, directory: Path, screen: Screen, signals: Signals, others: Others
 ) -> Steps[RunRecord]:
-    """Open the record, then train; whatever fails in between, `run.json` says so."""
+    """Open the record, then train; if anything fails in between, `run.json` says so."""
     screen.say(f"device {config.device}, precision {config.precision}, record {directory}")
     device = torch.device(config.device)
     forget_peak(device)
@@ -243,7 +243,7 @@ def _execute(
 
 
 def checkpoints_of(directory: Path) -> CheckpointManager:
-    """What an unfinished run is resumed from."""
+    """Return the checkpoints from which an unfinished run resumes."""
     return CheckpointManager(directory / schema.CHECKPOINT / "resume")
 
 
@@ -256,7 +256,7 @@ def _train(
     resume: bool,
     others: Others,
 ) -> Steps[None]:
-    """Take up what an earlier process left, and train."""
+    """Restore what an earlier process saved, and train."""
     device = torch.device(config.device)
     with memory_advice(device):
         scores = scores_before(config, trainer)
@@ -267,7 +267,7 @@ def _train(
         screen.doing(f"starting {name}")
         loggers.add(tracker.build().follow(info, screen.console))
     searches = len(trainer.searches)
-    if not screen.label:  # of a sweep there are lines enough
+    if not screen.label:  # a sweep prints enough lines
         steps = counted(trainer.total_steps, "step")
         with_searches = f" with {counted(searches, 'search', 'searches')}" if searches else ""
         screen.say(f"loaded in {duration(screen.elapsed)}; training {steps}{with_searches}")
@@ -281,7 +281,7 @@ def _train(
 
 
 def _where(trainer: Trainer | None, manager: CheckpointManager, directory: Path) -> str:
-    """Where a run was interrupted, and what becomes of it."""
+    """Say where a run was interrupted, and how to continue it."""
     saved, states = manager.newest, directory / schema.CHECKPOINT / "resume"
     if trainer is None:
         return stopped_at(0, 0, "", saved, states)
@@ -292,16 +292,16 @@ def _where(trainer: Trainer | None, manager: CheckpointManager, directory: Path)
 
 
 def _resume(record: Record, trainer: Trainer) -> int:
-    """Go on where an unfinished run was, its record and weights put back; returns the step."""
+    """Resume an unfinished run, restoring its record and weights; return the step."""
     assert trainer.checkpoints is not None
     step = trainer.checkpoints.load()
-    assert step is not None  # `resume` says that there are states
+    assert step is not None  # `resume` implies that there are checkpoints
     record.log_resumption(step)
     return step
 
 
 def scores_before(config: Config, trainer: Trainer) -> dict[str, dict[Site, float]]:
-    """What each proxy of `importance` says of every site before training."""
+    """Return the score of every site before training, for each proxy of `importance`."""
     proxies = {name: section.build() for name, section in config.importance.items()}
     autocast = autocast_for(config.precision, trainer.device)
     adapters, loss = trainer.engine.adapters, config.task.build().loss
@@ -309,7 +309,7 @@ def scores_before(config: Config, trainer: Trainer) -> dict[str, dict[Site, floa
 
 
 def importance_after(trainer: Trainer, scores: dict[str, dict[Site, float]]) -> list[Row]:
-    """What each site is worth after training, beside what the proxies said of it before."""
+    """Measure the importance of each site after training, beside the proxies' earlier scores."""
     adapters = trainer.engine.adapters
     said = {
         str(site): {name: by_site[site] for name, by_site in scores.items()}
@@ -320,7 +320,7 @@ def importance_after(trainer: Trainer, scores: dict[str, dict[Site, float]]) -> 
 
 
 def _numbers(config: Config, trainer: Trainer) -> Row:
-    """What came out of a run so far, and what it cost, for `run.json`."""
+    """Return the results of a run so far, and its cost, for `run.json`."""
     progress, adapters = trainer.progress, trainer.engine.adapters
     return {
         "steps": progress.step,
@@ -344,7 +344,7 @@ def _numbers(config: Config, trainer: Trainer) -> Row:
 
 
 def _facts(config: Config, origin: Row) -> Row:
-    """What a run cannot change between its start and the end, in the words of an error."""
+    """Return what must not change while a run is unfinished, worded for an error message."""
     return {
         "configuration": identity(config),
         "seed": config.seed,
@@ -357,7 +357,7 @@ def _facts(config: Config, origin: Row) -> Row:
 
 
 def _origin(config: Config, loaded: Loaded, splits: Mapping[str, Examples]) -> Row:
-    """What `provenance.json` holds of model and data."""
+    """Return the part of `provenance.json` about model and data."""
     return {
         "model": {
             "name": config.model.name,

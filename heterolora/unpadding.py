@@ -1,8 +1,8 @@
-"""Batches without their padding, and the attention that goes with it.
+"""Remove the padding from batches, and the attention that supports this.
 
 The tokens of a batch go through the layers as one row; only inside the attention are they padded
-again. Everything else in a layer treats each token by itself, so no output depends on it, and what
-padding would cost is saved: a quarter of the tokens of a batch of 8 of MRPC.
+again. Everything else in a layer treats each token by itself, so no output depends on the padding,
+and its cost is saved: a quarter of the tokens in a batch of 8 from MRPC.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,26 +21,25 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 NAME = "heterolora_sdpa"
-"""Of the attention, as `config._attn_implementation` has it."""
+"""The name of the attention in `config._attn_implementation`."""
 
 WITH_PADDING = ("output_hidden_states", "output_attentions", "use_cache", "past_key_values")
-"""Arguments of a model that ask for more of its layers than what the last one gives."""
+"""Arguments that ask a model for more than the output of its last layer."""
 
 SHORT = 64
-"""Tokens of a row up to which the fused kernel is slower than plain products, with gradients."""
+"""Row length up to which the fused kernel, with gradients, is slower than plain products."""
 
 _runs: ContextVar[int] = ContextVar("runs", default=0)
 
 
 @contextmanager
 def without_padding(runs: int = 1) -> Iterator[None]:
-    """Models that an `Unpadding` follows compute without padding inside, where that pays.
+    """Let models with `Unpadding` compute without padding inside the context, where that pays off.
 
-    What a model gives for tokens is the same; for padding it is another number. Dropout draws
-    fewer numbers.
+    A model's outputs for tokens are the same; for padding they differ. Dropout draws fewer numbers.
 
     Args:
-        runs: how many batches lie one behind the other in each that a model is given.
+        runs: the number of batches that are concatenated in each input of a model.
     """
     token = _runs.set(runs)
     try:
@@ -50,17 +49,17 @@ def without_padding(runs: int = 1) -> Iterator[None]:
 
 
 def _asked() -> int:
-    """The runs of the `without_padding` around a call; 0 if there is none, or under a compiler."""
+    """The `runs` of the enclosing `without_padding`; 0 if there is none, or under a compiler."""
     return 0 if torch.compiler.is_compiling() else _runs.get()
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which cells of a padded batch (n, length) are kept, in order.
+    """The cells of a padded batch (n, length) that are kept, in order.
 
     Attributes:
         shape: n and length.
-        cells: their indices in the flattened batch.
+        cells: the indices of the kept cells in the flattened batch.
     """
 
     shape: tuple[int, int]
@@ -68,12 +67,12 @@ class Layout:
 
     @classmethod
     def of(cls, mask: Tensor, runs: int = 1) -> "Layout | None":
-        """The cells that are not padding; None where that is all of them, or none.
+        """Keep the cells that are not padding; return None if that is all of them, or none.
 
         Args:
             mask: 1 for tokens, 0 for padding, (n, length).
-            runs: batches that lie one behind the other, which are to keep equally many cells: as
-                many as the longest has tokens, the others some of their padding.
+            runs: the number of concatenated batches. All keep equally many cells: as many as the
+                one with the most tokens has, so the others keep some of their padding.
         """
         n, length = mask.shape
         cells = mask.reshape(runs, -1)
@@ -85,20 +84,20 @@ class Layout:
         return cls((n, length), (tokens_first.sort(dim=1).values + starts).flatten())
 
     def unpad(self, x: Tensor) -> Tensor:
-        """From (n, length, ...) to (1, cells, ...)."""
+        """Map (n, length, ...) to (1, cells, ...)."""
         return x.flatten(0, 1).index_select(0, self.cells)[None]
 
     def pad(self, x: Tensor) -> Tensor:
-        """From (1, cells, ...) to (n, length, ...), with zeros for the padding."""
+        """Map (1, cells, ...) to (n, length, ...), with zeros for padding."""
         n, length = self.shape
         cells = x.new_zeros(n * length, *x.shape[2:]).index_copy(0, self.cells, x[0])
         return cells.view(n, length, *x.shape[2:])
 
     def split(self, x: Tensor) -> Tensor:
-        """From (1, heads, cells, width) to (n, heads, length, width).
+        """Map (1, heads, cells, width) to (n, heads, length, width).
 
-        For padding it repeats a token of the same row, and leaves out the gradient by it: nothing
-        that is computed for tokens may depend on padding.
+        Padding repeats a token of the same row, and its gradient is dropped: nothing that is
+        computed for tokens may depend on padding.
         """
         (n, length), (_, heads, cells, width) = self.shape, x.shape
         places = self._places(heads)
@@ -108,7 +107,7 @@ class Layout:
         return taken.view(n, heads, length, width)
 
     def join(self, x: Tensor) -> Tensor:
-        """From (n, heads, length, width) to (1, cells, heads, width)."""
+        """Map (n, heads, length, width) to (1, cells, heads, width)."""
         heads, width = x.shape[1], x.shape[3]
         kept = self._places(heads).kept
         return x.reshape(-1, width).index_select(0, kept).view(1, -1, heads, width)
@@ -125,11 +124,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the rows of a layout's heads lie in `split`, (n, heads, length), and in its input.
+    """Where the rows of a layout's heads are in `split`'s output and in its input.
 
     Attributes:
-        sources: for each row of the one, in order, a row of (cells, heads).
-        kept: for each row of (cells, heads), in order, that of the other.
+        sources: for each row of the output (n, heads, length), in order, a row of the input (cells,
+            heads).
+        kept: for each row of the input, in order, its row of the output.
     """
 
     sources: Tensor
@@ -140,7 +140,7 @@ class _Places:
         (n, length), cells = layout.shape, layout.cells
         by_head = torch.arange(heads, device=cells.device)
         row, place = cells // length, cells % length
-        # Of padding, the first of its row: of another, it could be of a run that has diverged.
+        # Padding takes the first token of its own row: another row's run may have diverged.
         counts = row.bincount(minlength=n)
         firsts = (counts.cumsum(0) - counts).clamp(max=len(cells) - 1)
         numbers = firsts.repeat_interleave(length)
@@ -151,7 +151,7 @@ class _Places:
 
 
 class _Taken(torch.autograd.Function):
-    """Rows of `x` by index; the gradient of each is that of one place alone, `kept`."""
+    """Rows of `x` by index; the gradient of each comes from only one place, `kept`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, sources: Tensor, kept: Tensor) -> Tensor:
@@ -165,14 +165,15 @@ class _Taken(torch.autograd.Function):
 
 
 class Unpadding:
-    """Takes the padding out of what a model is given inside `without_padding`.
+    """Removes the padding from a model's inputs inside `without_padding`.
 
-    It leaves alone other devices than the CPU and compiled models, which want few shapes; calls
-    without a mask (n, length) by name; and those that ask for what is inside (`WITH_PADDING`).
+    It does nothing on devices other than the CPU and for compiled models, which want few shapes;
+    for calls without a mask (n, length) given by keyword; and for those that ask for intermediate
+    results (`WITH_PADDING`).
     """
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[nn.Module]) -> None:
-        """Follow every call of `model`, whose streams go from layer to layer.
+        """Hook into every call of `model`, whose hidden states pass from layer to layer.
 
         A model whose attention is not SDPA is left as it is.
         """
@@ -230,7 +231,7 @@ class Unpadding:
 
 
 def _default(model: Any, name: str) -> Any:
-    """What a call means that leaves an argument out."""
+    """Return the value that an omitted argument stands for."""
     return getattr(model.config, name, None)
 
 
@@ -245,18 +246,18 @@ def attention(
     unpadded: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """`softmax(scaling Q K^T + mask) V`, of padded streams or of those that a layout keeps.
+    """Compute `softmax(scaling Q K^T + mask) V`, for padded inputs or those that a layout keeps.
 
     Args:
-        module: the attention's.
+        module: the attention module.
         query: (n, heads, length, width); with a layout (1, heads, cells, width).
-        key: as `query`, perhaps of fewer heads.
-        value: as `key`.
-        attention_mask: true where a token is seen, (n, 1, length, length).
-        dropout: of the weights.
-        scaling: of the scores.
-        unpadded: the layout.
-        kwargs: what Transformers' own attention takes.
+        key: like `query`, possibly with fewer heads.
+        value: like `key`.
+        attention_mask: true where a token is visible, (n, 1, length, length).
+        dropout: the dropout probability of the attention weights.
+        scaling: the factor on the scores.
+        unpadded: the layout, if the inputs are unpadded.
+        kwargs: further arguments of Transformers' own attention.
 
     Returns:
         The output, (n, length, heads, width) or (1, cells, heads, width).
@@ -265,8 +266,8 @@ def attention(
         query, key, value = (unpadded.split(x) for x in (query, key, value))
     short = unpadded is not None and unpadded.shape[1] <= SHORT and torch.is_grad_enabled()
     if short or (dropout and query.device.type == "cpu" and _asked()):
-        # On a CPU the fused kernel has no dropout, and what takes its place is slower than this
-        # and draws from torch's global generator, whosever stream is to be drawn from.
+        # On a CPU the fused kernel has no dropout; torch's fallback is slower than this, and
+        # always draws from the global generator, ignoring the streams of packed runs.
         if attention_mask is None and _is_causal(module, **kwargs):
             attention_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
         out = _attention(query, key, value, attention_mask, dropout, scaling)
@@ -278,7 +279,7 @@ def attention(
 
 
 def _is_causal(module: Any, is_causal: bool | None = None, **_: Any) -> bool:
-    """What Transformers takes an attention without a mask for."""
+    """Whether Transformers treats an attention without a mask as causal."""
     return getattr(module, "is_causal", True) if is_causal is None else is_causal
 
 
@@ -301,10 +302,10 @@ def _attention(
 
 
 def _bias(mask: Tensor | None, q: Tensor, k: Tensor, heads: int) -> Tensor:
-    """What a mask adds to scores (n * heads, length, length): a tensor of their own."""
+    """Return what a mask adds to scores (n * heads, length, length), as a new tensor."""
     bias = q.new_zeros(q.shape[0] // heads, heads, q.shape[1], k.shape[1])
     if mask is not None and mask.dtype == torch.bool:
-        # Not minus infinity: a row of padding that sees nothing would have no finite gradient.
+        # Not minus infinity: padding that sees nothing would have no finite gradient.
         hidden = torch.finfo(q.dtype).min
         bias += torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, hidden)
     elif mask is not None:
@@ -313,9 +314,9 @@ def _bias(mask: Tensor | None, q: Tensor, k: Tensor, heads: int) -> Tensor:
 
 
 def mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """Transformers' own mask; on a GPU without asking whether there is any padding.
+    """Call Transformers' own mask; on a GPU, without checking whether there is any padding.
 
-    The answer would have the CPU wait, in every step, for all that the GPU has still to do.
+    In every step, the CPU would have to wait for the GPU to finish before it had the answer.
     """
     if attention_mask is not None and attention_mask.device.type != "cpu" and _asked():
         kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}

@@ -116,7 +116,7 @@ def test_a_run_that_was_stopped_before_its_test_makes_it_when_it_resumes(
     ("split", "said"),
     [
         ("validation", "evaluation.test=validation: must differ from task.train_split"),
-        ("nowhere", "has neither nowhere.parquet nor nowhere-*.parquet"),
+        ("nowhere", "has no split nowhere (such as nowhere.parquet or nowhere.csv)"),
         ("hidden", "evaluation.test=hidden: has no labels"),
     ],
 )

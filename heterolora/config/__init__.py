@@ -1,4 +1,4 @@
-"""The configuration of a run: its schema, the rules across its sections, its identity."""
+"""The configuration of a run: its schema, the rules across its sections, and its identity."""
 
 from heterolora.config.identity import NOT_IN_IDENTITY, identity, without
 from heterolora.config.preparation import changes, prepare

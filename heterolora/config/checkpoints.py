@@ -1,4 +1,4 @@
-"""A checkpoint as the configuration names it: its `config.json`, its shapes, and its weights."""
+"""A checkpoint as named in the configuration: its `config.json`, its shapes, and its weights."""
 
 import functools
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from heterolora.sites import Site
 
 
 def source(model: ModelConfig) -> str | Path:
-    """The folder of a checkpoint, or its name at the hub.
+    """Return the folder of a checkpoint, or its name on the Hub.
 
     Raises:
         ModelError: if there is no such folder.
@@ -36,7 +36,7 @@ def source(model: ModelConfig) -> str | Path:
 
 
 def settings(model: ModelConfig) -> PretrainedConfig:
-    """What `config.json` says.
+    """Return the content of `config.json`.
 
     Raises:
         ModelError: if it cannot be found, reached or read.
@@ -45,35 +45,36 @@ def settings(model: ModelConfig) -> PretrainedConfig:
 
 
 def family(model: ModelConfig) -> Family:
-    """Where models of this kind keep their parts.
+    """Return the family that knows where models of this type keep their parts.
 
     Raises:
-        ModelError: as `settings`, and of a kind that cannot be wired.
+        ModelError: as for `settings`, and for a type that cannot be wired.
     """
     return architectures.family_named(settings(model).model_type, model.where)
 
 
 def check(model: ModelConfig) -> None:
-    """See that a model can be made, and wired.
+    """Check that a model can be created and wired.
 
     Raises:
-        ModelError: as `settings`, of a kind that cannot be wired, or without layers.
+        ModelError: as for `settings`; for a type that cannot be wired; or for a model without
+            layers.
     """
     family(model)
     _skeleton(str(source(model)), model.revision, model.where)
 
 
 def load(model: ModelConfig, task: Headed, seed: int, device: str | None = None) -> Loaded:
-    """The model with a head for `task`, and its tokenizer.
+    """Load the model with a head for `task`, and its tokenizer.
 
     Args:
-        model: which, and how its weights are kept.
-        task: what it is for.
-        seed: of a head that the checkpoint lacks.
-        device: of quantized weights, which are made there.
+        model: the model, and how its weights are stored.
+        task: the task that it is loaded for.
+        seed: the seed of a head that the checkpoint lacks.
+        device: the device on which quantized weights are created.
 
     Raises:
-        ModelError: as `settings` and `architectures.load_pretrained`.
+        ModelError: as for `settings` and `architectures.load_pretrained`.
     """
     family(model)
     storage = Storage(model.dtype, model.attn_implementation, model.quantization, device)
@@ -89,18 +90,18 @@ def load(model: ModelConfig, task: Headed, seed: int, device: str | None = None)
 
 
 def fetch(model: ModelConfig, task: Headed) -> Path | None:
-    """Have all that `load` reads in the cache, by loading it.
+    """Download to the cache everything that `load` reads, by loading it.
 
     Returns:
-        The folder in the cache, named by the hub's commit; None of a model that is local.
+        The folder in the cache, named by the Hub's commit; None for a local model.
 
     Raises:
-        ModelError: as `load` does.
+        ModelError: as for `load`.
     """
     if not _is_remote(model):
         return None
     kept_plainly = {"dtype": "fp32", "attn_implementation": None, "quantization": None}
-    load(model.model_copy(update=kept_plainly), task, seed=0)  # with no GPU here
+    load(model.model_copy(update=kept_plainly), task, seed=0)  # there may be no GPU here
     return architectures.folder_of(model.name, model.revision)
 
 
@@ -110,7 +111,7 @@ def _is_remote(model: ModelConfig) -> bool:
 
 @dataclass(frozen=True)
 class Shape:
-    """What an adapter maps: from `inputs` features to `outputs`."""
+    """The shape of what an adapter adapts: it maps `inputs` features to `outputs`."""
 
     inputs: int
     outputs: int
@@ -122,25 +123,25 @@ class Shape:
 
     @property
     def unit_cost(self) -> int:
-        """The adapter parameters of one rank."""
+        """The adapter parameters per rank."""
         return self.inputs + self.outputs
 
 
 def sites(model: ModelConfig, space: SearchSpaceConfig) -> dict[Site, Shape]:
-    """Every site that the search space has in this model.
+    """Return every site of the search space in this model.
 
     Raises:
-        ModelError: if the model cannot be had, or has not all of the roles.
+        ModelError: if the model is not available, or lacks one of the roles.
     """
     found = places(model, space)
     return {site: shape for site, shape in found.items() if str(site) not in space.exclude}
 
 
 def places(model: ModelConfig, space: SearchSpaceConfig) -> dict[Site, Shape]:
-    """Every place of the roles of the search space, those that it leaves out among them.
+    """Return every place for a role of the search space, including those that it excludes.
 
     Raises:
-        ModelError: as `sites`.
+        ModelError: as for `sites`.
     """
     known = family(model)
     config = settings(model)
@@ -154,13 +155,13 @@ def places(model: ModelConfig, space: SearchSpaceConfig) -> dict[Site, Shape]:
             start, end = rows.get(role, (0, linear.out_features))
             found[Site(index, role)] = Shape(linear.in_features, end - start)
         for shortcut in space.shortcuts:
-            if shortcut != "cut" or index > 0:  # there is no attention below the first
+            if shortcut != "cut" or index > 0:  # below layer 0 there is no attention
                 found[Site(index, shortcut)] = Shape(config.hidden_size, config.hidden_size)
     return found
 
 
 def shortcuts_problem(model: ModelConfig) -> str | None:
-    """Why the model cannot have shortcuts; None where it can."""
+    """Return why the model cannot have shortcuts; None if it can."""
     try:
         check_shortcuts(settings(model), family(model))
     except ModelError as error:
@@ -174,7 +175,7 @@ def _settings(where_from: str, revision: str | None, where: str) -> PretrainedCo
         try_hub()
     try:
         return AutoConfig.from_pretrained(where_from, revision=revision)
-    except Exception as error:  # whatever transformers makes of a broken file
+    except Exception as error:  # whatever transformers raises for a broken file
         if where.startswith("model.path"):
             raise ModelError(
                 f"{where}: is not a model in Hugging Face format ({one_line(error)[:160]}); give a "
@@ -189,13 +190,13 @@ def _settings(where_from: str, revision: str | None, where: str) -> PretrainedCo
 
 @functools.cache
 def _skeleton(where_from: str, revision: str | None, where: str) -> nn.ModuleList:
-    """The layers of a model that has shapes and no weights."""
+    """Return the layers of a model that has shapes but no weights."""
     config = _settings(where_from, revision, where)
     try:
         with torch.device("meta"):
             model = AutoModel.from_config(config)
         layers = architectures.layers_of(model, FAMILIES[config.model_type])
-    except Exception as error:  # whatever transformers makes of numbers that do not fit
+    except Exception as error:  # whatever transformers raises for numbers that do not fit
         raise ModelError(
             f"{where}: no model can be created from its config.json ({one_line(error)[:160]}); "
             "give the one that belongs to the weights"

@@ -1,4 +1,4 @@
-"""The rules across sections of the configuration that say what each engine can train."""
+"""Rules across sections of the configuration about what each engine can train."""
 
 from collections.abc import Iterable
 
@@ -17,7 +17,7 @@ from heterolora.training.precision import resolve_device
 
 
 def engine_on_device(engine: Engine, device: Device) -> Iterable[str]:
-    """Processes talk to each other on CPUs and on CUDA, and each has a GPU of its own."""
+    """Processes communicate on CPUs and on CUDA, and each has its own GPU."""
     if engine == "local":
         return
     if ":" in device:
@@ -27,7 +27,7 @@ def engine_on_device(engine: Engine, device: Device) -> Iterable[str]:
 
 
 def engine_of_observers(engine: Engine, proxy: ProxyConfig | None) -> Iterable[str]:
-    """What observes training steps would see one process's share of each."""
+    """An observer of training steps would see only one process's share of each."""
     if engine != "local" and proxy and (found := proxy.observing("proxy")):
         setting, remedy = found
         yield (
@@ -37,7 +37,7 @@ def engine_of_observers(engine: Engine, proxy: ProxyConfig | None) -> Iterable[s
 
 
 def sharded_method(engine: Engine, method: MethodConfig) -> Iterable[str]:
-    """What is trained has to be apart from what is divided."""
+    """Trained parameters have to be separate from sharded ones."""
     if engine == "sharded" and method.kind != "heterolora":
         yield (
             f"engine=sharded: method={method.name} trains inside the layers that this engine "
@@ -51,7 +51,7 @@ def sharded_weights(
     proxy: ProxyConfig | None,
     importance: dict[str, ProxyConfig],
 ) -> Iterable[str]:
-    """A proxy cannot read weights of which a process has a part."""
+    """A proxy cannot read weights of which each process has only a part."""
     if engine != "sharded":
         return
     asked = {f"importance.{name}.name": other for name, other in importance.items()}
@@ -66,7 +66,7 @@ def sharded_weights(
 
 
 def sharded_is_eager(engine: Engine, training: TrainingConfig) -> Iterable[str]:
-    """Layers are gathered from outside of what is compiled."""
+    """Layers are gathered outside of what is compiled."""
     if engine == "sharded" and training.compile:
         yield (
             "training.compile=true: engine=sharded does not support torch.compile; set "
@@ -75,7 +75,7 @@ def sharded_is_eager(engine: Engine, training: TrainingConfig) -> Iterable[str]:
 
 
 def sharded_is_not_quantized(engine: Engine, model: ModelConfig) -> Iterable[str]:
-    """The codes of bitsandbytes are for one device, with the state that reads them."""
+    """The codes of bitsandbytes belong to one device, together with the state that decodes them."""
     if engine == "sharded" and model.quantization is not None:
         yield (
             f"model.quantization={model.quantization}: engine=sharded does not support quantized "
@@ -84,7 +84,7 @@ def sharded_is_not_quantized(engine: Engine, model: ModelConfig) -> Iterable[str
 
 
 def sharded_rows(engine: Engine, task: TaskConfig) -> Iterable[str]:
-    """Whether a model keeps packed examples apart is seen by its embeddings, called alone."""
+    """Whether a model keeps packed examples apart is checked by calling its embeddings alone."""
     if engine == "sharded" and task.build().packs:
         yield (
             "task.packing=true: engine=sharded does not support packing; set task.packing=false, "

@@ -1,7 +1,7 @@
-"""What a model and its data are, in place of where they are: digests of files, or the hub's commit.
+"""Fingerprints of model and data, whatever their location: digests of files, or the Hub's commit.
 
-All is known before weights are loaded, and read once by a process: a file is read again only where
-its path, size or time of change is another.
+All are known before weights are loaded. A process reads each file once, and again only if its path,
+size or modification time has changed.
 """
 
 import functools
@@ -20,7 +20,7 @@ from heterolora.files import split_files
 from heterolora.network import PREFETCH, try_hub
 
 WEIGHTS = ("*.safetensors", "*.bin")
-"""Of the first of these that a folder has files of, weights are read."""
+"""Weights are read from files matching the first of these patterns that has any in a folder."""
 OTHER_FILES = (
     "config.json",
     "*.index.json",
@@ -31,12 +31,12 @@ OTHER_FILES = (
     "added_tokens.json",
     "special_tokens_map.json",
 )
-"""What else of a checkpoint's folder shapes numbers."""
+"""The other files in a checkpoint's folder that affect a run's numbers."""
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Of a run's model and of its two splits."""
+    """The fingerprints of a run's model and of its two splits."""
 
     model: str
     train: str
@@ -44,7 +44,7 @@ class Fingerprints:
 
 
 def fingerprints(model: ModelConfig, task: TaskConfig) -> Fingerprints:
-    """What is there now; names and places do not enter, contents do.
+    """Compute the fingerprints of what is there now; contents count, names and locations do not.
 
     Raises:
         ModelError: if there is no such model.
@@ -53,13 +53,13 @@ def fingerprints(model: ModelConfig, task: TaskConfig) -> Fingerprints:
     return Fingerprints(
         model=model_fingerprint(model),
         train=split_fingerprint(task, task.train_split),
-        # Which examples are held out of the training split, the number of them settles.
+        # The number of held-out examples determines which examples of the training split they are.
         validation=split_fingerprint(task, task.validation_split or task.train_split),
     )
 
 
 def model_fingerprint(model: ModelConfig) -> str:
-    """A digest of the files of a folder that are read, or the hub's commit.
+    """Return a digest of the files that are read from a folder, or the Hub's commit.
 
     Raises:
         ModelError: if there is no such model.
@@ -68,7 +68,7 @@ def model_fingerprint(model: ModelConfig) -> str:
     if isinstance(folder, Path):
         patterns = [next((p for p in WEIGHTS if any(folder.glob(p))), WEIGHTS[0]), *OTHER_FILES]
         return _digest({file for pattern in patterns for file in folder.glob(pattern)})
-    checkpoints.settings(model)  # fetches it where it is not in the cache
+    checkpoints.settings(model)  # downloads it if it is not in the cache
     file = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
     if not isinstance(file, str):
         raise ModelError(f"{model.where}: is not in the hub cache; {PREFETCH}")
@@ -76,7 +76,7 @@ def model_fingerprint(model: ModelConfig) -> str:
 
 
 def split_fingerprint(task: TaskConfig, split: str) -> str:
-    """A digest of a split's files or of what generates it, or the hub's commit with its name.
+    """Return a digest of a split's files or generating code, or the Hub's commit with its name.
 
     Raises:
         DataError: if there is no such dataset.
@@ -95,7 +95,7 @@ def split_fingerprint(task: TaskConfig, split: str) -> str:
 
 
 def _code(package: str) -> Iterable[Path]:
-    """The files of a package, which is not imported."""
+    """Return the files of a package, without importing it."""
     spec = importlib.util.find_spec(package)
     assert spec is not None
     assert spec.submodule_search_locations
@@ -104,26 +104,26 @@ def _code(package: str) -> Iterable[Path]:
 
 @functools.cache
 def _commit(source: str, subset: str | None, revision: str | None) -> str:
-    """The hub's, of a dataset there or in the cache; nothing else of it is fetched."""
+    """Return the commit of a dataset on the Hub or in the cache, downloading nothing else of it."""
     import datasets
 
     try_hub()
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()  # or it warns of having no hub
+    datasets.logging.set_verbosity_error()  # it would warn if the Hub is unreachable
     try:
         builder = datasets.load_dataset_builder(source, subset, revision=revision)
     except (OSError, ValueError, RuntimeError) as error:
         where = "/".join(filter(None, (source, subset)))
         raise DataError(
             f"task.source={where}: is not in the cache and the hub cannot be reached "
-            f"({one_line(error)[:160]}); give parquet files on disk with task.path=DIR, or "
+            f"({one_line(error)[:160]}); give files on disk with task.path=PATH, or "
             f"{PREFETCH}"
         ) from error
     return str(builder.hash)
 
 
 def _digest(files: Iterable[Path], named: bool = True) -> str:
-    """Sixteen hex digits of the SHA-256 of files, in the order of their names."""
+    """Return sixteen hex digits of the SHA-256 of files, in the order of their names."""
     digest = hashlib.sha256()
     for file in sorted(files):
         stat = file.stat()

@@ -1,4 +1,4 @@
-"""What tells one arm from another: everything that shapes a run's numbers, the seed apart."""
+"""The identity of an arm: everything that determines a run's numbers, except the seed."""
 
 import dataclasses
 import hashlib
@@ -9,7 +9,7 @@ from typing import Any
 from heterolora.config.schema import Config
 
 EVERY = "*"
-"""Stands for each key of a mapping."""
+"""Stands for every key of a mapping."""
 
 NOT_IN_IDENTITY: Mapping[str, Any] = {
     "seed": True,
@@ -28,8 +28,8 @@ NOT_IN_IDENTITY: Mapping[str, Any] = {
     "proxy": {"micro_batch_size": True},
     "importance": {EVERY: {"micro_batch_size": True}},
 }
-"""Settings that two runs of one arm may differ in: the seed, and what shapes no number, or no more
-of it than another machine would."""
+"""Settings in which two runs of one arm may differ: the seed, and what affects no number, or
+affects numbers no more than another machine would."""
 
 _SAMPLED = {"source": "probe", "observe_every": 16}
 
@@ -55,14 +55,14 @@ ADDED_LATER: Mapping[str, Any] = {
     "importance": {EVERY: _SAMPLED},
     "selection": {"normalize": "none"},
 }
-"""Settings that there were not from the beginning, with what stands for runs from before: at that
-value they are left out, so that those runs are found again. Here it stays, should a default change.
+"""Settings that were added later, with the values that earlier runs imply: at these values they are
+left out, so that earlier runs keep their identity. The values stay even if a default changes.
 """
 
 ADDED_LATER_TO: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("selection", "top"): {"floor": 0},
 }
-"""The same, of the one member of a section."""
+"""The same, for only one choice of a section."""
 
 BY_FINGERPRINT: Mapping[str, Any] = {
     "model": dict.fromkeys(("name", "path", "revision"), True),
@@ -71,11 +71,11 @@ BY_FINGERPRINT: Mapping[str, Any] = {
         True,
     ),
 }
-"""Settings that say where model and data are; what they are is in their fingerprints."""
+"""Settings that locate model and data; fingerprints represent their content."""
 
 
 def without(values: Mapping[str, Any], apart: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested plain values, but for those that `apart` marks with True, and what that empties."""
+    """Drop from nested plain values what `apart` marks with True, and what that leaves empty."""
     kept: dict[str, Any] = {}
     for key, value in values.items():
         here = apart.get(key, apart.get(EVERY, {}))
@@ -88,12 +88,12 @@ def without(values: Mapping[str, Any], apart: Mapping[str, Any]) -> dict[str, An
 
 
 def changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested plain values, but for those that are as `defaults` has them."""
+    """Drop from nested plain values those that equal `defaults`."""
     kept: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
             nested = changed(value, defaults.get(key, defaults.get(EVERY, {})))
-            if nested or not value:  # a section without a setting was there before
+            if nested or not value:  # a section without settings was there before
                 kept[key] = nested
         elif key not in defaults or value != defaults[key]:
             kept[key] = value
@@ -101,10 +101,10 @@ def changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str,
 
 
 def shaping_settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a resolved configuration the settings that shape a run's numbers.
+    """Return the settings of a resolved configuration that determine a run's numbers.
 
-    The seed and the place of model and data are not among them, nor what was added later and is as
-    it was before.
+    The seed and the location of model and data are not included, nor are settings that were added
+    later and have the value that earlier runs imply.
     """
     shaping = without(without(resolved, NOT_IN_IDENTITY), BY_FINGERPRINT)
     added = dict(ADDED_LATER)
@@ -115,12 +115,12 @@ def shaping_settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def identity(config: Config) -> str:
-    """Eight hex digits of the settings that shape the run's numbers, and of its model and data.
+    """Return eight hex digits of all that determines a run's numbers, including model and data.
 
     Raises:
         UserError: if the model or the data cannot be found.
     """
-    # Fingerprints need libraries that who reads records does without.
+    # Fingerprints need libraries that readers of records do not.
     from heterolora.config.fingerprints import fingerprints, split_fingerprint
 
     shaping = shaping_settings(config.resolved())

@@ -1,4 +1,4 @@
-"""The rules across sections of the configuration that ask the model, the proxy or the device.
+"""Rules across sections of the configuration that consult the model, the proxy or the device.
 
 They need torch and transformers, which take seconds to import.
 """
@@ -32,11 +32,11 @@ from heterolora.training.precision import resolve_device, resolve_precision
 
 WITHOUT_FLOAT64 = ("mps",)
 BYTES_PER_PARAMETER = 16
-"""Of an adapter that is trained: its weight, its gradient and AdamW's two moments, in float32."""
+"""For a trained adapter: its weight, its gradient and AdamW's two moments, in float32."""
 
 
 def model_is_usable(model: ModelConfig) -> Iterable[str]:
-    """The checkpoint is there, of layers, and of a family that can be wired."""
+    """The checkpoint exists, has layers, and belongs to a family that can be wired."""
     try:
         checkpoints.check(model)
     except ModelError as error:
@@ -48,7 +48,7 @@ def projections_exist(model: ModelConfig, space: SearchSpaceConfig) -> Iterable[
     try:
         family = checkpoints.family(model)
     except ModelError:
-        return  # said by model_is_usable
+        return  # reported by model_is_usable
     for role in space.projections:
         if role not in family.projections:
             yield (
@@ -58,7 +58,7 @@ def projections_exist(model: ModelConfig, space: SearchSpaceConfig) -> Iterable[
 
 
 def exclusions_are_sites(model: ModelConfig, space: SearchSpaceConfig) -> Iterable[str]:
-    """What is left out is a site of the model's, and does not leave nothing."""
+    """Excluded sites are sites of the model, and other sites remain."""
     if not space.exclude or list(model_is_usable(model)) or list(projections_exist(model, space)):
         return
     known = [str(site) for site in checkpoints.places(model, space)]
@@ -75,7 +75,7 @@ def exclusions_are_sites(model: ModelConfig, space: SearchSpaceConfig) -> Iterab
 
 
 def shortcuts_fit(model: ModelConfig, space: SearchSpaceConfig) -> Iterable[str]:
-    """A model that is to have shortcuts can have them."""
+    """A model supports shortcuts if it is to have them."""
     if space.shortcuts and not list(model_is_usable(model)):
         problem = checkpoints.shortcuts_problem(model)
         if problem is not None:
@@ -104,7 +104,7 @@ def floor_within_budget(
     strategy: StrategyConfig,
     selection: SelectionConfig | None,
 ) -> Iterable[str]:
-    """The ranks that every site keeps are within the budget, and within what a site can hold."""
+    """The ranks that every site keeps are within the budget."""
     floor = getattr(selection, "floor", 0)
     if not floor or not strategy.build().searches:
         return
@@ -125,7 +125,7 @@ def budget_reaches_a_site(
     strategy: StrategyConfig,
     selection: SelectionConfig | None,
 ) -> Iterable[str]:
-    """A budget is nearer to one site that is on than to none, whichever scores highest."""
+    """The budget is nearer to one site that is on than to none, whichever scores highest."""
     shapes = _sites(model, space)
     on = _ranks_on(shapes, budget, strategy)
     if not on or not strategy.build().searches or (selection and selection.name != "top"):
@@ -149,7 +149,7 @@ def adapters_fit_memory(
     strategy: StrategyConfig,
     device: Device,
 ) -> Iterable[str]:
-    """Adapters, their gradients and the optimizer's moments leave room on the device."""
+    """Adapters, their gradients and the optimizer's moments fit into the device's memory."""
     if list(device_exists(device)) or list(rank_within_width(model, space, budget)):
         return
     shapes = _sites(model, space)
@@ -174,7 +174,7 @@ def proxy_for_search(strategy: StrategyConfig, proxy: ProxyConfig | None) -> Ite
 def gains_for_selection(
     strategy: StrategyConfig, proxy: ProxyConfig | None, selection: SelectionConfig | None
 ) -> Iterable[str]:
-    """A selection by gains needs a proxy that tells the gain of each rank."""
+    """A selection by gains needs a proxy that provides the gain of each rank."""
     if not strategy.build().searches or proxy is None or selection is None:
         return
     if selection.build().needs_gains and not isinstance(proxy.build(), Spectral):
@@ -187,7 +187,7 @@ def gains_for_selection(
 def synflow_on_device(
     proxy: ProxyConfig | None, strategy: StrategyConfig, device: Device
 ) -> Iterable[str]:
-    """SYNFLOW computes in float64, which not every device has."""
+    """SynFlow computes in float64, which not every device supports."""
     if proxy is None or proxy.name != "synflow" or not strategy.build().searches:
         return
     if resolve_device(device).type in WITHOUT_FLOAT64:
@@ -214,7 +214,7 @@ def device_exists(device: Device) -> Iterable[str]:
 
 
 def tf32_is_read(training: TrainingConfig, precision: Precision, device: Device) -> Iterable[str]:
-    """What is computed in bf16 is not computed in TF32."""
+    """TF32 has no effect on what is computed in bf16."""
     if not training.tf32 or list(device_exists(device)):
         return
     if resolve_precision(precision, resolve_device(device)) != "fp32":
@@ -226,7 +226,7 @@ def tf32_is_read(training: TrainingConfig, precision: Precision, device: Device)
 
 
 def compiler_is_there(training: TrainingConfig, device: Device) -> Iterable[str]:
-    """On a CPU torch compiles with the machine's C++ compiler."""
+    """On a CPU, torch compiles with the machine's C++ compiler."""
     if not training.compile or list(device_exists(device)):
         return
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
@@ -238,7 +238,7 @@ def compiler_is_there(training: TrainingConfig, device: Device) -> Iterable[str]
 
 
 def _sites(model: ModelConfig, space: SearchSpaceConfig) -> Mapping[Site, checkpoints.Shape]:
-    """The sites and their shapes; none where another rule says why there are none."""
+    """Return the sites and their shapes; empty if another rule reports why there are none."""
     if list(model_is_usable(model)) or list(projections_exist(model, space)):
         return {}
     return checkpoints.sites(model, space)
@@ -247,7 +247,7 @@ def _sites(model: ModelConfig, space: SearchSpaceConfig) -> Mapping[Site, checkp
 def _ranks_on(
     sites: Iterable[Site], budget: RankBudgetConfig, strategy: StrategyConfig
 ) -> dict[Site, int]:
-    """The rank of each site where it is on; none where `whole_rank` has something to say."""
+    """Return the rank of each site when it is on; empty if `whole_rank` reports a problem."""
     ranks = {
         kind: enabled_rank(rank, strategy.enable_rate) for kind, rank in budget.ranks().items()
     }
@@ -258,14 +258,14 @@ def _ranks_on(
 
 
 def _memory(device: torch.device) -> int:
-    """Bytes that the device has in all."""
+    """Return the total memory of the device in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def observed_is_eager(training: TrainingConfig, proxy: ProxyConfig | None) -> Iterable[str]:
-    """What observes training steps does not see into a compiled model."""
+    """An observer of training steps cannot see into a compiled model."""
     if training.compile and proxy and (found := proxy.observing("proxy")):
         setting, remedy = found
         yield (
@@ -277,7 +277,7 @@ def observed_is_eager(training: TrainingConfig, proxy: ProxyConfig | None) -> It
 def observed_is_searched(
     strategy: StrategyConfig, proxy: ProxyConfig | None, importance: dict[str, ProxyConfig]
 ) -> Iterable[str]:
-    """Scores of training steps need searches after the first, which no step precedes."""
+    """Scores from training steps need a search after the first, which no step precedes."""
     chosen = strategy.build()
     found = proxy.observing("proxy") if proxy else None
     if (
@@ -323,7 +323,7 @@ def control_tells_sites_apart(
     proxy: ProxyConfig | None,
     selection: SelectionConfig | None,
 ) -> Iterable[str]:
-    """A control of places does not place all sites alike, or it would be random allocation."""
+    """A control by position scores sites differently, or it would be random allocation."""
     control = proxy and proxy.build()
     sites = _sites(model, space)
     if not strategy.build().searches or not isinstance(control, Control) or not sites:

@@ -1,8 +1,9 @@
-"""Sections of what the library offers under a name: one file, one class, one name.
+"""Configuration sections for classes that the library offers by name.
 
-A class of the library is a frozen `Settings` dataclass. Its section has the same fields, with their
-types, bounds, defaults and help, and a `name` that can be the file's alone; so the sections of a
-group are in effect a union that `name` discriminates, each imported when it is asked for.
+There is one file, one class and one name for each. Such a class is a frozen `Settings` dataclass.
+Its section has the same fields, with their types, bounds, defaults and help, and a `name` that can
+only be the file's; so the sections of a group are in effect a union discriminated by `name`, each
+imported when it is needed.
 """
 
 import dataclasses
@@ -34,10 +35,10 @@ class Group:
     """A part of the configuration whose schema is a class of the library, chosen by name.
 
     Attributes:
-        package: has one file for each choice.
-        base: what the sections of all choices share.
-        tag: the key that names the choice; None where it is named by the key of the whole section.
-        default: what it names where it is not given.
+        package: the package with one file for each choice.
+        base: the base class of the sections of all choices.
+        tag: the key that names the choice; None if the key of the whole section names it.
+        default: the name if the tag is not given.
     """
 
     package: str
@@ -60,26 +61,27 @@ GROUPS: Mapping[str, Group] = {
 
 
 KINDS = Settings | PluginConfig
-"""What describes itself: a class of the library, or a section where there is none."""
+"""What can describe a choice: a class of the library or, where there is none, a section."""
 
 
 def find(group: str, name: str) -> type[PluginConfig] | None:
-    """The section of the class in the file `name` of the group's package; None without such."""
+    """Return the section of the class in the group's file `name`; None if there is none."""
     found: type[Any] | None = class_in(GROUPS[group].package, name, KINDS)
     if found is None or issubclass(found, PluginConfig):
         return found
-    return section(found, group, name)  # type: ignore[arg-type]  # mypy takes a class for instances
+    return section(found, group, name)  # type: ignore[arg-type]  # mypy expects an instance
 
 
 def choices(group: str) -> list[str]:
-    """The names that a group has."""
+    """Return the names of all choices in a group."""
     return names_in(GROUPS[group].package, KINDS)
 
 
 def offered() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Of each choice that another installed package adds: its group, its name, and its values.
+    """Yield each choice that another installed package adds: its group, name and values.
 
-    The values are the defaults of its class; what has none is `???`, which Hydra asks for.
+    The values are the defaults of its class; a field without default has the value `???`, for which
+    Hydra asks.
 
     Raises:
         PluginError: for a package whose class cannot be used.
@@ -97,7 +99,7 @@ def offered() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def trackers() -> dict[str, type[PluginConfig]]:
-    """The sections of all that can be chosen under `tracking`, where a choice has a YAML."""
+    """Return the sections of everything that can be chosen under `tracking`, by name."""
     package = GROUPS["tracking"].package
     names = sorted([*(file.stem for file in (CONF / "tracking").glob("*.yaml")), *added(package)])
     sections = {name: find("tracking", name) for name in names}
@@ -106,12 +108,12 @@ def trackers() -> dict[str, type[PluginConfig]]:
 
 @functools.cache
 def section(settings: type[Settings], group: str, name: str) -> type[PluginConfig]:
-    """The section that describes `settings`.
+    """Create the section that describes `settings`.
 
     Args:
         settings: a frozen dataclass whose fields are made by `setting`.
         group: a key of `GROUPS`.
-        name: the one value of the group's tag, if it has one.
+        name: the only value of the group's tag, if it has one.
     """
     hints = get_type_hints(settings)
     fields: dict[str, Any] = {
@@ -121,7 +123,7 @@ def section(settings: type[Settings], group: str, name: str) -> type[PluginConfi
     if chosen.tag is not None:
         default = ... if chosen.default is None else chosen.default
         fields[chosen.tag] = (Literal[name], Field(default, examples=[name], validate_default=True))
-    create: Any = create_model  # mypy's plug-in takes the name below for a class
+    create: Any = create_model  # mypy's plug-in mistakes the name below for a class
     made: type[PluginConfig] = create(
         f"{settings.__name__}Config",
         __base__=chosen.base,
@@ -134,7 +136,7 @@ def section(settings: type[Settings], group: str, name: str) -> type[PluginConfi
 
 
 def strict(hint: Any) -> Any:
-    """The type of a field, for which `true` is no number and 1.5 no integer."""
+    """Return the strict type of a field: `true` is not a number, and 1.5 not an integer."""
     if hint is int:
         return Whole
     if hint is bool:
@@ -151,7 +153,7 @@ def strict(hint: Any) -> Any:
 
 
 def _described(field: "dataclasses.Field[Any]") -> FieldInfo:
-    """The field's default, bounds, help and example, as pydantic has them."""
+    """Return the field's default, bounds, help and example, in pydantic's form."""
     default = ... if field.default is dataclasses.MISSING else field.default
     example = field.metadata["example"]
     described: FieldInfo = Field(

@@ -1,4 +1,4 @@
-"""From what Hydra composed to a typed configuration."""
+"""From a configuration composed by Hydra to a typed one."""
 
 from collections.abc import Collection
 from typing import Any
@@ -16,9 +16,9 @@ def prepare(cfg: DictConfig) -> Config:
     """Validate a composed configuration and settle what depends on the machine.
 
     Raises:
-        ConfigError: with every problem.
+        ConfigError: with all problems.
     """
-    # Rules ask the model and the machine; who reads records does without torch.
+    # These rules need torch, which readers of records do not.
     from heterolora.config import engine_rules, model_rules, rules, storage_rules
     from heterolora.training.precision import resolve_device, resolve_precision
 
@@ -30,14 +30,14 @@ def prepare(cfg: DictConfig) -> Config:
 
 
 ASKED = ("model", "search_space", "proxy")
-"""Sections that only the model or the proxy itself can judge."""
+"""Sections that only the model or the proxy itself can check."""
 
 
 def changes(cfg: DictConfig, changed: Collection[str]) -> list[str]:
-    """What is wrong with the sections `changed` of a configuration that was sound before.
+    """Return the problems with the sections `changed` of a configuration that was valid before.
 
-    torch and transformers take seconds to import, so that rules which need them are asked only
-    where they are the ones to judge what was changed; `prepare` asks them all.
+    torch and transformers take seconds to import, so rules that need them are applied only if what
+    was changed requires them; `prepare` applies all rules.
     """
     from heterolora.config import rules
 
@@ -50,7 +50,7 @@ def changes(cfg: DictConfig, changed: Collection[str]) -> list[str]:
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values; whether it is offline holds from here on.
+    """Return the configuration as plain values, and go offline from here on if it says so.
 
     Raises:
         ConfigError: if a value cannot be resolved.
@@ -64,5 +64,5 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
         ) from error
     assert isinstance(raw, dict)
     if raw.get("offline") is True:
-        network.stay_offline()  # before a rule asks for a model
+        network.stay_offline()  # before a rule loads a model
     return {str(key): value for key, value in raw.items()}

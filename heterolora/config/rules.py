@@ -1,8 +1,8 @@
-"""The rules across sections of the configuration that plain values settle: what must fit together.
+"""Rules across sections of the configuration that can be checked from plain values.
 
-A rule asks for sections by the types of its parameters, and yields a line for each problem:
-`key=value: rule; remedy`. Those that ask the model, the proxy or the device are `model_rules`. All
-are asked before any weights are loaded.
+A rule receives sections according to the types of its parameters, and yields a line for each
+problem: `key=value: rule; remedy`. Rules that consult the model, the proxy or the device are in
+`model_rules`. All are checked before any weights are loaded.
 """
 
 import importlib.util
@@ -32,7 +32,7 @@ TRAIN_WHAT_IS_KEPT = ("full", "bitfit")
 
 
 def task_fits_itself(task: TaskConfig) -> Iterable[str]:
-    """What a kind of task asks of its own settings."""
+    """The settings of a task fit together, as its kind requires."""
     yield from (f"task.{problem}" for problem in task.build().problems())
 
 
@@ -46,7 +46,7 @@ def metrics_once(task: TaskConfig) -> Iterable[str]:
 
 
 def data_is_there(task: TaskConfig) -> Iterable[str]:
-    """`task.path` holds the task's splits; an embedded task has two."""
+    """`task.path` contains the task's splits; an embedded task has two."""
     if task.path is not None:
         path = Path(task.path)
         yield from _file_is_read(task, path) if path.is_file() else _folder_is_read(task, path)
@@ -60,7 +60,7 @@ def data_is_there(task: TaskConfig) -> Iterable[str]:
 
 
 def _file_is_read(task: TaskConfig, file: Path) -> Iterable[str]:
-    """One file is of a known format, and has the training split alone."""
+    """A single file has a known format, and contains only the training split."""
     if file.suffix.lower() not in FORMATS:
         yield (
             f"task.path={file}: must be a file of type {', '.join(FORMATS)}, or a folder of such "
@@ -74,7 +74,7 @@ def _file_is_read(task: TaskConfig, file: Path) -> Iterable[str]:
 
 
 def _folder_is_read(task: TaskConfig, folder: Path) -> Iterable[str]:
-    """A folder has every split that is named, and its validation split is not passed over."""
+    """A folder has every split that is named, and its validation split is not ignored."""
     if not folder.is_dir():
         known = ", ".join(FORMATS)
         yield f"task.path={folder}: there is no such file or folder; give one of {known}"
@@ -95,13 +95,13 @@ def _folder_is_read(task: TaskConfig, folder: Path) -> Iterable[str]:
 
 
 def _splits(task: TaskConfig) -> dict[str, str]:
-    """The splits that are read, by the key that names each."""
+    """Return the splits that are read, by the key that names each."""
     named = {"train_split": task.train_split, "validation_split": task.validation_split}
     return {key: split for key, split in named.items() if split is not None}
 
 
 def something_is_evaluated(task: TaskConfig) -> Iterable[str]:
-    """A model is evaluated on a split of its own, or on what is held out of the training split."""
+    """A model is evaluated on a split, or on examples held out of the training split."""
     if task.validation_split is None and task.held_out is None:
         yield (
             "task.validation_split=null: leaves nothing to evaluate on; name a split, or hold "
@@ -124,7 +124,7 @@ def distinct_splits(task: TaskConfig) -> Iterable[str]:
 
 
 def test_is_another_split(task: TaskConfig, evaluation: EvaluationConfig) -> Iterable[str]:
-    """What is tested on is there, and nothing was trained or selected on it."""
+    """The test split exists, and nothing is trained or selected on it."""
     if evaluation.test is None:
         return
     key = f"evaluation.test={evaluation.test}"
@@ -140,13 +140,14 @@ def test_is_another_split(task: TaskConfig, evaluation: EvaluationConfig) -> Ite
         )
     elif task.path is not None and not split_files(task.path, evaluation.test):
         yield (
-            f"{key}: task.path={task.path} has neither {evaluation.test}.parquet nor "
-            f"{evaluation.test}-*.parquet; add it, or set evaluation.test=null"
+            f"{key}: task.path={task.path} has no split {evaluation.test} (such as "
+            f"{evaluation.test}.parquet or {evaluation.test}.csv); add it, or set "
+            "evaluation.test=null"
         )
 
 
 def data_settings_are_read(task: TaskConfig) -> Iterable[str]:
-    """What only a dataset of the hub, or the planted task, has is not given for another."""
+    """Settings for datasets on the Hub or the planted task are not given for others."""
     idle: dict[str, Any] = {} if task.planted else {"planting": task.planting}
     if task.path is not None:
         where = f"task.path={task.path}"
@@ -162,7 +163,7 @@ def data_settings_are_read(task: TaskConfig) -> Iterable[str]:
 
 
 def planted_in_the_model(task: TaskConfig, model: ModelConfig) -> Iterable[str]:
-    """The planted task has a seed, and is about sites of the embedded model."""
+    """The planted task has a seed, and concerns sites of the embedded model."""
     if not task.planted:
         return
     if task.planting is None:
@@ -175,7 +176,7 @@ def planted_in_the_model(task: TaskConfig, model: ModelConfig) -> Iterable[str]:
 
 
 def revision_is_read(model: ModelConfig) -> Iterable[str]:
-    """A folder has no revisions, be it the user's or the package's."""
+    """A local folder has no revisions, whether it is the user's or the package's."""
     if model.revision is None:
         return
     if model.path is not None or model.name in MODELS:
@@ -195,7 +196,7 @@ def some_site(space: SearchSpaceConfig) -> Iterable[str]:
 
 
 def rank_for_sites(space: SearchSpaceConfig, budget: RankBudgetConfig) -> Iterable[str]:
-    """Each kind of site that the search space has needs a rank."""
+    """Each kind of site in the search space needs a rank."""
     for kind, roles in space.roles().items():
         if roles and budget.ranks()[kind] == 0:
             yield (
@@ -207,7 +208,7 @@ def rank_for_sites(space: SearchSpaceConfig, budget: RankBudgetConfig) -> Iterab
 def whole_rank(
     space: SearchSpaceConfig, budget: RankBudgetConfig, strategy: StrategyConfig
 ) -> Iterable[str]:
-    """A site that is on has rank budget / enable rate, which must come out whole."""
+    """A site that is on has rank budget / enable rate, which must be whole."""
     for kind, roles in space.roles().items():
         rank = budget.ranks()[kind]
         if roles and 0 < rank < 1 and not strategy.build().searches:
@@ -228,7 +229,7 @@ def whole_rank(
 def whole_start(
     space: SearchSpaceConfig, budget: RankBudgetConfig, strategy: StrategyConfig
 ) -> Iterable[str]:
-    """What every site has on before the first search is whole, and no more than a site can hold."""
+    """The rank of every site before the first search is whole, and at most its capacity."""
     start = strategy.build().start
     for kind, roles in space.roles().items():
         rank = budget.ranks()[kind]
@@ -253,7 +254,7 @@ def selection_for_search(
 
 
 def frozen_is_frozen(model: ModelConfig, method: MethodConfig) -> Iterable[str]:
-    """What is trained is kept in fp32."""
+    """Trained parameters are stored in fp32."""
     if method.kind not in TRAIN_WHAT_IS_KEPT:
         return
     if model.quantization is not None:
@@ -269,7 +270,7 @@ def frozen_is_frozen(model: ModelConfig, method: MethodConfig) -> Iterable[str]:
 
 
 def shortcuts_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Iterable[str]:
-    """Only this project's adapters go on shortcuts."""
+    """Only this project's adapters support shortcuts."""
     if space.shortcuts and method.kind != "heterolora":
         yield (
             f"search_space.shortcuts={shown(space.shortcuts)}: method={method.name} has no "
@@ -278,7 +279,7 @@ def shortcuts_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Iter
 
 
 def exclusions_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Iterable[str]:
-    """Only this project's adapters are left out site by site."""
+    """Only this project's adapters can be excluded site by site."""
     if space.exclude and method.kind != "heterolora":
         yield (
             f"search_space.exclude={shown(space.exclude)}: method={method.name} adapts roles, not "
@@ -287,7 +288,7 @@ def exclusions_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Ite
 
 
 def trackers_are_installed(tracking: dict[str, TrackerConfig]) -> Iterable[str]:
-    """What a run is followed with is there before it begins."""
+    """The packages of all trackers are installed before a run begins."""
     for name, section in tracking.items():
         needs = section.build().needs
         if needs is not None and importlib.util.find_spec(needs) is None:

@@ -1,4 +1,4 @@
-"""The rules across sections of how the weights of a model are kept, and laid out."""
+"""Rules across sections about how the weights of a model are stored, and its attention."""
 
 import importlib.util
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ from heterolora.training.precision import resolve_device, resolve_precision
 
 
 def bf16_needs_bf16(model: ModelConfig, precision: Precision, device: Device) -> Iterable[str]:
-    """What is trained is fp32, and meets weights of bf16 only under autocast."""
+    """Trained parameters are fp32, and work with bf16 weights only under autocast."""
     if model.dtype != "bf16" or list(device_exists(device)):
         return
     resolved = resolve_precision(precision, resolve_device(device))
@@ -56,7 +56,7 @@ def weights_are_numbers(
     proxy: ProxyConfig | None,
     importance: dict[str, ProxyConfig],
 ) -> Iterable[str]:
-    """Some proxies compute with weights, which quantized ones are a code of."""
+    """Some proxies compute with weights, but quantized weights are codes."""
     if model.quantization is None:
         return
     asked = {f"importance.{name}.name": other for name, other in importance.items()}
@@ -74,13 +74,13 @@ def weights_are_numbers(
 def whole_layers_for_peft(
     model: ModelConfig, method: MethodConfig, space: SearchSpaceConfig
 ) -> Iterable[str]:
-    """Methods of PEFT are for projections that are linear layers of their own."""
+    """PEFT's methods need projections that are linear layers of their own."""
     try:
         if not method.build().targets_layers:
             return
         family = checkpoints.family(model)
     except ModelError:
-        return  # said by model_is_usable, or when the method is applied
+        return  # reported by model_is_usable, or when the method is applied
     parts = family.rows(checkpoints.settings(model))
     fused = [role for role in space.projections if role in parts]
     if fused:
@@ -92,7 +92,7 @@ def whole_layers_for_peft(
 
 
 def attention_is_there(model: ModelConfig, precision: Precision, device: Device) -> Iterable[str]:
-    """The model has the attention that is asked for, and so has the machine."""
+    """The model and the machine support the requested attention."""
     asked = f"model.attn_implementation={model.attn_implementation}"
     remedy = "set model.attn_implementation=null, or eager"
     if model.attn_implementation in (None, "eager") or list(device_exists(device)):
@@ -100,7 +100,7 @@ def attention_is_there(model: ModelConfig, precision: Precision, device: Device)
     try:
         kind = MODEL_MAPPING[type(checkpoints.settings(model))]
     except ModelError:
-        return  # said by model_is_usable
+        return  # reported by model_is_usable
     flash = model.attn_implementation == "flash_attention_2"
     if not (kind._supports_flash_attn if flash else kind._supports_sdpa):
         name = checkpoints.settings(model).model_type

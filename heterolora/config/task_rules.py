@@ -1,4 +1,4 @@
-"""The rules of what a task asks of the model, the proxy and the method, beside `model_rules`."""
+"""Rules about what a task requires of the model, the proxy and the method; see `model_rules`."""
 
 from collections.abc import Iterable
 
@@ -28,13 +28,13 @@ def labels_for_proxy(
 
 
 def decoder_for_task(task: TaskConfig, model: ModelConfig) -> Iterable[str]:
-    """The next token is predicted by a model that has not read it."""
+    """The next token is predicted by a model that has not seen it."""
     if not task.build().needs_decoder:
         return
     try:
         family = checkpoints.family(model)
     except ModelError:
-        return  # said by model_is_usable
+        return  # reported by model_is_usable
     if not family.decoder:
         yield (
             f"{model.where}: is a {family.model_type} model, which reads in both directions and "
@@ -49,7 +49,7 @@ def synflow_of_choices(
     proxy: ProxyConfig | None,
     importance: dict[str, ProxyConfig],
 ) -> Iterable[str]:
-    """SYNFLOW's one input would be every choice of a query, of which a softmax has no gradient."""
+    """SynFlow's input is the same for all choices, so a softmax over them has no gradient."""
     if task.kind != "multiple_choice":
         return
     asked = {f"importance.{name}": other for name, other in importance.items()}

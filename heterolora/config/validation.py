@@ -1,4 +1,4 @@
-"""`validate`: a configuration is checked whole, and every problem found at once."""
+"""Validate a whole configuration, finding all problems at once."""
 
 import difflib
 import functools
@@ -15,19 +15,19 @@ from heterolora.config.values import PATTERNS
 from heterolora.errors import ConfigError, printable, shown
 
 Rule = Callable[..., Iterable[str]]
-"""A check across sections, which yields problems. The types of its parameters name the sections
-that it reads; it is asked where these are valid by themselves."""
+"""A check across sections, which yields problems. The types of its parameters determine the
+sections that it reads; it is applied if these are valid by themselves."""
 
 
 def validate(raw: Mapping[str, Any], rules: Sequence[Rule]) -> Config:
-    """Check a composed configuration whole, and type it.
+    """Check a composed configuration as a whole, and type it.
 
     Args:
         raw: the configuration as plain, resolved values.
-        rules: checks across sections, run beside those of the schema.
+        rules: checks across sections, made in addition to those of the schema.
 
     Returns:
-        The typed configuration. Under a strategy that never searches, `proxy` and `selection` are
+        The typed configuration. With a strategy that never searches, `proxy` and `selection` are
         None.
 
     Raises:
@@ -46,14 +46,14 @@ def validate(raw: Mapping[str, Any], rules: Sequence[Rule]) -> Config:
 def problems_of_changes(
     raw: Mapping[str, Any], rules: Sequence[Rule], changed: Collection[str]
 ) -> list[str]:
-    """What is wrong with a configuration that was sound before the keys `changed` were.
+    """Return the problems with a configuration that was valid before the keys `changed` were set.
 
-    Only these are checked, by the schema and by the rules that read them; so other sections, and
-    the libraries that theirs need, may not be read at all.
+    Only these keys are checked, by the schema and by the rules that read them; so other sections,
+    and the libraries that their checks need, may not be read at all.
 
     Args:
-        raw: as `validate` has it.
-        rules: as `validate` has them.
+        raw: as for `validate`.
+        rules: as for `validate`.
         changed: keys of `Config`.
     """
     asked = [rule for rule in rules if not set(bound(rule).values()).isdisjoint(changed)]
@@ -63,14 +63,14 @@ def problems_of_changes(
 
 
 def _sections(raw: Mapping[str, Any], keys: Collection[str]) -> tuple[dict[str, Any], list[str]]:
-    """The sections `keys` that are valid by themselves, and what is wrong with the others."""
+    """Return the sections `keys` that are valid by themselves, and the problems with the others."""
     problems = [_unknown(key, Config.model_fields) for key in raw if key not in Config.model_fields]
     sections: dict[str, Any] = {}
     for key, field in Config.model_fields.items():
         if key not in keys:
             continue
         if key in SEARCHED and raw.get(key) is None:
-            sections[key] = None  # whether that may be is for a rule to say
+            sections[key] = None  # a rule decides whether that is allowed
             continue
         if key not in raw and not field.is_required():
             sections[key] = field.default
@@ -83,13 +83,13 @@ def _sections(raw: Mapping[str, Any], keys: Collection[str]) -> tuple[dict[str, 
         except ConfigError as error:
             problems.extend(error.problems)
     if "method" in sections and sections["method"].kind != "heterolora":
-        # Another method has nothing that could be searched, whatever the strategy.
+        # Other methods have nothing to search, whatever the strategy.
         sections["strategy"] = _plugin("strategy", "strategy", {"name": NEVER, "enable_rate": 1})
     return sections, problems
 
 
 def _asked(rule: Rule, sections: Mapping[str, Any]) -> Iterable[str]:
-    """The problems that a rule finds; none where a section that it reads is not valid."""
+    """Yield the problems that a rule finds; none if a section that it reads is invalid."""
     wanted = bound(rule)
     if set(wanted.values()) <= sections.keys():
         yield from rule(**{name: sections[key] for name, key in wanted.items()})
@@ -99,12 +99,12 @@ NEVER = "homogeneous"
 """The strategy that makes no search."""
 
 SEARCHED = ("proxy", "selection")
-"""What only a search reads."""
+"""Sections that only a search reads."""
 
 
 @functools.cache
 def bound(rule: Rule) -> Mapping[str, str]:
-    """For each parameter of a rule, the key of the section whose type it has."""
+    """Map each parameter of a rule to the key of the section that has its type."""
     keys = {hint: key for key, hint in get_type_hints(Config).items()}
     wanted = get_type_hints(rule)
     del wanted["return"]
@@ -112,7 +112,7 @@ def bound(rule: Rule) -> Mapping[str, str]:
 
 
 def _typed(key: str, value: Any) -> Any:
-    """The value of a key of `Config`, as its schema has it."""
+    """Return the value of a key of `Config`, typed by its schema."""
     if key in NAMED and isinstance(value, Mapping):
         problems: list[str] = []
         made: dict[str, Any] = {}
@@ -133,13 +133,13 @@ def _typed(key: str, value: Any) -> Any:
 
 @functools.cache
 def _of_key(key: str) -> Any:
-    """The type of a key of `Config`, with its bounds."""
+    """Return the type of a key of `Config`, with its bounds."""
     field = Config.model_fields[key]
     return Annotated[field.annotation, field]
 
 
 def _plugin(key: str, group: str, value: Any) -> Any:
-    """The section of the class that `value` names."""
+    """Return the section of the class that `value` names."""
     chosen = plugins.GROUPS[group]
     name = value.get(chosen.tag, chosen.default) if isinstance(value, Mapping) else value
     schema = plugins.find(group, str(name))
@@ -156,12 +156,12 @@ def _plugin(key: str, group: str, value: Any) -> Any:
 
 
 def _proxy(key: str, name: str, value: Any) -> Any:
-    """The section of a proxy under a name of the user's."""
+    """Return the section of a proxy under a name chosen by the user."""
     return _plugin(f"{key}.{name}", "proxy", value)
 
 
 def _tracker(key: str, name: str, value: Any) -> Any:
-    """The section of the tracker that `name` is of."""
+    """Return the section of the tracker called `name`."""
     known = plugins.trackers()
     if name in known and isinstance(value, Mapping):
         return _checked(f"{key}.{name}", known[name], value)
@@ -175,7 +175,7 @@ def _tracker(key: str, name: str, value: Any) -> Any:
 
 
 NAMED: Mapping[str, Callable[[str, str, Any], Any]] = {"importance": _proxy, "tracking": _tracker}
-"""Keys of `Config` that hold any number of sections by name, and what makes one of these."""
+"""Keys of `Config` that hold any number of sections by name, and the functions that type these."""
 
 
 _adapter = functools.cache(TypeAdapter)
@@ -189,7 +189,7 @@ def _checked(key: str, schema: Any, value: Any) -> Any:
 
 
 def suggestion(key: str, known: Iterable[str]) -> str:
-    """What to write instead of the unknown `key`: the nearest known one, or all of them."""
+    """Say what to write instead of the unknown `key`: the closest known one, or all of them."""
     known = sorted(known)
     near = difflib.get_close_matches(key, known, n=1)
     return f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}"
@@ -200,7 +200,7 @@ def _unknown(key: str, fields: Iterable[str], prefix: str = "") -> str:
 
 
 def _problems(section: str, schema: Any, error: ValidationError) -> Iterable[str]:
-    """One line for each key that pydantic finds wrong: the key, the value, the rule, a remedy."""
+    """Yield a line for each key that pydantic rejects: the key, its value, the rule, a remedy."""
     fields = _fields(section, schema)
     said: set[str] = set()
     for detail in error.errors():
@@ -213,7 +213,7 @@ def _problems(section: str, schema: Any, error: ValidationError) -> Iterable[str
             yield _unknown(path[0], fields, prefix=f"{section}.")
             continue
         own = isinstance(detail["input"], Mapping) and not path
-        if detail["type"] == "value_error" and own:  # of a class that checks its own fields
+        if detail["type"] == "value_error" and own:  # from a class that checks its own fields
             yield _whole(f"{section}.{detail['msg'].removeprefix('Value error, ')}", fields)
             continue
         field = fields.get(path[0]) if path else Config.model_fields[section]
@@ -236,11 +236,11 @@ IN_WORDS = {
     "float_type": "must be a number",
     "string_too_short": "must not be empty",
 }
-"""Rules of pydantic that it has words of Python for."""
+"""Plain wording for rules that pydantic describes in terms of Python."""
 
 
 def _rule(detail: Any) -> str:
-    """The rule that a value breaks."""
+    """Return the rule that a value breaks."""
     if detail["type"] == "string_pattern_mismatch":
         return PATTERNS[detail["ctx"]["pattern"]]
     said = detail["msg"].removeprefix("Value error, ")
@@ -248,7 +248,7 @@ def _rule(detail: Any) -> str:
 
 
 def _whole(line: str, fields: Mapping[str, FieldInfo]) -> str:
-    """The line of a class's own check, with a remedy where that has none."""
+    """Complete the line of a class's own check with a remedy, if it has none."""
     key = re.split("[=:]", line, maxsplit=1)[0]
     field = fields.get(key.rpartition(".")[2])
     if "; " in line or field is None or not field.examples:
@@ -257,7 +257,7 @@ def _whole(line: str, fields: Mapping[str, FieldInfo]) -> str:
 
 
 def _fields(section: str, schema: Any) -> Mapping[str, FieldInfo]:
-    """The fields of a section's model; none where the section is a plain value."""
+    """Return the fields of a section's model; empty if the section is a plain value."""
     if not hasattr(schema, "model_fields"):
         schema = Config.model_fields[section].annotation
     return getattr(schema, "model_fields", {})

@@ -1,13 +1,13 @@
-"""What values of a configuration can be, wherever they are."""
+"""Types of values in the configuration, used by all sections."""
 
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
 WHOLE = 2**31 - 1
-"""The largest whole number of a setting: libraries count with 32 bits."""
+"""The largest whole number of a setting: libraries use 32-bit integers."""
 SMALLEST, LARGEST = 1.2e-38, 3.4e38
-"""What float32 has, zero apart."""
+"""The range of float32, except for zero."""
 
 
 def _rank(value: Any) -> Any:
@@ -25,8 +25,8 @@ def _rank(value: Any) -> Any:
 Rank = Annotated[
     int | float, PlainValidator(_rank), WithJsonSchema({"type": "number", "minimum": 0})
 ]
-"""A whole number, or a part of one rank for each site; zero for a kind of site that the search
-space does not have."""
+"""A whole number, or a fraction of one rank per site; zero for a kind of site that the search space
+lacks."""
 
 
 def _in_32_bits(value: int) -> int:
@@ -36,7 +36,7 @@ def _in_32_bits(value: int) -> int:
 
 
 Whole = Annotated[int, Field(strict=True), AfterValidator(_in_32_bits)]
-"""A whole number; `true` is none."""
+"""A whole number; `true` is not one."""
 PositiveInt = Annotated[Whole, Field(gt=0)]
 
 
@@ -47,21 +47,21 @@ def _in_float32(value: float) -> float:
 
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False), AfterValidator(_in_float32)]
-"""A number that training can compute with; `true` is none."""
+"""A number that training can compute with; `true` is not one."""
 PositiveNumber = Annotated[Number, Field(gt=0)]
 _PART = r"[A-Za-z0-9][\w.-]{0,99}"
 NAME, NAMES = f"^{_PART}$", f"^{_PART}(/{_PART})*$"
-"""A name that can be a folder, and cannot lead out of one; and several such, one in another."""
+"""A name that is safe as a folder name and cannot lead out of one; and several such, nested."""
 DEVICE = r"^(auto|cpu|cuda(:\d{1,3})?|mps)$"
 SPLIT = r"^[^/\\*?]{1,200}$"
-"""A file of a folder, which cannot lead out of it, or a part at the hub."""
+"""The name of a file in a folder, which cannot lead out of it, or of a split on the Hub."""
 PATTERNS = {
     NAME: "must be a name of up to 100 letters, digits, and . _ - after the first",
     NAMES: "must be names of up to 100 letters, digits, and . _ - after the first, separated by /",
     DEVICE: "must be auto, cpu, cuda, cuda:NUMBER or mps",
     SPLIT: "must be the name of a split, without / \\ * ? and of up to 200 characters",
 }
-"""In words."""
+"""The patterns in words."""
 
 
 def _place(value: str) -> str:

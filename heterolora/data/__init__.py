@@ -1,1 +1,1 @@
-"""Tasks, where their examples come from, and batches of them."""
+"""Where the examples of tasks come from, and the formats in which answers are submitted."""

@@ -1,4 +1,4 @@
-"""What a user would want to know of data that can be trained on all the same."""
+"""Likely mistakes in data that can still be used for training."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,10 +7,10 @@ from heterolora.tasks import Classification, Examples, Task
 
 
 def remarks(task: Task, splits: Mapping[str, Examples]) -> Iterator[str]:
-    """A line for each thing about the splits of a classification that is likely a mistake.
+    """Yield a line for each property of a classification's splits that is likely a mistake.
 
     Args:
-        task: of the run; of other kinds nothing is said.
+        task: the task of the run; nothing is yielded for other kinds.
         splits: `train` and `validation`, and `test` if there is one, checked.
     """
     if not isinstance(task, Classification):

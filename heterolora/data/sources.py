@@ -1,4 +1,4 @@
-"""Where examples come from: the embedded task, a directory of parquet files, or the hub."""
+"""Sources of examples: an embedded task, files on disk, or the Hub."""
 
 import functools
 import json
@@ -19,21 +19,24 @@ from heterolora.tasks.base import Columns
 from heterolora.tasks.predicting import Predicting
 
 PAIRS = Path(__file__).parent / "starter" / "pairs.json"
-"""Its columns, by split, as `paraphrase_pairs` draws them, which would take seconds of each run."""
+"""The columns of the embedded pairs, by split; drawing them anew would take seconds in each run.
+
+They are as `paraphrase_pairs` draws them.
+"""
 
 
 def load(task: TaskConfig, split: str) -> Examples:
     """Read one split, and have the task check every row.
 
     Raises:
-        DataError: if it cannot be read or reached, or is not as the task has it.
+        DataError: if it cannot be read or reached, or does not fit the task.
     """
     where, columns = read(task, split)
     return task.build().check(columns, where)
 
 
 def read(task: TaskConfig, split: str) -> tuple[str, Columns]:
-    """One split, unchecked: what to call it in an error, and all of its columns.
+    """Read one split, unchecked; return what to call it in an error, and all of its columns.
 
     Raises:
         DataError: if it cannot be read or reached.
@@ -41,7 +44,7 @@ def read(task: TaskConfig, split: str) -> tuple[str, Columns]:
     if task.path is not None:
         where, columns = task.path, _read_split(task.path, split, task.build().texts)
     elif task.planted:
-        assert task.planting is not None  # a rule of the configuration
+        assert task.planting is not None  # guaranteed by a rule of the configuration
         where, columns = task.source, _answered(split, task.planting)
     elif task.source == PARAPHRASE:
         where, columns = task.source, _read_starter(split)
@@ -51,11 +54,11 @@ def read(task: TaskConfig, split: str) -> tuple[str, Columns]:
 
 
 def load_splits(task: TaskConfig) -> dict[str, Examples]:
-    """The splits `train` and `validation`.
+    """Read the splits `train` and `validation`.
 
     Raises:
-        DataError: as `load` does, if both have the same rows, in whichever order, and if as many
-            are to be held out as there are.
+        DataError: as for `load`; if both have the same rows, in any order; or if at least as many
+            examples are to be held out as there are.
     """
     if task.validation_split is None:
         return _parted(task)
@@ -74,15 +77,15 @@ def load_splits(task: TaskConfig) -> dict[str, Examples]:
 
 
 def right_sites(task: TaskConfig) -> dict[str, list[str]]:
-    """What is known of the sites that a task needs, for the record: `planted`, or nothing."""
+    """Return the sites that a task is known to need, for the record: `planted`, or nothing."""
     if not task.planted or task.planting is None:
         return {}
     return {"planted": [str(site) for site in planted.planted_sites(task.planting)]}
 
 
 def _parted(task: TaskConfig) -> dict[str, Examples]:
-    """The training split without what is held out of it, and that."""
-    assert task.held_out is not None  # a rule of the configuration
+    """Hold out a part of the training split as the validation split; return both."""
+    assert task.held_out is not None  # guaranteed by a rule of the configuration
     whole = load(task, task.train_split)
     count = task.held_out
     if isinstance(count, float):
@@ -97,10 +100,10 @@ def _parted(task: TaskConfig) -> dict[str, Examples]:
 
 
 def load_test(task: TaskConfig, split: str) -> Examples:
-    """Read a split of which nothing is used but its labels, at the end.
+    """Read a split that is evaluated only once, at the end.
 
     Raises:
-        DataError: as `load` does, and if the labels are hidden.
+        DataError: as for `load`, and if the labels are hidden.
     """
     where, columns = read(task, split)
     built = task.build()
@@ -113,13 +116,13 @@ def load_test(task: TaskConfig, split: str) -> Examples:
 
 
 def fetch(task: TaskConfig) -> Path | None:
-    """Have both splits in the cache, checked as a run checks them.
+    """Download both splits to the cache, checked as a run checks them.
 
     Returns:
-        The folder in the cache, named by the hub's commit; None of a task that is local.
+        The folder in the cache, named by the Hub's commit; None for a local task.
 
     Raises:
-        DataError: as `load` does.
+        DataError: as for `load`.
     """
     if task.path is not None or task.source in TASKS:
         return None
@@ -150,7 +153,7 @@ def _read_starter(split: str) -> Columns:
 
 @functools.cache
 def _answered(split: str, planting: int) -> Columns:
-    """The pairs as texts, half of them, with the answers of the teacher of a planting."""
+    """Return half of the pairs, as texts, with the answers of a planting's teacher."""
     pairs = _read_starter(split)
     texts = [
         f"{one} . in other words , {other} ."
@@ -166,17 +169,17 @@ def _fetch(task: TaskConfig, split: str) -> tuple[str, Columns]:
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(
             f"task.source={where}: cannot be loaded from the hub or its cache "
-            f"({one_line(error)[:160]}); give parquet files on disk with task.path=DIR, or "
+            f"({one_line(error)[:160]}); give files on disk with task.path=PATH, or "
             f"{PREFETCH}"
         ) from error
     return where, {name: data[name][:] for name in data.column_names}
 
 
 def _open(task: TaskConfig, split: str) -> Any:
-    """One split of a dataset of the hub or its cache, as the library has it."""
+    """Open one split of a dataset from the Hub or its cache, as a `datasets.Dataset`."""
     import datasets
 
     try_hub()
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()  # or it warns of having no hub
+    datasets.logging.set_verbosity_error()  # it would warn if the Hub is unreachable
     return datasets.load_dataset(task.source, task.subset, split=split, revision=task.revision)

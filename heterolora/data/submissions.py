@@ -1,4 +1,4 @@
-"""The files in which GLUE and SuperGLUE want the predictions of their test splits."""
+"""Files in the formats in which GLUE and SuperGLUE accept predictions for their test splits."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,16 +10,16 @@ from heterolora.config import TaskConfig
 from heterolora.tasks.base import Columns
 
 Writer = Callable[[Columns, Sequence[Any]], Iterator[str]]
-"""From all columns of a split and its predictions to the lines of a file."""
+"""Turns all columns of a split and its predictions into the lines of a file."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A file of a benchmark.
+    """A submission file of a benchmark.
 
     Attributes:
-        file: its name.
-        lines: makes its lines.
+        file: the file name.
+        lines: makes the lines.
     """
 
     file: str
@@ -27,14 +27,14 @@ class Submission:
 
 
 def _glue(words: Sequence[str], columns: Columns, predicted: Sequence[Any]) -> Iterator[str]:
-    """A table of two columns, tab-separated."""
+    """Write a tab-separated table with two columns."""
     yield "index\tprediction"
     for index, label in zip(_indices(columns, predicted), predicted, strict=True):
         yield f"{index}\t{words[label]}"
 
 
 def _numbers(columns: Columns, predicted: Sequence[float]) -> Iterator[str]:
-    """The same with scores from 0 to 5."""
+    """Write the same table with scores from 0 to 5."""
     yield "index\tprediction"
     for index, score in zip(_indices(columns, predicted), predicted, strict=True):
         yield f"{index}\t{min(max(score, 0.0), 5.0):.3f}"
@@ -43,18 +43,18 @@ def _numbers(columns: Columns, predicted: Sequence[float]) -> Iterator[str]:
 def _super_glue(
     labels: Sequence[str | int], columns: Columns, predicted: Sequence[int]
 ) -> Iterator[str]:
-    """An object for each example."""
+    """Write a JSON object for each example."""
     for index, label in zip(_indices(columns, predicted), predicted, strict=True):
         yield json.dumps({"idx": index, "label": labels[label]})
 
 
 def _indices(columns: Columns, predicted: Sequence[Any]) -> Sequence[int]:
-    """What the benchmark calls each example."""
+    """Return the benchmark's index of each example."""
     return columns.get("idx", range(len(predicted)))
 
 
 def _answers(columns: Columns, predicted: Sequence[int]) -> Iterator[str]:
-    """An object for each paragraph, with its questions, and these with their answers."""
+    """Write a JSON object for each paragraph, with its questions and their answers."""
     paragraphs: dict[int, dict[int, list[dict[str, int]]]] = {}
     for index, label in zip(columns["idx"], predicted, strict=True):
         questions = paragraphs.setdefault(index["paragraph"], {})
@@ -66,7 +66,7 @@ def _answers(columns: Columns, predicted: Sequence[int]) -> Iterator[str]:
 
 
 def _texts(columns: Columns, predicted: Sequence[str]) -> Iterator[str]:
-    """An object for each query, with the text that answers it."""
+    """Write a JSON object for each query, with the text that answers it."""
     for index, text in zip(columns["idx"], predicted, strict=True):
         yield json.dumps({"idx": index["query"], "label": text})
 
@@ -88,7 +88,7 @@ GLUE: Mapping[tuple[str, str], tuple[str, Writer]] = {
     ("mnli", "test_mismatched"): ("MNLI-mm", partial(_glue, INFERENCE)),
     ("ax", "test"): ("AX", partial(_glue, INFERENCE)),
 }
-"""By subset and split of the hub's dataset: the file's name, and how it is written."""
+"""The file name and the writer, by subset and split of the dataset on the Hub."""
 
 SUPER_GLUE: Mapping[str, tuple[str, Writer]] = {
     "boolq": ("BoolQ", partial(_super_glue, ("false", "true"))),
@@ -100,11 +100,11 @@ SUPER_GLUE: Mapping[str, tuple[str, Writer]] = {
     "record": ("ReCoRD", _texts),
     "multirc": ("MultiRC", _answers),
 }
-"""The same by subset, of the split `test`."""
+"""The file name and the writer, by subset, for the split `test`."""
 
 
 def submission(task: TaskConfig, split: str) -> Submission | None:
-    """The file that a benchmark wants of a split; None of one that no benchmark asks for."""
+    """Return the submission file that a benchmark accepts for a split; None if there is none."""
     subset = task.subset or ""
     if task.source == "nyu-mll/glue" and (subset, split) in GLUE:
         name, writer = GLUE[subset, split]

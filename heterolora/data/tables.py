@@ -1,4 +1,4 @@
-"""Files of examples as columns: parquet, CSV, TSV, JSON lines, and what `datasets` saved."""
+"""Read files of examples as columns: parquet, CSV, TSV, JSON lines, and saved `datasets`."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 def read_files(
     files: Sequence[Path], name: str, texts: Collection[str] = ()
 ) -> Mapping[str, Sequence[Any]]:
-    """All columns of files of one format, one after the other.
+    """Read all columns of files of one format, concatenated.
 
     Args:
-        files: at least one.
+        files: at least one file.
         name: what to call them in an error.
-        texts: columns of a CSV or TSV file that are texts, whatever they look like.
+        texts: the columns of a CSV or TSV file that are texts, whatever they look like.
 
     Raises:
         DataError: if they cannot be read.
@@ -67,7 +67,7 @@ def _json(file: Path, texts: Collection[str]) -> "pa.Table":
     import pyarrow as pa
     from pyarrow import json
 
-    # Where the first line is null, pyarrow brings the process down.
+    # If the first line is null, pyarrow crashes the process.
     if not file.read_bytes()[:1000].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         raise pa.ArrowInvalid('its lines must be objects, such as {"text": "a", "label": 0}')
     return json.read_json(file)

@@ -1,1 +1,1 @@
-"""Numbers by site as pictures; needs numpy and matplotlib."""
+"""Pictures of numbers by site; needs numpy and matplotlib."""

@@ -1,4 +1,4 @@
-"""Numbers by site, laid out as layers and roles."""
+"""Numbers by site, laid out by layer and role."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class Grid:
     """A number for each site.
 
     Attributes:
-        layers: ascending.
-        roles: in the order of `ROLES`.
-        values: (layers, roles); NaN where there is no such site, as layer 0's `cut`.
+        layers: the layers, ascending.
+        roles: the roles, in the order of `ROLES`.
+        values: (layers, roles); NaN if there is no such site, like layer 0's `cut`.
     """
 
     layers: tuple[int, ...]
@@ -25,7 +25,7 @@ class Grid:
 
     @classmethod
     def of(cls, by_site: Mapping[str, float]) -> "Grid":
-        """The numbers of sites that are named as in `allocations.jsonl`."""
+        """Make a grid from numbers by site, named as in `allocations.jsonl`."""
         sites = {Site.parse(name): value for name, value in by_site.items()}
         layers = sorted({site.layer for site in sites})
         roles = sorted({site.role for site in sites}, key=ROLES.index)
@@ -35,14 +35,14 @@ class Grid:
         return cls(tuple(layers), tuple(roles), values)
 
     def role_means(self) -> dict[str, float]:
-        """For each role, the mean over the layers that have it."""
+        """Return for each role the mean over the layers that have it."""
         return dict(zip(self.roles, np.nanmean(self.values, axis=0).tolist(), strict=True))
 
 
 def on_frequency(ranks: Sequence[Mapping[str, int]]) -> dict[str, float]:
-    """For each site, the share of the searches that switched it on.
+    """Return for each site the share of the searches that switched it on.
 
     Args:
-        ranks: of every site, for each search; there must be one.
+        ranks: the rank of every site, for each search; there must be at least one search.
     """
     return {site: sum(row[site] > 0 for row in ranks) / len(ranks) for site in ranks[0]}

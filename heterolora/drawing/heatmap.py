@@ -1,4 +1,4 @@
-"""One search as a picture: layers down, roles across."""
+"""A search as a picture, with layers as rows and roles as columns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,11 +14,11 @@ from heterolora.drawing.grid import Grid
 
 
 def heatmap(scores: Mapping[str, float], ranks: Mapping[str, int]) -> NDArray[np.uint8]:
-    """Scores as colors, the sites that are on marked with their rank; RGBA, (height, width, 4).
+    """Draw scores as colors, marking sites that are on with their rank; RGBA, (height, width, 4).
 
     Args:
-        scores: by site, as in `allocations.jsonl`.
-        ranks: by site; 0 for a site that is off.
+        scores: the score of each site, as in `allocations.jsonl`.
+        ranks: the rank of each site; 0 for a site that is off.
     """
     grid = Grid.of(scores)
     size = (1.5 + 0.6 * len(grid.roles), 1 + 0.3 * len(grid.layers))
@@ -33,7 +33,7 @@ def heatmap(scores: Mapping[str, float], ranks: Mapping[str, int]) -> NDArray[np
 
 
 def mark_ranks(axes: Axes, ranks: Grid) -> None:
-    """The rank of every site that is on, in its cell."""
+    """Write the rank of every site that is on into its cell."""
     for (row, column), rank in np.ndenumerate(ranks.values):
         if rank > 0:
             axes.text(
@@ -48,7 +48,7 @@ def mark_ranks(axes: Axes, ranks: Grid) -> None:
 
 
 def draw_grid(axes: Axes, grid: Grid, **colors: Any) -> AxesImage:
-    """Layers down, roles across; `colors` are those of `Axes.imshow`."""
+    """Draw layers as rows and roles as columns; `colors` are arguments of `Axes.imshow`."""
     image = draw_cells(
         axes, grid.values, [str(layer) for layer in grid.layers], grid.roles, **colors
     )
@@ -63,9 +63,9 @@ def draw_cells(
     columns: Sequence[str],
     **colors: Any,
 ) -> AxesImage:
-    """Numbers as colored cells, hatched where there is none (NaN)."""
+    """Draw numbers as colored cells, hatched where there is none (NaN)."""
     axes.patch.set(facecolor="white", edgecolor="0.75", hatch="//////")
-    # Without interpolation a vector file holds the cells themselves, with sharp edges.
+    # Without interpolation, a vector file contains the cells themselves, with sharp edges.
     image = axes.imshow(values, aspect="auto", interpolation="none", **colors)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)

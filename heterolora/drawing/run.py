@@ -1,4 +1,4 @@
-"""The figures of one run: its curves, and where its budget went."""
+"""The figures of one run: its curves, and how its budget was allocated."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,13 +15,13 @@ Row = Mapping[str, Any]
 def run_figures(
     title: str, steps: Sequence[Row], epochs: Sequence[Row], searches: Sequence[Row]
 ) -> Iterator[tuple[str, Figure]]:
-    """The figures that the rows of a record allow, each with the name of its file.
+    """Yield the figures that the rows of a record allow, each with the name of its file.
 
     Args:
-        title: what the run is.
-        steps: logged steps.
-        epochs: with their validation metrics.
-        searches: with the score and the rank of every site.
+        title: a description of the run.
+        steps: the logged steps.
+        epochs: the epochs, with their validation metrics.
+        searches: the searches, with the score and the rank of every site.
     """
     if epochs:
         yield "curves", curves(title, steps, epochs)
@@ -30,7 +30,7 @@ def run_figures(
 
 
 def curves(title: str, steps: Sequence[Row], epochs: Sequence[Row]) -> Figure:
-    """The training loss, the validation loss and every validation metric, by optimizer step."""
+    """Draw the training loss, the validation loss and each validation metric, by optimizer step."""
     apart = ("step", "epoch", "train_loss", "validation_loss", "event")
     metrics = [name for name in epochs[0] if name not in apart]
     figure = Figure(figsize=(8, 3.2), layout="constrained")
@@ -53,9 +53,9 @@ def curves(title: str, steps: Sequence[Row], epochs: Sequence[Row]) -> Figure:
 
 
 def allocation(title: str, searches: Sequence[Row]) -> Figure:
-    """Scores and ranks after the first and the last search; between them, how often a site was on.
+    """Draw scores and ranks of the first and the last search and, between, how often sites are on.
 
-    One search has one panel.
+    A single search has one panel.
     """
     first, last = searches[0], searches[-1]
     several = len(searches) > 1

@@ -1,1 +1,1 @@
-"""Where a run is followed: the console, and what `tracking` chooses."""
+"""Loggers, which follow a run: the console, and the trackers that `tracking` chooses."""

@@ -1,4 +1,4 @@
-"""What every logger knows of its run, what a configuration can choose, and many loggers as one."""
+"""What loggers have in common: facts about the run, trackers, and a logger that combines others."""
 
 import shutil
 from abc import ABC, abstractmethod
@@ -23,22 +23,22 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a run is, in plain values.
+    """What loggers know of a run, in plain values.
 
     Attributes:
-        directory: its record's.
-        name: the experiment's.
-        task: its name.
-        model: the checkpoint's path or hub name.
-        strategy: its name.
-        proxy: its name; None for a strategy that does not search.
-        seed: of all its generators.
-        epochs: of training.
-        metrics: of the task; the first one chooses the best epoch.
+        directory: the run directory.
+        name: the name of the experiment.
+        task: the name of the task.
+        model: the checkpoint's path or its name on the Hub.
+        strategy: the name of the strategy.
+        proxy: the name of the proxy; None for a strategy that does not search.
+        seed: the seed of the run.
+        epochs: the number of training epochs.
+        metrics: the metrics of the task; the first one chooses the best epoch.
         pool: whether all kinds of sites share the budget (`combined`) or not (`separated`).
         config: the resolved configuration.
-        max_steps: the end of training even within an epoch; None where only epochs end it.
-        resumed: the step at which the run goes on; None where it begins.
+        max_steps: maximum number of steps; None if only `epochs` ends the training.
+        resumed: the step at which the run resumes; None if it starts from the beginning.
     """
 
     directory: Path
@@ -70,12 +70,12 @@ class RunInfo:
 class Tracker(Settings, ABC):
     """Where metrics go besides the record: a choice under `tracking`, by the name of its file.
 
-    The library that it writes for is imported when a run is opened.
+    The library that it logs to is imported when a run is opened.
 
     Attributes:
-        title: its name for readers.
-        needs: a package that an extra of the tracker's name installs; None without one.
-        leaves: the file or folder in the run directory by which a resumed run goes on.
+        title: the name shown to users.
+        needs: the package that the extra of the tracker's name installs; None if it needs no extra.
+        leaves: the file or folder in the run directory that allows a resumed run to continue.
     """
 
     title: ClassVar[str]
@@ -84,27 +84,27 @@ class Tracker(Settings, ABC):
 
     @abstractmethod
     def open(self, info: RunInfo, console: Console) -> Logger:
-        """A logger that follows a run, or goes on where `info.resumed` says.
+        """Return a logger for a run, which continues at `info.resumed` if the run resumes.
 
         Raises:
-            UserError: if it cannot.
+            UserError: if it cannot be opened.
         """
 
     def abandon(self) -> None:
-        """Clean up behind a logger that failed."""
+        """Clean up after a logger that failed."""
 
     def follow(self, info: RunInfo, console: Console) -> Logger:
-        """As `open`, but a logger that fails later is left alone: the record is what counts."""
+        """Like `open`, but a logger that fails later is switched off: the record is what counts."""
         return Tolerant(self, self.open(info, console), console)
 
 
 class Tolerant:
-    """A logger in whose place a warning stands, once, when it fails, and nothing after that.
+    """Wraps a logger: if it fails, warns once and is silent from then on.
 
     Args:
-        tracker: that opened it.
-        logger: what may fail.
-        console: where to warn.
+        tracker: the tracker that opened the logger.
+        logger: the logger that may fail.
+        console: where to print the warning.
     """
 
     def __init__(self, tracker: Tracker, logger: Logger, console: Console) -> None:
@@ -113,19 +113,19 @@ class Tolerant:
         self._console = console
 
     def log_step(self, row: Row) -> None:
-        """Pass a logged step on."""
+        """Pass on a logged step."""
         self._pass_on("log_step", row)
 
     def log_epoch(self, row: Row) -> None:
-        """Pass an epoch on."""
+        """Pass on an epoch."""
         self._pass_on("log_epoch", row)
 
     def log_search(self, row: Row) -> None:
-        """Pass a search on."""
+        """Pass on a search."""
         self._pass_on("log_search", row)
 
     def close(self, run: Row) -> None:
-        """Pass the end on."""
+        """Pass on the end of the run."""
         self._pass_on("close", run)
 
     def _pass_on(self, event: str, row: Row) -> None:
@@ -145,7 +145,7 @@ class Tolerant:
 
 
 def warn(console: Console, what: str, error: Exception) -> None:
-    """One line on a tracker that the run does without."""
+    """Print one line about a tracker that the run continues without."""
     console.print(
         f"warning: {what} ({one_line(error)}); the run continues, and its local files are complete",
         style="yellow",
@@ -156,7 +156,7 @@ def warn(console: Console, what: str, error: Exception) -> None:
 
 
 class Loggers:
-    """Many loggers as one."""
+    """Several loggers as one."""
 
     def __init__(self, loggers: Sequence[Logger] = ()) -> None:
         self._loggers = list(loggers)
@@ -166,27 +166,27 @@ class Loggers:
         self._loggers.append(logger)
 
     def log_step(self, row: Row) -> None:
-        """Pass a logged step on."""
+        """Pass on a logged step."""
         for logger in self._loggers:
             logger.log_step(row)
 
     def log_epoch(self, row: Row) -> None:
-        """Pass an epoch on."""
+        """Pass on an epoch."""
         for logger in self._loggers:
             logger.log_epoch(row)
 
     def log_search(self, row: Row) -> None:
-        """Pass a search on."""
+        """Pass on a search."""
         for logger in self._loggers:
             logger.log_search(row)
 
     def begin(self, activity: str, number: int, of: int) -> None:
-        """Pass on what begins, to those that want to know."""
+        """Tell those that are watchers that an activity begins."""
         tell_watchers(self._loggers, activity, number, of)
 
     def close(self, run: Row) -> None:
-        """Close each in the order they were added: the record does not wait for a dashboard."""
-        with ExitStack() as stack:  # which goes on to the others when one raises
+        """Close each in the order of their addition: the record does not wait for a dashboard."""
+        with ExitStack() as stack:  # which still closes the others when one raises
             for logger in reversed(self._loggers):
                 stack.callback(logger.close, run)
 
@@ -204,12 +204,13 @@ def clear(directory: Path) -> None:
 
 
 def retell(directory: Path, logger: Logger, since: int = 0) -> None:
-    """Tell `logger` what the record of a resumed run holds, in the order in which it happened.
+    """Replay the record of a resumed run to `logger`, in chronological order.
 
     Args:
-        directory: of the record, which has been cut back to the state that the run goes on from.
-        logger: that lacks it.
-        since: the first step to tell of.
+        directory: the run directory, whose record has been truncated to the checkpoint from which
+            the run resumes.
+        logger: the logger that lacks these rows.
+        since: the first step to replay.
     """
     rows = [
         *read_lines(directory / schema.METRICS, schema.METRICS_ROW),
@@ -229,18 +230,18 @@ def retell(directory: Path, logger: Logger, since: int = 0) -> None:
 
 
 def step_scalars(row: Row) -> dict[str, float]:
-    """The numbers of a logged step, by the names that dashboards have in common."""
+    """Return the numbers of a logged step, under the names that all dashboards share."""
     return {"train/loss": row["loss"]}
 
 
 def epoch_scalars(row: Row) -> dict[str, float]:
-    """Every validation metric of an epoch, likewise."""
+    """Return every validation metric of an epoch, under the names that all dashboards share."""
     metrics = {k: v for k, v in row.items() if k not in ("step", "epoch", "train_loss")}
     return {f"validation/{key.removeprefix('validation_')}": v for key, v in metrics.items()}
 
 
 def search_scalars(row: Row) -> dict[str, float]:
-    """How a search was decided and what it cost, likewise."""
+    """Return how a search was decided and its cost, under the names that all dashboards share."""
     return {
         "search/parameters": row["parameters"],
         "search/degenerate": int(row["degenerate"]),

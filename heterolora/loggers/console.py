@@ -1,4 +1,4 @@
-"""What a person sees: progress while a run goes on, and a summary at its end."""
+"""What a person sees: progress during a run, and a summary at its end."""
 
 import math
 from collections.abc import Sequence
@@ -15,23 +15,23 @@ from heterolora.loggers.progress import Pace, Screen, duration
 from heterolora.records.schema import EpochRow, RunRecord, SearchRow, TestRow
 
 QUIET = 60
-"""Seconds without a line after which a log file gets one."""
+"""Seconds of silence after which a log file gets a line."""
 
 DOING = {"training": "epoch", "searching": "searching", "evaluating": "evaluating epoch"}
-"""What the number of an activity follows."""
+"""The words before the number of an activity."""
 
 
 class ConsoleLogger:
-    """A line per epoch, warnings, and on a terminal a row that moves below them.
+    """Prints a line per epoch and warnings, and on a terminal a live progress row below them.
 
-    Where there is no such row, a line now and then says how far the training is: after a minute
-    without one, and the longer it takes the more seldom.
+    Without a live row, a line now and then says how far the training is: after a minute of silence,
+    and less often the longer the training takes.
 
     Args:
         screen: where to write.
-        info: on the run.
-        steps_per_epoch: optimizer steps.
-        searches: how many the training makes.
+        info: facts about the run.
+        steps_per_epoch: optimizer steps per epoch.
+        searches: the total number of searches.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ConsoleLogger:
         done = info.resumed or 0
         evaluated = done // steps_per_epoch
         totals = {"training": self._total, "searching": searches, "evaluating": self._epochs}
-        # Of the searches before, resuming does not know; they were spread as the steps were.
+        # The number of searches before resuming is not known; assume they were evenly spread.
         searched = round(searches * done / self._total)
         before = {"training": done, "searching": searched, "evaluating": evaluated}
         screen.train(self._total, done, Pace(totals, before))
@@ -57,11 +57,11 @@ class ConsoleLogger:
             screen.say(f"resumed at step {info.resumed} (epoch {epoch})")
 
     def begin(self, activity: str, number: int, of: int) -> None:
-        """Name it in the row, such as `searching 3 of 5`."""
+        """Show the activity in the live row, such as `searching 3 of 5`."""
         self._screen.begin(activity, f"{DOING[activity]} {number} of {of}")
 
     def log_step(self, row: Row) -> None:
-        """Move the bar; where there is none, say how far it is if nothing was said for long."""
+        """Advance the progress bar; without one, print a line if there was none for long."""
         screen = self._screen
         screen.reach(row["step"], f"epoch {row['epoch']} of {self._epochs}, loss {row['loss']:.3f}")
         quiet = max(QUIET, 0.1 * screen.elapsed)
@@ -72,7 +72,7 @@ class ConsoleLogger:
             )
 
     def log_epoch(self, row: Row) -> None:
-        """One line."""
+        """Print one line."""
         self._line(
             f"epoch {row['epoch']:>2}/{self._epochs}  step {row['step']:>6}  "
             f"train loss {row['train_loss']:.4f}  validation loss {row['validation_loss']:.4f}  "
@@ -80,13 +80,13 @@ class ConsoleLogger:
         )
 
     def _line(self, text: str) -> None:
-        """With the times."""
+        """Print a line with the elapsed and the remaining time."""
         screen = self._screen
         self._said = screen.elapsed
         screen.say(f"{text}  elapsed {duration(screen.elapsed)}  left {duration(screen.left)}")
 
     def log_search(self, row: Row) -> None:
-        """Warn once of a search that the scores did not decide."""
+        """Warn once of a search that was not decided by its scores."""
         if self._warned or not (row["degenerate"] or row["tied"]):
             return
         self._warned = True
@@ -102,19 +102,19 @@ class ConsoleLogger:
         )
 
     def close(self, run: Row) -> None:
-        """Take the row away."""
+        """Remove the live row."""
         self._screen.close()
 
 
 def stopped_at(step: int, total: int, epoch: str, saved: int | None, states: Path) -> str:
-    """Where a run was interrupted, what is saved of it, and how it goes on.
+    """Say where a run was interrupted, what of it is saved, and how to continue.
 
     Args:
-        step: optimizer steps made; of how many, `total`, and in which `epoch`.
-        total: of the training.
-        epoch: such as `epoch 2 of 5`.
-        saved: the step of the newest state on the disk; None where there is none.
-        states: the folder of these states.
+        step: optimizer steps made.
+        total: the total number of optimizer steps.
+        epoch: the current epoch, such as `epoch 2 of 5`.
+        saved: the step of the newest checkpoint on disk; None if there is none.
+        states: the folder of the checkpoints.
     """
     again = "run the same command again to"
     if saved is None and step == 0:
@@ -130,7 +130,7 @@ def stopped_at(step: int, total: int, epoch: str, saved: int | None, states: Pat
 
 
 def headline(result: RunRecord) -> str:
-    """The result of a finished run in a few words."""
+    """Return the result of a finished run in a few words."""
     assert result.best is not None
     assert result.seconds is not None
     metric = str(result.primary_metric)
@@ -141,7 +141,7 @@ def headline(result: RunRecord) -> str:
 def print_summary(
     console: Console, info: RunInfo, result: RunRecord, searches: Sequence[SearchRow]
 ) -> None:
-    """The end of a finished run: what was asked, what came out, what it cost, where it lies."""
+    """Print the summary of a finished run: its settings, results, cost, and where its record is."""
     parameters, seconds, memory = result.parameters, result.seconds, result.peak_memory_bytes
     assert parameters is not None
     assert seconds is not None
@@ -186,7 +186,7 @@ def _tested(row: TestRow, names: Sequence[str]) -> str:
 
 
 def _frequency_table(frequency: Grid) -> Table:
-    """Layers down, roles across, the mean over layers last."""
+    """A table with layers as rows, roles as columns, and the mean over layers last."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("layer", justify="right")
     for role in frequency.roles:

@@ -21,7 +21,7 @@ class Csv(Tracker):
     leaves: ClassVar[str] = FILE
 
     def open(self, info: RunInfo, console: Console) -> "CsvLogger":
-        """Begin the table; of a resumed run with all that its record has.
+        """Begin the table; for a resumed run, with everything in its record.
 
         Raises:
             RecordError: if it cannot be written.
@@ -34,10 +34,10 @@ class Csv(Tracker):
 
 
 class CsvLogger:
-    """The table of one run, each row written when it comes.
+    """The table of one run; each row is written as it arrives.
 
     Args:
-        info: on the run.
+        info: facts about the run.
     """
 
     def __init__(self, info: RunInfo) -> None:
@@ -45,24 +45,24 @@ class CsvLogger:
         measured = [f"{prefix}{name}" for prefix in prefixes for name in ("loss", *info.metrics)]
         measured[0] = "validation_loss"
         columns = ["event", "step", "epoch", "loss", "train_loss", *measured, *OF_SEARCH]
-        # Buffered by the line, so that a kill leaves no part of one.
+        # Line buffered, so that a killed process leaves no partial line.
         self._stream = (info.directory / FILE).open("w", newline="", buffering=1)
         self._rows = csv.DictWriter(self._stream, columns, lineterminator="\n")
         self._rows.writeheader()
 
     def log_step(self, row: Row) -> None:
-        """The training loss."""
+        """Write the training loss."""
         self._rows.writerow({"event": "step", **row})
 
     def log_epoch(self, row: Row) -> None:
-        """Every validation metric."""
+        """Write every validation metric."""
         self._rows.writerow({"event": "epoch", **row})
 
     def log_search(self, row: Row) -> None:
-        """How it was decided; scores and ranks of the sites are in `allocations.jsonl`."""
+        """Write how it was decided; scores and ranks of the sites are in `allocations.jsonl`."""
         kept = {key: row[key] for key in ("step", "epoch", *OF_SEARCH)}
         self._rows.writerow({"event": "search", **kept})
 
     def close(self, run: Row) -> None:
-        """No more rows."""
+        """Close the table."""
         self._stream.close()

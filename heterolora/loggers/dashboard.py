@@ -1,6 +1,6 @@
-"""A W&B workspace that shows the accuracy of each arm, its allocations and what it costs.
+"""A W&B workspace that shows the accuracy of each arm, its allocations, and its cost.
 
-It needs the optional extra `dashboard`, which brings wandb-workspaces.
+It needs the optional extra `dashboard`, which installs wandb-workspaces.
 """
 
 import wandb
@@ -11,11 +11,11 @@ from heterolora.errors import TrackingError, one_line
 from heterolora.loggers.wandb import has_key
 
 ARM = wr.Metric("JobType")
-"""`WandbLogger` gives each arm its job type, and each experiment its group."""
+"""`WandbLogger` sets the arm as the job type, and the experiment as the group."""
 
 
 def workspace(entity: str, project: str, metric: str) -> ws.Workspace:
-    """The definition, made without W&B being asked anything.
+    """Define the workspace, without contacting W&B.
 
     Args:
         entity: the user or team that owns the project.
@@ -33,14 +33,14 @@ def workspace(entity: str, project: str, metric: str) -> ws.Workspace:
 
 
 def accuracy(metric: str) -> ws.Section:
-    """The metric and the losses over training, and the best epoch; arms averaged over seeds."""
+    """Show the metric and the losses over training, and the best epoch, averaged over seeds."""
     best = _bars(f"best {metric}", f"best.{metric}")
     curves = [_lines(key) for key in (f"validation/{metric}", "validation/loss", "train/loss")]
     return ws.Section("Accuracy by arm", [best, *curves], is_open=True)
 
 
 def allocations() -> ws.Section:
-    """Scores and ranks by layer and role at each search, and whether the scores decided it."""
+    """Show scores and ranks by layer and role at each search, and whether the scores decided it."""
     heatmaps = wr.MediaBrowser(
         title="scores, and ranks of the sites that are on",
         media_keys=["search/heatmap"],
@@ -52,7 +52,7 @@ def allocations() -> ws.Section:
 
 
 def cost() -> ws.Section:
-    """Where the seconds of a run go, what one search takes, and the memory."""
+    """Show how a run spends its time, the time per search, and the memory."""
     spent = [
         _bars(f"seconds of {activity}", f"seconds.{activity}")
         for activity in ("training", "searching", "evaluating")
@@ -62,10 +62,10 @@ def cost() -> ws.Section:
 
 
 def save(entity: str, project: str, metric: str) -> str:
-    """Put the workspace beside the others of the project; returns its address.
+    """Add the workspace to those of the project; return its URL.
 
     Raises:
-        TrackingError: without a key, or if W&B does not take it.
+        TrackingError: without an API key, or if W&B rejects it.
     """
     if not has_key():
         raise TrackingError(
@@ -82,7 +82,7 @@ def save(entity: str, project: str, metric: str) -> str:
 
 
 def _lines(key: str) -> wr.LinePlot:
-    """A line for each arm: its mean over seeds, amid their range."""
+    """A line plot with one line per arm: its mean over seeds, and their range."""
     return wr.LinePlot(
         title=key,
         x="step",
@@ -94,7 +94,7 @@ def _lines(key: str) -> wr.LinePlot:
 
 
 def _bars(title: str, key: str) -> wr.BarPlot:
-    """A bar for each arm: the mean over seeds of a number of `run.json`."""
+    """A bar plot with one bar per arm: the mean over seeds of a number in `run.json`."""
     return wr.BarPlot(
         title=title,
         metrics=[wr.SummaryMetric(key)],

@@ -19,7 +19,7 @@ class Figures(Tracker):
     leaves: ClassVar[str] = FOLDER
 
     def open(self, info: RunInfo, console: Console) -> "FiguresLogger":
-        """What will draw them; of a resumed run, with all that its record has."""
+        """Return a logger that will draw them; for a resumed run, with everything in its record."""
         logger = FiguresLogger(info)
         if info.resumed is not None:
             retell(info.directory, logger)
@@ -27,10 +27,10 @@ class Figures(Tracker):
 
 
 class FiguresLogger:
-    """Keeps what is to be drawn of one run.
+    """Collects what is to be drawn for one run.
 
     Args:
-        info: on the run.
+        info: facts about the run.
     """
 
     def __init__(self, info: RunInfo) -> None:
@@ -43,19 +43,19 @@ class FiguresLogger:
         self._searches: list[Row] = []
 
     def log_step(self, row: Row) -> None:
-        """A training loss."""
+        """Collect a training loss."""
         self._steps.append(row)
 
     def log_epoch(self, row: Row) -> None:
-        """A validation loss and every metric."""
+        """Collect a validation loss and every metric."""
         self._epochs.append(row)
 
     def log_search(self, row: Row) -> None:
-        """Scores and ranks."""
+        """Collect scores and ranks."""
         self._searches.append(row)
 
     def close(self, run: Row) -> None:
-        """Draw.
+        """Draw the figures.
 
         Raises:
             RecordError: if the files cannot be written.

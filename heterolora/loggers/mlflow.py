@@ -26,18 +26,19 @@ from heterolora.records.read import flat
 from heterolora.settings import setting
 
 ID = "mlflow-id"
-"""A file: a run that is resumed goes on in the same MLflow run."""
+"""The file with the MLflow run's ID: a resumed run continues the same MLflow run."""
 URI = "MLFLOW_TRACKING_URI"
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 AT_ONCE = 100
-"""How many parameters a server takes in one request."""
+"""Maximum number of parameters that a server accepts in one request."""
 
 
 @dataclass(frozen=True)
 class Mlflow(Tracker):
     """One MLflow run, named by the run directory, in the experiment `<project>/<name>`.
 
-    It goes to the server of MLFLOW_TRACKING_URI, else, or under `offline`, to `<output>/mlflow.db`.
+    It goes to the server of MLFLOW_TRACKING_URI; without one, or with `offline`, to
+    `<output>/mlflow.db`.
     """
 
     title: ClassVar[str] = "MLflow"
@@ -47,23 +48,23 @@ class Mlflow(Tracker):
     project: str = setting("heterolora", help="first part of the MLflow experiment's name")
 
     def open(self, info: RunInfo, console: Console) -> "MlflowLogger":
-        """Begin the MLflow run, or take it up again.
+        """Start the MLflow run, or continue it.
 
         Raises:
-            TrackingError: if MLflow does not take it.
+            TrackingError: if MLflow rejects it.
         """
-        # A training waits while requests are tried again, by default for minutes.
+        # Training waits while requests are retried, by default for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-        # It is read by the import below, which also sets how much is told: of each table.
+        # The import below reads this. It also sets the log level, at which each table is reported.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         import mlflow  # noqa: F401
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         try:
             return MlflowLogger(info, f"{self.project}/{info.name}")
-        except UserError:  # of the record
+        except UserError:  # about the record
             raise
-        except Exception as error:  # each kind of store has errors of its own
+        except Exception as error:  # each kind of store has its own errors
             raise TrackingError(
                 f"tracking=mlflow: {one_line(error)}; check {URI}, or choose tracking=local"
             ) from error
@@ -73,14 +74,14 @@ class MlflowLogger:
     """One MLflow run.
 
     Args:
-        info: on the run.
-        experiment: its name.
+        info: facts about the run.
+        experiment: the name of the experiment.
     """
 
     def __init__(self, info: RunInfo, experiment: str) -> None:
         self._told: dict[str, int] = {}
         local = _local(info)
-        # Several processes of a sweep would all make the tables of a new database.
+        # Otherwise several processes of a sweep could all create the tables of a new database.
         with FileLock(local.with_name(".mlflow.lock")) if local else nullcontext():
             self._client = _client(local)
             found = _experiment(self._client, experiment, local)
@@ -89,26 +90,26 @@ class MlflowLogger:
             retell(info.directory, self)
 
     def log_step(self, row: Row) -> None:
-        """The training loss."""
+        """Log the training loss."""
         self._log(step_scalars(row), row["step"])
 
     def log_epoch(self, row: Row) -> None:
-        """Every validation metric."""
+        """Log every validation metric."""
         self._log(epoch_scalars(row), row["step"])
 
     def log_search(self, row: Row) -> None:
-        """How it was decided."""
+        """Log how it was decided."""
         self._log(search_scalars(row), row["step"])
 
     def close(self, run: Row) -> None:
-        """The numbers of `run.json` once they are final, and how the run ended."""
+        """Log the numbers of `run.json` if they are final, and how the run ended."""
         if run["status"] == "finished":
             numbers = {k: v for k, v in flat(run).items() if type(v) in (int, float)}
             self._log(numbers, run["steps"])
         self._client.set_terminated(self._run, STATUS[run["status"]])
 
     def _log(self, scalars: Row, step: int) -> None:
-        """Log what belongs together, unless the MLflow run has it: nothing there can be undone."""
+        """Log scalars that belong together, unless they are already logged: MLflow cannot undo."""
         from mlflow.entities import Metric
 
         first = next(iter(scalars))
@@ -123,7 +124,7 @@ class MlflowLogger:
 
 
 def _local(info: RunInfo) -> Path | None:
-    """The database, where no other store is asked for."""
+    """Return the path of the local database, or None if another store is configured."""
     given = os.environ.get(URI, "")
     here = given.startswith(("sqlite:", "file:", "/"))
     if given and (here or not info.config["offline"]):
@@ -138,7 +139,7 @@ def _client(local: Path | None) -> Any:
 
 
 def _experiment(client: Any, name: str, local: Path | None) -> str:
-    """The id of an experiment, made where there is none of that name."""
+    """Return the ID of an experiment, creating it if there is none of that name."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -147,14 +148,14 @@ def _experiment(client: Any, name: str, local: Path | None) -> str:
         try:
             return str(client.create_experiment(name, artifact_location=artifacts))
         except MlflowException:
-            found = client.get_experiment_by_name(name)  # another run may have made it meanwhile
+            found = client.get_experiment_by_name(name)  # another run may have created it meanwhile
             if found is None:
                 raise
     return str(found.experiment_id)
 
 
 def _run(client: Any, experiment: str, info: RunInfo) -> str:
-    """The id of the MLflow run that the record names, else of a new one with its parameters."""
+    """Return the ID of the record's MLflow run, or create a new one with its parameters."""
     from mlflow.entities import Param
     from mlflow.exceptions import MlflowException
 

@@ -1,6 +1,6 @@
-"""What moves on the screen: a row for each run that is under way, and one for the sweep.
+"""Live progress on the screen: a row for each run under way, and one for the sweep.
 
-It needs rich alone, so that it is there before torch and Transformers have been imported.
+It needs only rich, so that it can be shown before torch and Transformers are imported.
 """
 
 import functools
@@ -16,16 +16,16 @@ from rich.table import Column, Table
 from rich.text import Text
 
 PLAIN: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False}
-"""Print as it stands: paths, and what others wrote."""
+"""Options to print text verbatim: paths, and text from elsewhere."""
 
 ECHO = 4
-"""Columns at the right that stay empty: a terminal shows `^C` there, and would begin a new line."""
+"""Columns left empty on the right: a terminal prints `^C` there, and would otherwise wrap."""
 
 Clock = Callable[[], float]
 
 
 def duration(seconds: float | None) -> str:
-    """Such as `0:07`, `12:30` or `3:04:05`; `-:--` of what is not known."""
+    """Format a duration, such as `0:07`, `12:30` or `3:04:05`; `-:--` if it is unknown."""
     if seconds is None:
         return "-:--"
     minutes, rest = divmod(max(0, round(seconds)), 60)
@@ -34,17 +34,17 @@ def duration(seconds: float | None) -> str:
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """Such as `1 run` or `4 runs`."""
+    """Format a count with its noun, such as `1 run` or `4 runs`."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 class Pace:
-    """How long the rest of a training takes, as each activity has taken so far.
+    """Estimates the remaining time of a training from the time that each activity has taken so far.
 
     Args:
-        totals: how often each activity is to be done; for `training`, its steps.
-        done: how often it has been done before.
-        clock: in seconds.
+        totals: how often each activity is done in all; for `training`, the number of steps.
+        done: how often each has been done before.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -60,20 +60,23 @@ class Pace:
         self._activity, self._since = "training", clock()
 
     def begin(self, activity: str) -> None:
-        """Another activity from now on; one that is no training has thereby been done once."""
+        """Switch to another activity; unless it is training, the previous one is done once more."""
         self._book()
         if self._activity != "training":
             self._done[self._activity] += 1
         self._activity = activity
 
     def reach(self, step: int) -> None:
-        """So many steps of training have been made."""
+        """Note that so many training steps have been made."""
         self._book()
         self._done["training"] = step
 
     @property
     def left(self) -> float | None:
-        """In seconds; None while no step has been made here. What was not yet done is not in it."""
+        """The remaining seconds; None before the first step here.
+
+        Activities that have not been done here yet are not included.
+        """
         if self._done["training"] == self._before["training"]:
             return None
         return sum(
@@ -89,9 +92,9 @@ class Pace:
 
 
 class Display:
-    """The moving rows at the foot of a terminal; what is printed appears above them.
+    """Live rows at the bottom of a terminal; printed lines appear above them.
 
-    Elsewhere, and outside `live`, there are none: lines alone.
+    If the output is not a terminal, and outside `live`, there are no rows, only lines.
     """
 
     def __init__(self, console: Console) -> None:
@@ -101,13 +104,16 @@ class Display:
 
     @property
     def is_live(self) -> bool:
-        """Whether rows are seen."""
+        """Whether rows are shown."""
         return self._progress is not None
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Inside, this process has the terminal alone, and rows are seen if it is one."""
-        # Not by rich's word alone: FORCE_COLOR makes it take a log file for a terminal.
+        """Show live rows inside the context, if the output is a terminal.
+
+        Inside, this process has the terminal to itself.
+        """
+        # rich alone cannot be trusted: FORCE_COLOR makes it treat a log file as a terminal.
         seen = self.console.is_terminal and self.console.file.isatty()
         if self.is_live or not seen or self.console.is_dumb_terminal:
             yield
@@ -115,7 +121,7 @@ class Display:
         self._progress = _Refreshed(
             self.console,
             SpinnerColumn(table_column=_column()),
-            _Doing(table_column=Column()),  # the one that is cut where the terminal is narrow
+            _Doing(table_column=Column()),  # the one that is truncated on a narrow terminal
             BarColumn(max(8, min(40, self.console.width - 92)), table_column=_column()),
             _Counted(table_column=_column()),
             _Elapsed(table_column=_column()),
@@ -130,11 +136,11 @@ class Display:
 
     @contextmanager
     def sweep(self, total: int, ended: Callable[[], int]) -> Iterator[None]:
-        """As `live`, with a row for a sweep.
+        """Like `live`, with a row for a sweep.
 
         Args:
-            total: how many runs it has.
-            ended: how many of them have ended, those that had before among them.
+            total: the number of runs.
+            ended: returns how many of them have ended, including those that had ended before.
         """
         with self.live():
             if self._progress is not None:
@@ -150,21 +156,21 @@ class Display:
             yield
 
     def row(self, text: str, left: Callable[[], float | None], **more: Any) -> "Row":
-        """Add a row; it has a bar if there is a `total`, of that `unit`."""
+        """Add a row; it has a bar if there is a `total`, counted in `unit`."""
         return Row(self._progress, text, {"left": left, "total": None, "unit": "", **more})
 
     def add(self, screen: "Screen") -> None:
-        """A run is under way."""
+        """Register a run that is under way."""
         self._screens.append(screen)
 
     def remove(self, screen: "Screen") -> None:
-        """It no longer is."""
+        """Unregister a run that has ended."""
         with suppress(ValueError):
             self._screens.remove(screen)
 
 
 class Row:
-    """A row of a display; nothing where that is not live."""
+    """A row of a display; does nothing if the display is not live."""
 
     def __init__(self, progress: Progress | None, text: str, fields: Mapping[str, Any]) -> None:
         self._progress = progress
@@ -172,23 +178,23 @@ class Row:
             self._task = progress.add_task(text, **fields)
 
     def change(self, **changes: Any) -> None:
-        """As `rich.progress.Progress.update`."""
+        """Update the row, as `rich.progress.Progress.update` does."""
         if self._progress is not None:
             self._progress.update(self._task, **changes)
 
     def close(self) -> None:
-        """Take it away."""
+        """Remove the row."""
         if self._progress is not None:
             self._progress.remove_task(self._task)
             self._progress = None
 
 
 class Screen:
-    """What a person sees of a run: lines, and on a live display a row.
+    """What a person sees of a run: lines and, on a live display, a row.
 
     Args:
-        display: where.
-        label: tells this run from others of the display, such as `run 2 of 4`.
+        display: where to show it.
+        label: distinguishes this run from others on the display, such as `run 2 of 4`.
     """
 
     def __init__(self, display: Display, label: str = "") -> None:
@@ -201,22 +207,22 @@ class Screen:
 
     @property
     def console(self) -> Console:
-        """Where lines go."""
+        """The console on which lines are printed."""
         return self.display.console
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the screen was made."""
+        """Seconds since the screen was created."""
         return time.monotonic() - self._begun
 
     @property
     def left(self) -> float | None:
-        """Seconds until the training ends, as far as that can be said."""
+        """Estimated seconds until the training ends; None if there is no estimate."""
         return None if self._pace is None else self._pace.left
 
     @property
     def share(self) -> float:
-        """The part of the run's time that has passed, from 0 to 1."""
+        """The fraction of the run's time that has passed, from 0 to 1."""
         left = self.left
         return 0.0 if left is None else self.elapsed / max(self.elapsed + left, 1e-9)
 
@@ -225,34 +231,34 @@ class Screen:
         self.console.print(f"{self._prefix}{text}", style=style, **PLAIN)
 
     def doing(self, text: str) -> None:
-        """Say in the row what is being done."""
+        """Show in the row what is being done."""
         if self._row is None:
             self.display.add(self)
             self._row = self.display.row(f"{self._prefix}{text}", lambda: self.left)
         self._row.change(description=f"{self._prefix}{text}")
 
     def train(self, total: int, done: int, pace: Pace) -> None:
-        """A training of so many steps begins; the row gets a bar."""
+        """Begin a training of `total` steps; the row gets a bar."""
         self._pace = pace
         self.doing("training")
         assert self._row is not None
         self._row.change(total=total, completed=done, unit="steps")
 
     def begin(self, activity: str, text: str) -> None:
-        """Another activity of the training, and how to call it."""
+        """Switch to another activity of the training, shown as `text`."""
         assert self._pace is not None
         self._pace.begin(activity)
         self.doing(text)
 
     def reach(self, step: int, text: str) -> None:
-        """So many steps have been made."""
+        """Show that so many steps have been made."""
         assert self._pace is not None
         assert self._row is not None
         self._pace.reach(step)
         self._row.change(completed=step, description=f"{self._prefix}{text}")
 
     def close(self) -> None:
-        """Take the row away."""
+        """Remove the row."""
         self.display.remove(self)
         if self._row is not None:
             self._row.close()
@@ -261,7 +267,7 @@ class Screen:
 
 @functools.cache
 def own_display() -> Display:
-    """That of this process, which has one standard output."""
+    """Return the display of this process, which has one standard output."""
     return Display(Console())
 
 
@@ -270,7 +276,7 @@ def _column() -> Column:
 
 
 class _Refreshed(Progress):
-    """Rows of which some are looked up each time they are drawn."""
+    """Progress rows, some of which are updated each time they are drawn."""
 
     def __init__(self, console: Console, *columns: ProgressColumn, redirect_stderr: bool) -> None:
         self.before: Callable[[], object] | None = None
@@ -278,32 +284,32 @@ class _Refreshed(Progress):
         super().__init__(*columns, console=console, transient=True, redirect_stderr=redirect_stderr)
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
-        """Not to the edge of the terminal."""
+        """Keep the table away from the edge of the terminal."""
         table, most = super().make_tasks_table(tasks), self._on.width - ECHO
         if self._on.measure(table).maximum > most:
             table.width = most
         return table
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """The table."""
+        """Return the table, updated."""
         if self.before is not None:
             self.before()
         yield from super().get_renderables()
 
 
 class _Doing(ProgressColumn):
-    """What is being done."""
+    """A column with what is being done."""
 
     def render(self, task: Task) -> Text:
-        """On one line."""
+        """Render on one line."""
         return Text(task.description, no_wrap=True, overflow="ellipsis")
 
 
 class _Counted(ProgressColumn):
-    """Such as `120/250 steps`."""
+    """A column such as `120/250 steps`."""
 
     def render(self, task: Task) -> Text:
-        """Of a task with a total."""
+        """Render for a task with a total."""
         if task.total is None:
             return Text("")
         return Text(f"{task.completed:.0f}/{task.total:.0f} {task.fields['unit']}")
@@ -311,13 +317,13 @@ class _Counted(ProgressColumn):
 
 class _Elapsed(ProgressColumn):
     def render(self, task: Task) -> Text:
-        """With its label, for the next column is a time as well."""
+        """Render with a label, because the next column is a time as well."""
         return Text(f"elapsed {duration(task.elapsed or 0)}", style="progress.elapsed")
 
 
 class _Left(ProgressColumn):
     def render(self, task: Task) -> Text:
-        """With its label; nothing where there is no end to be seen."""
+        """Render with a label; empty if the task has no total."""
         if task.total is None:
             return Text("")
         return Text(f"left {duration(task.fields['left']())}", style="progress.remaining")

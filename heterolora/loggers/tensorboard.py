@@ -30,10 +30,10 @@ class TensorBoard(Tracker):
     leaves: ClassVar[str] = FOLDER
 
     def open(self, info: RunInfo, console: Console) -> "TensorBoardLogger":
-        """A writer of event files; of a resumed run, one that goes on where its state was saved.
+        """Return a writer of event files; for a resumed run, it continues from the checkpoint.
 
         Raises:
-            RecordError: if they cannot be written.
+            RecordError: if the files cannot be written.
         """
         with writing(info.directory / FOLDER):
             return TensorBoardLogger(info)
@@ -43,15 +43,15 @@ class TensorBoardLogger:
     """The event files of one run.
 
     Args:
-        info: on the run.
+        info: facts about the run.
     """
 
     def __init__(self, info: RunInfo) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = info.directory / FOLDER
-        # Readers forget what earlier files have from this step on: what came after the state was
-        # saved, which comes again, and what came with it, which the record holds.
+        # Readers discard what earlier files have from this step on: events after the checkpoint,
+        # which will be logged again, and events at its step, which the record still has.
         since = info.resumed if folder.exists() else None
         self._writer: Any = SummaryWriter(str(folder), purge_step=since)
         self._text("config", OmegaConf.to_yaml(dict(info.config)), info.resumed or 0)
@@ -59,15 +59,15 @@ class TensorBoardLogger:
             retell(info.directory, self, since or 0)
 
     def log_step(self, row: Row) -> None:
-        """The training loss."""
+        """Log the training loss."""
         self._scalars(step_scalars(row), row["step"])
 
     def log_epoch(self, row: Row) -> None:
-        """Every validation metric."""
+        """Log every validation metric."""
         self._scalars(epoch_scalars(row), row["step"])
 
     def log_search(self, row: Row) -> None:
-        """How it was decided, and the allocation as a heatmap of layers and roles."""
+        """Log how it was decided, and the allocation as a heatmap of layers and roles."""
         from heterolora.drawing.heatmap import heatmap
 
         image = heatmap(row["scores"], row["ranks"])
@@ -75,14 +75,14 @@ class TensorBoardLogger:
         self._scalars(search_scalars(row), row["step"])
 
     def close(self, run: Row) -> None:
-        """The content of `run.json`."""
+        """Log the content of `run.json`."""
         self._text("summary", json.dumps(dict(run), indent=2), run.get("steps", 0))
         self._writer.close()
 
     def _scalars(self, scalars: Row, step: int) -> None:
         for key, value in scalars.items():
             self._writer.add_scalar(key, value, step)
-        self._writer.flush()  # what is older than a saved state must outlive a kill
+        self._writer.flush()  # events before a checkpoint must survive if the process is killed
 
     def _text(self, key: str, text: str, step: int) -> None:
         self._writer.add_text(key, f"```\n{text}\n```", step)

@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     import wandb
 
 PATIENCE = 15
-"""Seconds in which a server that is there answers."""
+"""Seconds to wait for an answer from the server."""
 ID = "wandb-id"
-"""A file: a run that is resumed goes on in the same W&B run, one that starts over in another."""
+"""The file with the W&B run's ID: a resumed run continues it; one that starts over gets another."""
 
 
 @dataclass(frozen=True)
 class Wandb(Tracker):
     """One W&B run, named and identified by the run directory, so that it can be resumed.
 
-    With `offline`, without an API key, or where the server cannot be reached, it is kept offline in
-    the run directory, and its end says how to send it.
+    With `offline`, without an API key, or if the server cannot be reached, it is saved offline in
+    the run directory, and the end of the run says how to upload it.
     """
 
     title: ClassVar[str] = "W&B"
@@ -56,10 +56,10 @@ class Wandb(Tracker):
             )
 
     def open(self, info: RunInfo, console: Console) -> "WandbLogger":
-        """Begin the W&B run, or take it up again.
+        """Start the W&B run, or resume it.
 
         Raises:
-            TrackingError: if W&B does not take it.
+            TrackingError: if W&B rejects it.
         """
         import wandb
 
@@ -79,13 +79,13 @@ class Wandb(Tracker):
         return WandbLogger(run, console)
 
     def abandon(self) -> None:
-        """Or its end of the process fails aloud, and a sweep's next run."""
+        """Stop W&B's service, which would otherwise fail loudly in the next run or at exit."""
         import wandb
 
         wandb.teardown()
 
     def _begin(self, info: RunInfo, mode: Literal["offline"] | None) -> "wandb.Run":
-        """Open the W&B run; None is its own choice of a mode."""
+        """Open the W&B run; with mode None, W&B chooses the mode itself."""
         import wandb
 
         what = (info.name, info.task, info.strategy, info.proxy or "none", f"seed-{info.seed}")
@@ -116,8 +116,8 @@ class WandbLogger:
     """One W&B run that has been opened.
 
     Args:
-        run: W&B's.
-        console: is told how to send what was kept offline.
+        run: the run of W&B.
+        console: where to say how to upload a run that was saved offline.
     """
 
     def __init__(self, run: "wandb.Run", console: Console) -> None:
@@ -126,33 +126,33 @@ class WandbLogger:
         self._run.define_metric("*", step_metric="step")
 
     def log_step(self, row: Row) -> None:
-        """The training loss."""
+        """Log the training loss."""
         self._run.log({"step": row["step"], "epoch": row["epoch"], **step_scalars(row)})
 
     def log_epoch(self, row: Row) -> None:
-        """Every validation metric."""
+        """Log every validation metric."""
         self._run.log({"step": row["step"], "epoch": row["epoch"], **epoch_scalars(row)})
 
     def log_search(self, row: Row) -> None:
-        """The allocation, as a table and as a heatmap of layers and roles."""
+        """Log the allocation, as a table and as a heatmap of layers and roles."""
         self._run.log({"step": row["step"], **search_scalars(row), **_allocation(row)})
 
     def close(self, run: Row) -> None:
-        """The content of `run.json` as the summary, and the exit status."""
+        """Log the content of `run.json` as the summary, and finish with the exit status."""
         self._run.summary.update(dict(run))
         self._run.finish(exit_code=0 if run["status"] == "finished" else 1)
         say_how_to_send(self._run, self._console)
 
 
 def refusal(error: ValidationError) -> str:
-    """What W&B says of the first of its settings that is wrong."""
+    """Return W&B's message about the first of its settings that is wrong."""
     first = error.errors()[0]
     name = str(first["loc"][0]).removeprefix("run_")
     return f"{name}: {printable(one_line(ValueError(first['msg'].removeprefix('Value error, '))))}"
 
 
 def _identifier(directory: Path) -> str:
-    """The id by which W&B knows the run: of this record alone, and the same when it is resumed."""
+    """Return the W&B run ID: unique to this record, and the same when the run is resumed."""
     file = directory / ID
     if not file.is_file():
         write_atomically(file, secrets.token_hex(4))
@@ -180,13 +180,13 @@ def has_key() -> bool:
 
 
 def mode() -> Literal["offline"] | None:
-    """Offline where there is no API key; what WANDB_MODE says where it is set."""
+    """Return `offline` if there is no API key; leave it to WANDB_MODE if that is set."""
     keyed = "WANDB_MODE" in os.environ or has_key()
     return None if keyed else "offline"
 
 
 def say_how_to_send(run: "wandb.Run", console: Console) -> None:
-    """The command that sends a run which was kept offline."""
+    """Print the command that uploads a run saved offline."""
     if run.offline:
         console.print(
             f"W&B: saved offline; upload with: wandb sync {run.settings.sync_dir}",

@@ -1,4 +1,4 @@
-"""Weights & Biases: a finished report, its tables and figures, as one run."""
+"""Weights & Biases: a finished report, with its tables and figures, as one run."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,18 +20,18 @@ def log_report(
     tracking: Row,
     console: Console,
 ) -> None:
-    """Log a report as a run of job type `report`; without an API key it is kept in `folder`.
+    """Log a report as a run of job type `report`; without an API key it is saved in `folder`.
 
     Args:
-        title: names the run.
-        tables: by name; the rows of one all have the same keys.
-        figures: files; those that are no PNG are left out.
-        folder: where the reported runs lie.
-        tracking: as `tracking.wandb` of the reported runs has them: `project`, `entity`, `group`.
-        console: is told how to send what was kept offline.
+        title: the name of the run.
+        tables: the tables by name; the rows of one table all have the same keys.
+        figures: the figure files; those other than PNG are left out.
+        folder: the folder of the reported runs.
+        tracking: `project`, `entity` and `group`, as in `tracking.wandb` of the reported runs.
+        console: where to say how to upload a report that was saved offline.
 
     Raises:
-        TrackingError: if W&B does not take it.
+        TrackingError: if W&B rejects it.
     """
     try:
         run = wandb.init(
@@ -46,17 +46,17 @@ def log_report(
                 silent=True, console="off", disable_git=True, x_disable_stats=True
             ),
         )
+        for name, rows in tables.items():
+            columns = list(rows[0])
+            data = [[row[column] for column in columns] for row in rows]
+            key = re.sub(r"\W+", "-", name)
+            run.log({f"tables/{key}": wandb.Table(columns, data, allow_mixed_types=True)})
+        for figure in figures:
+            if figure.suffix == ".png":
+                run.log({f"figures/{figure.stem}": wandb.Image(str(figure))})
+        run.finish()
     except wandb.errors.Error as error:
         raise TrackingError(
             f"--wandb: {one_line(error)}; run `wandb login`, or set WANDB_MODE=offline"
         ) from error
-    for name, rows in tables.items():
-        columns = list(rows[0])
-        data = [[row[column] for column in columns] for row in rows]
-        key = re.sub(r"\W+", "-", name)
-        run.log({f"tables/{key}": wandb.Table(columns, data, allow_mixed_types=True)})
-    for figure in figures:
-        if figure.suffix == ".png":
-            run.log({f"figures/{figure.stem}": wandb.Image(str(figure))})
-    run.finish()
     say_how_to_send(run, console)

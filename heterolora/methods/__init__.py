@@ -1,4 +1,4 @@
-"""What is trained of a model: HeteroLoRA, and what it is compared with. Each lives in its file."""
+"""Fine-tuning methods: HeteroLoRA and its baselines, each in the file of its name."""
 
 from heterolora.methods.adalora import AdaLoRA
 from heterolora.methods.base import Given, Method, Trained

@@ -15,16 +15,16 @@ from heterolora.seeding import Stream
 from heterolora.settings import setting
 
 AVERAGES = ("exp_avg_ipt", "exp_avg_unc")
-"""What PEFT's allocator keeps of the steps."""
+"""The running averages over steps that PEFT's allocator keeps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaLoRA(Method):
     """AdaLoRA: `W0 + P diag(E) Q`, singular values pruned from 1.5 times the budget down to it.
 
-    The budget falls with the cube of the steps, after a warm-up and before a rest of training at
-    the final ranks; pruned is what is lowest in smoothed sensitivity times uncertainty. P and Q are
-    held near to orthogonal by a penalty. The allocation is PEFT's.
+    The budget falls with the cube of the steps, after a warm-up and before a final phase of
+    training at fixed ranks. The ranks lowest in smoothed sensitivity times uncertainty are pruned.
+    A penalty keeps P and Q nearly orthogonal. PEFT computes the allocation.
     """
 
     initial: float = setting(1.5, help="initial ranks, as a multiple of the budget's", gt=1)
@@ -36,14 +36,14 @@ class AdaLoRA(Method):
 
     @property
     def targets_layers(self) -> bool:
-        """It does."""
+        """True: PEFT adapts the linear layers of the search space."""
         return True
 
     def apply(self, given: Given) -> Adapters:
-        """Have PEFT prepare the model.
+        """Let PEFT prepare the model.
 
         Raises:
-            ModelError: if there is but one step.
+            ModelError: if there are fewer than two steps.
         """
         if given.steps < 2:
             raise ModelError(
@@ -69,7 +69,7 @@ class AdaLoRA(Method):
 
 
 class Pruned(Trained):
-    """What AdaLoRA trains; its ranks are pruned in the optimizer's steps."""
+    """The trained parameters of AdaLoRA, whose ranks are pruned during the optimizer's steps."""
 
     def __init__(
         self, model: Any, own: Mapping[str, nn.Parameter], head: Iterable[nn.Parameter], seed: int
@@ -81,7 +81,7 @@ class Pruned(Trained):
 
     @property
     def count(self) -> int:
-        """The parameters of the ranks that are left, beside the head's."""
+        """The parameters of the remaining ranks, without the head's."""
         total = 0
         for name, e in self._own.items():
             if "lora_E" in name:
@@ -97,7 +97,7 @@ class Pruned(Trained):
         optimizer.register_step_post_hook(lambda *_: self._prune())
 
     def _penalize(self) -> None:
-        """`weight mean_M ||M M^T - I||_F` over every P^T and Q."""
+        """Add the gradient of `weight mean_M ||M M^T - I||_F` over every P^T and Q."""
         with torch.enable_grad():
             norms: list[Tensor] = []
             for name, parameter in self._own.items():
@@ -112,21 +112,21 @@ class Pruned(Trained):
         self._tuner.update_and_allocate(self._steps)
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights, and what the allocator keeps of the steps."""
+        """Return the weights and the allocator's state."""
         allocator = self._tuner.rankallocator
         averages = {name: dict(getattr(allocator, name)) for name in AVERAGES}
         kept = {"steps": self._steps, "ranks": self._config.rank_pattern, **averages}
         return {**super().state_dict(), "allocator": kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave, or be as weights alone say."""
+        """Restore what `state_dict` returned, or the weights alone."""
         super().load_state_dict(state)
         kept = state.get("allocator")
-        if kept is None:  # of weights alone, after which no step is made
+        if kept is None:  # weights alone, after which no step is made
             return
         self._steps, self._config.rank_pattern = kept["steps"], kept["ranks"]
         allocator = self._tuner.rankallocator
         for name in AVERAGES:
             device = self.model.device
             setattr(allocator, name, {k: tensor.to(device) for k, tensor in kept[name].items()})
-        allocator.ipt = dict(allocator.exp_avg_ipt)  # whose keys say what is known
+        allocator.ipt = dict(allocator.exp_avg_ipt)  # the allocator looks at its keys

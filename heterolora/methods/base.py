@@ -1,4 +1,4 @@
-"""What a method is, and what it leaves to be trained."""
+"""The base class of methods, and the parameters that a method trains."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -19,18 +19,18 @@ from heterolora.unpadding import Unpadding
 
 @dataclass(frozen=True)
 class Method(Settings, ABC):
-    """A way to fine-tune: what of a model is trained, beside its head.
+    """A way to fine-tune: which parameters of a model are trained, besides its head.
 
     Attributes:
-        allocates: whether ranks are searched for in what it trains; one that does not is trained
-            as it stands.
+        allocates: whether searches allocate ranks in what it trains; if not, it is trained as it
+            stands.
     """
 
     allocates: ClassVar[bool] = False
 
     @property
     def targets_layers(self) -> bool:
-        """Whether it has PEFT adapt the linear layers of the search space."""
+        """Whether the method has PEFT adapt the linear layers of the search space."""
         return False
 
     @abstractmethod
@@ -38,20 +38,20 @@ class Method(Settings, ABC):
         """Prepare the model, in place.
 
         Raises:
-            ModelError: if the model does not allow it.
+            ModelError: if the model does not support the method.
         """
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a method is given.
+    """The inputs of a method.
 
     Attributes:
         loaded: the model, on its device.
-        space: where adapters may go.
-        budget: how many parameters, the head's apart, are to be trained where there is a choice.
-        seed: of what is drawn.
-        steps: that will be trained.
+        space: the search space: where adapters may go.
+        budget: how many parameters to train, not counting the head, where the method has a choice.
+        seed: the seed of the random initialization.
+        steps: the number of training steps.
         train: the training split.
     """
 
@@ -69,10 +69,10 @@ class Given:
 
     @property
     def targets(self) -> list[str]:
-        """The names of the linear layers of the search space.
+        """The names of the linear layers in the search space.
 
         Raises:
-            ModelError: if a role is a part of one.
+            ModelError: if a role is only a part of a linear layer.
         """
         loaded = self.loaded
         check_whole(loaded.model.config, loaded.family, self.space.lora)
@@ -81,24 +81,24 @@ class Given:
         return [projection_name(loaded.model, loaded.family, site) for site in sites]
 
     def without_head(self) -> dict[str, nn.Parameter]:
-        """The parameters of the model by name, but for those of its head."""
+        """Return the parameters of the model by name, without those of its head."""
         head = {id(parameter) for parameter in self.loaded.head}
         return {n: p for n, p in self.model.named_parameters() if id(p) not in head}
 
     def prepare(self) -> None:
-        """Have the model compute without padding, and keep no cache, as one with adapters does."""
+        """Make the model skip padding and keep no cache, as a model with adapters does."""
         self.model.config.use_cache = False
         Unpadding(self.model, list(layers_of(self.model, self.loaded.family)))
 
 
 class Trained(Adapters):
-    """Parameters that are trained whole, beside the head; there are no sites.
+    """Parameters that are trained in full, besides the head; there are no sites.
 
     Args:
-        model: has them.
-        own: those beside the head, by their names in the model.
-        head: the task's.
-        seed: of the run.
+        model: the model that contains them.
+        own: the trained parameters apart from the head, by their names in the model.
+        head: the parameters of the task head.
+        seed: the seed of the run.
     """
 
     def __init__(
@@ -113,13 +113,13 @@ class Trained(Adapters):
 
     @property
     def count(self) -> int:
-        """The parameters beside the head's."""
+        """The number of trained parameters, without the head's."""
         return sum(parameter.numel() for parameter in self._own.values())
 
     def follow(self, optimizer: torch.optim.Optimizer) -> None:
-        """Do what the method does in the steps of `optimizer`; nothing, as a rule."""
+        """Hook into the steps of `optimizer` where the method needs to; by default, do nothing."""
 
     def named_tensors(self) -> dict[str, nn.Parameter]:
-        """All that is trained: `model.<name>`, and `head.<name>`."""
+        """Return all trained parameters: `model.<name>` and `head.<name>`."""
         named = {f"model.{name}": parameter for name, parameter in self._own.items()}
         return named | super().named_tensors()

@@ -12,10 +12,10 @@ class BitFit(Method):
     """Trains every bias, including those of norms, whatever the budget."""
 
     def apply(self, given: Given) -> Adapters:
-        """Freeze what is no bias.
+        """Freeze everything but biases and the head.
 
         Raises:
-            ModelError: if the model has none, as Llama.
+            ModelError: if the model has no biases, like Llama.
         """
         own = {n: p for n, p in given.without_head().items() if n.rpartition(".")[2] == "bias"}
         if not own:

@@ -16,7 +16,7 @@ class Eva(Method):
     """LoRA whose A starts as the principal directions of each layer's inputs, by PEFT.
 
     Ranks go where they explain most of the inputs' variance: a layer can have up to `rho` times the
-    rank of plain LoRA, and as many ranks are given out in all.
+    rank of plain LoRA, and the total number of ranks is the same.
     """
 
     rho: float = setting(
@@ -28,11 +28,11 @@ class Eva(Method):
 
     @property
     def targets_layers(self) -> bool:
-        """It does."""
+        """True: PEFT adapts the linear layers of the search space."""
         return True
 
     def apply(self, given: Given) -> Adapters:
-        """Decompose the inputs, and have PEFT prepare the model."""
+        """Decompose the inputs, and let PEFT prepare the model."""
         plain = {"_target_": "peft.LoraConfig", "target_modules": given.targets}
         rank = nearest(given, plain, "r")
         from peft import EvaConfig
@@ -48,7 +48,7 @@ class Eva(Method):
         batches = [inputs(b) for b in given.train.in_order(self.batch_size, self.examples)]
         with Stream(given.seed, "initialisation", device=given.model.device):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # of how to save memory
+                warnings.simplefilter("ignore", UserWarning)  # about saving memory
                 model = made(given.model, settings)
             initialize_lora_eva_weights(model, batches, show_progress_bar=False)
         given.prepare()

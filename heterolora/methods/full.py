@@ -11,6 +11,6 @@ class Full(Method):
     """Trains every parameter of the model, whatever the budget."""
 
     def apply(self, given: Given) -> Adapters:
-        """Freeze nothing."""
+        """Prepare the model without freezing anything."""
         given.prepare()
         return Trained(given.model, given.without_head(), given.loaded.head, given.seed)

@@ -1,4 +1,4 @@
-"""A linear probe."""
+"""Linear probing."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ class Head(Method):
     """Trains only the task head, whatever the budget."""
 
     def apply(self, given: Given) -> Adapters:
-        """Freeze everything else.
+        """Freeze everything but the head.
 
         Raises:
-            ModelError: if the model has no head of the task's.
+            ModelError: if the model has no new head for the task.
         """
         if not given.loaded.head:
             raise ModelError(

@@ -15,6 +15,6 @@ class HeteroLoRA(Method):
     allocates: ClassVar[bool] = True
 
     def apply(self, given: Given) -> Adapters:
-        """Wire the model; the budget is for its searches."""
+        """Wire the model; the budget applies to searches."""
         loaded = given.loaded
         return wire(loaded.model, loaded.family, given.space, loaded.head, given.seed)

@@ -13,11 +13,11 @@ from heterolora.methods.base import Given, Method, Trained
 from heterolora.seeding import torch_generator
 
 ROLES = ("o", "down")
-"""The projections whose outputs pass an adapter: the last of the attention and of the FFN."""
+"""Projections whose outputs pass through an adapter: the last of the attention and of the FFN."""
 
 
 class Bottleneck(nn.Module):
-    """`y + W2 relu(W1 y + b1) + b2` of a linear layer's output y; W2, b1 and b2 begin as zero."""
+    """`y + W2 relu(W1 y + b1) + b2` of a linear layer's output y; W2, b1 and b2 start at zero."""
 
     def __init__(self, base: nn.Linear, width: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -41,11 +41,11 @@ class Bottleneck(nn.Module):
 class Houlsby(Method):
     """A bottleneck adapter after the attention and one after the FFN of every layer.
 
-    Their width is that whose parameters come nearest to the budget; at least 1.
+    Their width, at least 1, is chosen so that the parameter count comes nearest to the budget.
     """
 
     def apply(self, given: Given) -> Adapters:
-        """Put the adapters in."""
+        """Insert the adapters."""
         layers = list(layers_of(given.model, given.loaded.family))
         paths = [given.loaded.family.projections[role] for role in ROLES]
         bases: list[Any] = [layer.get_submodule(path) for layer in layers for path in paths]

@@ -1,4 +1,4 @@
-"""Whatever PEFT has a configuration for (https://huggingface.co/docs/peft)."""
+"""Any method that PEFT has a configuration for (https://huggingface.co/docs/peft)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,15 +29,15 @@ class Peft(Method):
 
     @property
     def targets_layers(self) -> bool:
-        """Whether the configuration has target modules, and names none itself."""
+        """Whether the configuration takes target modules and does not name any itself."""
         fields = configuration(self.config).__dataclass_fields__
         return "target_modules" in fields and "target_modules" not in self.config
 
     def apply(self, given: Given) -> Adapters:
-        """Have PEFT prepare the model.
+        """Let PEFT prepare the model.
 
         Raises:
-            ModelError: if there is no such configuration, or the model does not allow it.
+            ModelError: if there is no such configuration, or the model does not support it.
         """
         settings = dict(self.config)
         if self.targets_layers:
@@ -54,16 +54,16 @@ class Peft(Method):
 
 
 def trainable(model: Any) -> dict[str, Any]:
-    """What PEFT trains of a model, by name."""
+    """Return the parameters of a model that PEFT trains, by name."""
     return {n: p for n, p in model.named_parameters() if p.requires_grad}
 
 
 def nearest(given: Given, settings: Mapping[str, Any], size: str) -> int:
-    """The value of the setting `size` whose parameters come nearest to the budget, at least 1.
+    """Return the value of the setting `size`, at least 1, that comes nearest to the budget.
 
-    Each further one must add equally many.
+    The parameter count must grow linearly with `size`.
     """
-    # Counting needs no initial weights, and some are costly.
+    # Counting does not need the initial weights, some of which are costly to compute.
     bare = {"init_lora_weights": False} if "init_lora_weights" in settings else {}
     counts: list[int] = []
     for value in (1, 2):
@@ -75,10 +75,10 @@ def nearest(given: Given, settings: Mapping[str, Any], size: str) -> int:
 
 
 def configuration(settings: Mapping[str, Any]) -> Any:
-    """The class of PEFT under `_target_`.
+    """Return the PEFT configuration class named under `_target_`.
 
     Raises:
-        ModelError: if there is no such configuration, or no PEFT.
+        ModelError: if there is no such configuration, or PEFT is not installed.
     """
     try:
         from peft import PeftConfig
@@ -98,14 +98,14 @@ def configuration(settings: Mapping[str, Any]) -> Any:
 
 
 def made(model: Any, settings: Mapping[str, Any]) -> Any:
-    """The model that PEFT makes of another, in place.
+    """Return the PEFT model made from `model`, in place.
 
     Args:
-        model: without adapters.
-        settings: of a configuration, whose class is under `_target_`.
+        model: a model without adapters.
+        settings: the settings of a configuration, with its class under `_target_`.
 
     Raises:
-        ModelError: if there is no such configuration, or PEFT refuses it.
+        ModelError: if there is no such configuration, or PEFT rejects it.
     """
     kind = configuration(settings)
     from peft import get_peft_model

@@ -1,7 +1,7 @@
-"""Finished runs as lines of one file: all that reports read, but for the losses of single steps.
+"""Finished runs as lines of one file: everything that reports read, except the losses of steps.
 
-The first line has what all runs of the file have in common, each further line what one run has
-beside that. There are no weights in it, and no folder of the machine.
+The first line holds what all runs of the file have in common; each further line holds what is
+particular to one run. The file contains neither weights nor paths of the machine.
 """
 
 import json
@@ -32,15 +32,15 @@ Row = dict[str, Any]
 
 FORMAT = 1
 LARGEST = 1_000_000
-"""Bytes of a file that a repository is to hold."""
+"""Maximum size in bytes of a file that is meant for a repository."""
 
 
 @dataclass(frozen=True)
 class ArchivedRun(Run):
-    """A run whose lines come from an archive; it has no losses of steps.
+    """A run whose rows come from an archive; it has no losses of steps.
 
     Attributes:
-        kept: the rows of each kind of line.
+        kept: the rows of each kind.
     """
 
     kept: Mapping[str, Sequence[Any]]
@@ -52,7 +52,7 @@ class ArchivedRun(Run):
 
     @cached_property
     def steps(self) -> Sequence[StepRow]:
-        """None are kept."""
+        """Empty: an archive keeps no steps."""
         return []
 
     @cached_property
@@ -67,9 +67,10 @@ class ArchivedRun(Run):
 
 
 def write_archive(file: Path, runs: Iterable[Run]) -> int:
-    """Keep finished runs in a file, beside those that it has; returns how many are new.
+    """Add finished runs to a file, keeping those it already holds; return how many are new.
 
-    Of a run that the file has, by its experiment, identity and seed, the one that is there stays.
+    If the file already holds a run with the same experiment, task, identity and seed, that one
+    stays.
 
     Raises:
         RecordError: if the file is damaged, cannot be written, or would be too large to commit.
@@ -95,7 +96,7 @@ def write_archive(file: Path, runs: Iterable[Run]) -> int:
 
 
 def is_archive(file: Path) -> bool:
-    """Whether a file says that it is one; those of a run do not."""
+    """Whether a file is an archive according to its content; the files of a run are not."""
     if file.name in (schema.METRICS, schema.ALLOCATIONS, schema.IMPORTANCE) or not file.is_file():
         return False
     with file.open("rb") as stream:
@@ -103,10 +104,10 @@ def is_archive(file: Path) -> bool:
 
 
 def read_archive(file: Path) -> list[Run]:
-    """The runs of an archive, every line checked.
+    """Read the runs of an archive, checking every line.
 
     Raises:
-        RecordError: if it is damaged or of another format.
+        RecordError: if the archive is damaged or of another format.
     """
     head, *lines = _lines(file)
     if head.get("archive") != FORMAT:
@@ -127,10 +128,10 @@ def read_archive(file: Path) -> list[Run]:
 def restore(run: Run, output: Path) -> bool:
     """Write the record of an archived run below `output`, so that it is not run again.
 
-    It has no weights, which `schema.RESTORED` says.
+    The record has no weights; the file `schema.RESTORED` says so.
 
     Returns:
-        Whether there was none yet.
+        True if the record was written, False if there already was one.
 
     Raises:
         RecordError: if it cannot be written.
@@ -149,18 +150,18 @@ def restore(run: Run, output: Path) -> bool:
     }
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():  # run.json last: with it, the record is whole
+        for name, content in files.items():  # run.json last: it marks the record as complete
             write_atomically(directory / name, content)
     return True
 
 
 def key_of(run: Run) -> tuple[str, str, str, int]:
-    """What was run, wherever that was: experiment, task, identity and seed."""
+    """Return what was run, regardless of where: experiment, task, identity and seed."""
     return str(run.config["name"]), run.config["task"]["name"], str(run.result.identity), run.seed
 
 
 def _packed(run: Run) -> Row:
-    """A run as plain values, without what only a machine has."""
+    """Return a run as plain values, without anything specific to the machine."""
     config = {**run.config, "output": "outputs", "tracking": {}}
     provenance = run.provenance.row()
     for section in ("model", "task"):
@@ -180,7 +181,7 @@ def _packed(run: Run) -> Row:
 
 
 def _without_paths(origin: Row) -> Row:
-    """An origin that does not say where model and data were."""
+    """Return an origin without the paths of model and data."""
     found = {part: origin[part] for part in ("model", "data") if origin.get(part)}
     return {**origin, **{part: {**value, "path": None} for part, value in found.items()}}
 
@@ -198,13 +199,13 @@ def _run(file: Path, row: Row) -> Run:
             "importance": row["importance"],
         },
     )
-    for kind in run.kept:  # they can be read
+    for kind in run.kept:  # check that they can be read
         getattr(run, kind)
     return run
 
 
 def _in_columns(searches: Sequence[Row]) -> Row:
-    """Searches with the names of the sites once, and once what all have in common."""
+    """Store searches compactly: site names once, and values common to all searches once."""
     if not searches:
         return {}
     sites = list(searches[0]["scores"])
@@ -217,7 +218,7 @@ def _in_columns(searches: Sequence[Row]) -> Row:
 
 
 def _in_rows(columns: Row) -> list[Row]:
-    """The inverse of `_in_columns`."""
+    """Invert `_in_columns`."""
     if not columns:
         return []
     rows = [_joined(columns["common"], row) for row in columns["rows"]]
@@ -229,7 +230,7 @@ def _in_rows(columns: Row) -> list[Row]:
 
 
 def _common(rows: Sequence[Row]) -> Row:
-    """What nested plain values all have, and have equal."""
+    """Return the values that all rows have and in which they agree, also within nested mappings."""
     first, *others = rows
     found: Row = {}
     for key, value in first.items():
@@ -244,7 +245,7 @@ def _common(rows: Sequence[Row]) -> Row:
 
 
 def _beside(row: Row, common: Row) -> Row:
-    """What a row has beside the common part."""
+    """Return what a row has beyond the common part."""
     found: Row = {}
     for key, value in row.items():
         if isinstance(value, dict) and isinstance(common.get(key), dict) and value:
@@ -256,7 +257,7 @@ def _beside(row: Row, common: Row) -> Row:
 
 
 def _joined(common: Row, row: Row) -> Row:
-    """The inverse of `_beside`."""
+    """Invert `_beside`."""
     found = dict(common)
     for key, value in row.items():
         both = isinstance(value, dict) and isinstance(common.get(key), dict)

@@ -1,4 +1,4 @@
-"""Every run below a folder, in directories of their own and in archives."""
+"""Load every run below a folder, from run directories and from archives."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from heterolora.records.read import Run, read
 
 
 def load(folder: Path) -> tuple[list[Run], list[str]]:
-    """Every run below `folder`, finished or not, in the order of their paths, then the archived.
+    """Load every run below `folder`, finished or not: by path, then the archived ones.
 
-    One that is archived and also has a directory, or is in two archives, counts once.
+    A run that is archived and also has a directory, or that is in two archives, counts once.
 
     Returns:
-        The runs, and a line for each record that is damaged or of another schema, which is left
-        out.
+        The runs, and a line for each record that was left out because it is damaged or of another
+        schema.
 
     Raises:
         RecordError: if there is no such folder.

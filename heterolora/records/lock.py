@@ -1,4 +1,4 @@
-"""One process to a run directory."""
+"""A lock that gives one process at a time a run directory."""
 
 import json
 import logging
@@ -15,25 +15,25 @@ from heterolora.errors import RecordError, one_line
 logger = logging.getLogger(__name__)
 
 PATIENCE = 0.5
-"""Seconds: who only looks whether there is a lock has it for an instant."""
+"""Seconds to wait for the lock: a process that only checks for it holds it for an instant."""
 
 
 def lock_file(directory: Path) -> Path:
-    """The file in a run directory that is there while someone has it, or was killed having it."""
+    """Return the lock file, which exists while the lock is held, or after its holder was killed."""
     return directory / ".lock"
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Have a run directory alone.
+    """Hold the lock on a run directory.
 
-    The lock is the kernel's (flock; on NFS Linux makes it the server's): it ends with its process
-    or its host, however they end. Nobody has to judge from afar whether a process of another node
-    still lives, as with a file that stands for a lock, and of two that want it one gets it. The
-    file's content only says whom to look for.
+    The lock is the kernel's (flock; on NFS, Linux passes it to the server): it ends with its
+    process or host, however they end. So nobody has to judge from afar whether a process on another
+    node is still alive, as with a lock that is merely a file, and of two processes that want the
+    lock, one gets it. The file's content only says who holds it.
 
     Raises:
-        RecordError: if another process has it, or if files cannot be locked here.
+        RecordError: if another process holds the lock, or if files cannot be locked here.
     """
     file = lock_file(directory)
     try:
@@ -56,30 +56,30 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def holder(directory: Path) -> str:
-    """Who has a run directory, such as `process 123 on host x`; empty if nobody has."""
+    """Return who holds the lock, such as `process 123 on host x`; empty if nobody does."""
     file = lock_file(directory)
     if not file.exists():
         return ""
     try:
         with FileLock(file, timeout=0, fallback_to_soft=False):
-            if file.stat().st_size == 0:  # removed by its owner since it was seen, and made anew
+            if file.stat().st_size == 0:  # its owner removed it meanwhile, and we created it anew
                 file.unlink()
     except Timeout:
         return _holder(file) or "another process"
-    except OSError:  # of another user, for whom alone it can be tried
+    except OSError:  # it belongs to another user, and only that user can try the lock
         return ""
     return ""
 
 
 class _ReplacedError(Exception):
-    """The file was removed, and perhaps made anew, after it was opened here."""
+    """The file was removed, and perhaps recreated, after it was opened here."""
 
 
 def _acquired(file: Path) -> FileLock:
-    """The lock, its file naming this process."""
+    """Acquire the lock, and write this process's name to its file."""
 
     def sign(descriptor: int) -> None:
-        # On NFS a removed file that is open here has a link left, so its name is compared.
+        # Compare by name: on NFS, a removed file that is still open keeps a link.
         try:
             if not os.path.samestat(os.fstat(descriptor), file.stat()):
                 raise _ReplacedError
@@ -101,7 +101,7 @@ def _acquired(file: Path) -> FileLock:
 
 
 def _holder(file: Path) -> str:
-    """`process 123 on host x`; empty where the file does not say."""
+    """Return `process 123 on host x`; empty if the file does not say."""
     try:
         row = json.loads(file.read_bytes())
         return f"process {row['pid']} on {row['host']}"

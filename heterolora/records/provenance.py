@@ -1,4 +1,4 @@
-"""Where a run's numbers come from, as far as it is known before model and data are loaded."""
+"""Where a run's numbers come from, as far as is known before model and data are loaded."""
 
 import importlib.metadata
 import os
@@ -26,9 +26,9 @@ PACKAGES = (
 
 
 def provenance(device: str, device_name: str) -> dict[str, Any]:
-    """Code, packages and hardware for `Record.open`: no environment and no secrets.
+    """Return code version, packages and hardware for `Record.open`: no environment, no secrets.
 
-    What is known only later, such as the revisions of model and data, is for
+    What is known only later, such as the revisions of model and data, goes to
     `Record.add_provenance`.
     """
     return {

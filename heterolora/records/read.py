@@ -1,4 +1,4 @@
-"""The records of runs, read back."""
+"""Reading the records of runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,13 +30,13 @@ Row = TypeVar("Row")
 class Run:
     """One run directory.
 
-    Its lines are read when they are first asked for; `load` has seen that they can be.
+    Its rows are read when first accessed; `read` has already checked that they can be read.
 
     Attributes:
-        directory: where it lies.
+        directory: the run directory.
         config: the resolved configuration, nested as in `config.yaml`.
         result: the content of `run.json`.
-        provenance: where its numbers come from; empty where that was not kept.
+        provenance: where its numbers come from; empty if that was not recorded.
     """
 
     directory: Path
@@ -45,7 +45,7 @@ class Run:
     provenance: Provenance
 
     def setting(self, key: str) -> Any:
-        """The value of a dotted key such as `strategy.enable_rate`; None where there is none."""
+        """Return the value of a dotted key such as `strategy.enable_rate`; None if missing."""
         value: Any = self.config
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
@@ -55,7 +55,7 @@ class Run:
     def tracking(self) -> dict[str, Any]:
         """The settings of each tracker, by its name."""
         settings = dict(self.config.get("tracking") or {})
-        # Until several could be chosen, the settings of the one stood beside its name.
+        # Before several could be chosen, the single tracker's settings stood beside its name.
         name = settings.pop("name", None)
         return settings if name is None else {name: settings}
 
@@ -71,10 +71,10 @@ class Run:
 
     @property
     def metric(self) -> str:
-        """The key of the number that tables show, among an epoch's metrics.
+        """The key of the metric that tables show, among an epoch's metrics.
 
-        It is the task's first metric: of the whole validation split, or under
-        `evaluation.split=halves` of the half that chose nothing.
+        It is the task's first metric: over the whole validation split, or, with
+        `evaluation.split=halves`, over the half that did not choose the best epoch.
         """
         primary = str(self.config["task"]["metrics"][0])
         return f"report_{primary}" if self.setting("evaluation.split") == "halves" else primary
@@ -105,7 +105,7 @@ class Run:
 
     @property
     def unit(self) -> str:
-        """In which `metric` is shown; percent in records written before this was configurable."""
+        """The unit in which `metric` is shown; percent in records that do not state it."""
         return "%" if self.result.unit is None else self.result.unit
 
     @property
@@ -116,12 +116,12 @@ class Run:
 
     @property
     def scale(self) -> float:
-        """What a metric is multiplied by to be shown: 100 where the unit is percent."""
+        """The factor by which a metric is multiplied to be shown: 100 if the unit is percent."""
         return 100 if self.unit == "%" else 1
 
     @property
     def higher_is_better(self) -> bool:
-        """The direction of `metric`; upwards in records written before this was configurable."""
+        """Whether a higher `metric` is better; true in records that do not state it."""
         return self.result.higher_is_better is not False
 
     @cached_property
@@ -143,7 +143,7 @@ class Run:
 
     @cached_property
     def importance(self) -> Sequence[ImportanceRow]:
-        """The row of each site that was left out after training; none where it was not asked."""
+        """The row of each site that was left out after training; empty if not asked for."""
         file = self.directory / schema.IMPORTANCE
         return read_lines(file, schema.IMPORTANCE_ROW) if file.exists() else []
 
@@ -155,10 +155,10 @@ class Run:
 
 
 def read(directory: Path) -> Run:
-    """The run in a directory, every file of it checked.
+    """Read the run in a directory, checking each of its files.
 
     Raises:
-        RecordError: if one is damaged or of another schema, or a finished run lacks one.
+        RecordError: if a file is damaged or of another schema, or a finished run lacks one.
     """
     run = Run(
         directory,
@@ -169,14 +169,14 @@ def read(directory: Path) -> Run:
     for row in (run.result.best, run.result.last):
         if run.finished and row is not None and run.metric not in row.metrics:
             raise RecordError(f"{directory / schema.RUN}: best and last must have {run.metric}")
-    checked = replace(run)  # a copy, so that the lines are not kept until they are asked for
+    checked = replace(run)  # a copy, so that the rows are not cached before they are needed
     for lines in ("epochs", "searches", "importance"):
         getattr(checked, lines)
     return run
 
 
 def read_result(directory: Path) -> RunRecord:
-    """The content of `run.json`.
+    """Read the content of `run.json`.
 
     Raises:
         RecordError: if it cannot be read, or is of another schema.
@@ -195,12 +195,13 @@ def read_result(directory: Path) -> RunRecord:
 
 
 def read_lines(file: Path, row: TypeAdapter[Row], growing: bool = False) -> list[Row]:
-    """The rows of a JSON-lines file.
+    """Read the rows of a JSON-lines file.
 
     Args:
-        file: of a record.
-        row: the model of a line.
-        growing: the file may still be missing, and its last line on the way.
+        file: a file of a record.
+        row: the model of a row.
+        growing: whether the run may still be writing: the file may be missing, and its last line
+            incomplete.
 
     Raises:
         RecordError: if the file or a line cannot be read.
@@ -221,7 +222,7 @@ def read_lines(file: Path, row: TypeAdapter[Row], growing: bool = False) -> list
 
 
 def _config(file: Path) -> dict[str, Any]:
-    """The resolved configuration."""
+    """Read the resolved configuration."""
     try:
         config: Any = OmegaConf.to_container(OmegaConf.create(_content(file).decode()))
         RunConfig.model_validate(config)
@@ -249,7 +250,7 @@ def _content(file: Path) -> bytes:
 
 
 def _schema_version(file: Path) -> int | None:
-    """What a `run.json` that the models do not take says of its schema."""
+    """Return the schema version that an invalid `run.json` states, or None."""
     try:
         return _SchemaVersion.model_validate_json(_content(file)).schema_version
     except ValidationError:
@@ -268,8 +269,8 @@ def _of_another_schema(file: Path, version: int) -> RecordError:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted key; lists as tuples."""
-    # pandas.json_normalize takes 5 ms a run, and makes 5.0 of 5 where another run has no such key.
+    """Return nested values by dotted key, with lists as tuples."""
+    # pandas.json_normalize takes 5 ms a run, and turns 5 into 5.0 if another run lacks the key.
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):

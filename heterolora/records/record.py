@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 LINES = (schema.METRICS, schema.ALLOCATIONS)
 RESULTS = (*LINES, *(f"{schema.CHECKPOINT}/{name}" for name in schema.WEIGHTS))
-"""What a finished run leaves besides `run.json` and `config.yaml`."""
+"""What a finished run leaves besides `run.json`, `config.yaml` and `provenance.json`."""
 
 
 def run_directory(
@@ -46,17 +46,20 @@ def run_directory(
     identity: str,
     seed: int,
 ) -> Path:
-    """`<output>/<name>/<task>/<strategy>-<proxy>-<identity>-s<seed>`, named by what is run."""
+    """Return the directory of a run, named by what is run.
+
+    It is `<output>/<name>/<task>/<strategy>-<proxy>-<identity>-s<seed>`.
+    """
     leaf = "-".join([strategy, *([proxy] if proxy else []), identity, f"s{seed}"])
     return Path(output) / name / task / leaf
 
 
 def finished(directory: Path) -> RunRecord | None:
-    """The result of a run that is finished; None of one that is yet to be run, or to go on.
+    """Return the result of a finished run; None if the run has yet to start or to resume.
 
     Raises:
-        RecordError: if that cannot be told, or files of a finished run are missing: running it
-            would erase what is left.
+        RecordError: if that cannot be determined, or files of a finished run are missing: running
+            it would erase what is left.
     """
     again = "or run it again with rerun=true, which erases what is left"
     if not (directory / schema.RUN).exists():
@@ -82,12 +85,12 @@ def finished(directory: Path) -> RunRecord | None:
 
 
 def read_run(directory: Path) -> Row | None:
-    """The content of `run.json`, or None where there is none that can be read."""
+    """Return the content of `run.json`, or None if it is missing or not a JSON object."""
     return read_json(directory / schema.RUN)
 
 
 def read_json(file: Path) -> Row | None:
-    """The object in a JSON file, or None where there is none that can be read."""
+    """Return the object in a JSON file, or None if it is missing or not a JSON object."""
     try:
         content = json.loads(file.read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -96,17 +99,17 @@ def read_json(file: Path) -> Row | None:
 
 
 def read_rows(file: Path) -> list[Row]:
-    """The rows of a JSON-lines file; none where there is no file."""
+    """Return the rows of a JSON-lines file; none if there is no such file."""
     if not file.is_file():
         return []
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def check_writable(directory: Path) -> None:
-    """Make sure that `directory` can be written in, before anything costly is done.
+    """Check that `directory` is writable, before anything expensive is done.
 
     Raises:
-        RecordError: if it cannot be made or written.
+        RecordError: if it cannot be created or written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -122,9 +125,9 @@ def check_writable(directory: Path) -> None:
 class Record:
     """The files of one run, opened before anything is loaded that may fail.
 
-    It is a logger: `metrics.jsonl` and `allocations.jsonl` grow by a line for each event. And it
-    has state, how far they go, so that a run that resumes continues its record where its
-    checkpoint was made.
+    A record is a logger: `metrics.jsonl` and `allocations.jsonl` grow by a line for each event. It
+    also has state, namely the length of these files, so that a resumed run continues its record
+    from where the checkpoint was saved.
     """
 
     def __init__(self, directory: Path, config: Mapping[str, Any], now: Row, first: Row) -> None:
@@ -146,11 +149,11 @@ class Record:
         """Write `run.json` (status `running`), `config.yaml` and `provenance.json`.
 
         Args:
-            directory: the run's; made where there is none.
+            directory: the run directory; created if needed.
             config: the resolved configuration.
-            provenance: what is known of it so far; see `add_provenance`.
-            resume: keep what an unfinished run left. Then `load_state_dict` and `log_resumption`
-                follow. Otherwise it is cleared.
+            provenance: the provenance known so far; see `add_provenance`.
+            resume: whether to keep what an unfinished run left, rather than clear it;
+                `load_state_dict` and `log_resumption` have to follow.
 
         Raises:
             RecordError: if the directory cannot be written.
@@ -159,7 +162,7 @@ class Record:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             record = cls(directory, config, now, _first(directory) or now if resume else now)
-            # Before all else: a directory without it has nothing that could be lost.
+            # Before all else: a directory without this file has nothing to lose.
             record._write_run({"status": "running"})
             if not resume:
                 record._begin()
@@ -181,7 +184,7 @@ class Record:
             self._write_provenance()
 
     def log_resumption(self, step: int) -> None:
-        """Add to `provenance.json` where the run resumes, and whatever is not as it began."""
+        """Add to `provenance.json` where the run resumes, and whatever has changed since."""
         first = self._first
         changed = {key: value for key, value in self._now.items() if value != first.get(key)}
         for key in sorted({"code", "packages"} & changed.keys()):
@@ -194,41 +197,41 @@ class Record:
             self._write_provenance()
 
     def log_step(self, row: Mapping[str, Any]) -> None:
-        """A `StepRow`, as a line of `metrics.jsonl`."""
+        """Append a `StepRow` to `metrics.jsonl`."""
         self._append(schema.METRICS, StepRow, {"event": "step", **row})
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
-        """An `EpochRow`, as a line of `metrics.jsonl`."""
+        """Append an `EpochRow` to `metrics.jsonl`."""
         self._append(schema.METRICS, EpochRow, {"event": "epoch", **row})
 
     def log_search(self, row: Mapping[str, Any]) -> None:
-        """A `SearchRow`, as a line of `allocations.jsonl`."""
+        """Append a `SearchRow` to `allocations.jsonl`."""
         self._append(schema.ALLOCATIONS, SearchRow, dict(row))
 
     def log_importance(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """`ImportanceRow`s, as the whole of `importance.jsonl`."""
+        """Write `ImportanceRow`s as the whole of `importance.jsonl`."""
         file = self.directory / schema.IMPORTANCE
         with writing(file):
             write_atomically(file, "".join(_line(ImportanceRow, dict(row)) for row in rows))
 
     def close(self, run: Mapping[str, Any]) -> None:
-        """A `RunRecord`, as `run.json`, for the last time."""
+        """Write a `RunRecord` as the final `run.json`."""
         for stream in self._lines.values():
             stream.close()
         with writing(self.directory / schema.RUN):
             self._write_run(dict(run))
 
     def state_dict(self) -> dict[str, int]:
-        """How many bytes each JSON-lines file has, all of them on the disk."""
+        """Return the size in bytes of each JSON-lines file, after syncing them to disk."""
         for stream in self._lines.values():
             os.fsync(stream.fileno())
         return {name: os.fstat(stream.fileno()).st_size for name, stream in self._lines.items()}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Cut the JSON-lines files back to what they were.
+        """Truncate the JSON-lines files to the saved sizes.
 
         Raises:
-            ValueError: if one is shorter than that; then nothing is changed.
+            ValueError: if one is already shorter; then nothing is changed.
         """
         if any(_size(self.directory / name) < state[name] for name in LINES):
             raise ValueError("the record lacks lines that were written before")
@@ -238,7 +241,7 @@ class Record:
 
     def _begin(self) -> None:
         """Clear what an earlier run left, and write what is known before the first step."""
-        # The states to resume from go first: without the lines they count on they are no use.
+        # Checkpoints go first: they are useless without the lines that they rely on.
         shutil.rmtree(self.directory / schema.CHECKPOINT / "resume", ignore_errors=True)
         for stale in (schema.IMPORTANCE, schema.CODE_DIFF, schema.RESTORED, *LINES):
             (self.directory / stale).unlink(missing_ok=True)
@@ -252,7 +255,7 @@ class Record:
             write_atomically(self.directory / schema.CODE_DIFF, diff)
 
     def _open_lines(self) -> None:
-        """To be added to; each line is written when it comes."""
+        """Open the JSON-lines files for appending, unbuffered."""
         for stream in self._lines.values():
             stream.close()
         self._lines = {name: FileIO(self.directory / name, "a") for name in LINES}
@@ -264,7 +267,7 @@ class Record:
         write_atomically(self.directory / schema.PROVENANCE, _json(Provenance, self._first))
 
     def _append(self, name: str, model: type[RecordModel], row: Row) -> None:
-        """Add a line, or nothing at all where the disk is full."""
+        """Append a whole line, or nothing at all if the disk is full."""
         line = _line(model, row).encode()
         stream = self._lines[name]
         before = os.fstat(stream.fileno()).st_size
@@ -282,7 +285,7 @@ class Record:
 
 
 def _first(directory: Path) -> Row | None:
-    """The provenance of a run as it began; None where that is lost."""
+    """Return the provenance of the run when it began; None if that is lost."""
     file = directory / schema.PROVENANCE
     try:
         return Provenance.model_validate_json(file.read_bytes()).row()
@@ -294,7 +297,7 @@ def _first(directory: Path) -> Row | None:
 
 
 def _is_whole(file: Path, config: Mapping[str, Any]) -> bool:
-    """Whether the configuration of a run that resumes is there, with every section it has now."""
+    """Whether a resumed run's configuration exists, with every section that it has now."""
     if not file.exists():
         return False
     try:
@@ -318,10 +321,10 @@ def _json(model: type[RecordModel], content: Row) -> str:
 
 
 def _check(model: type[RecordModel], row: Row) -> None:
-    """See that readers will find what they look for.
+    """Check a row against the model with which readers will read it.
 
     Raises:
-        ValueError: for a key that the model lacks or the row does, or a value of another type.
+        ValueError: if a key is missing or unknown, or a value is of the wrong type.
     """
     checked = model.model_validate(row)
     if checked.model_extra and model is not EpochRow:
@@ -329,7 +332,7 @@ def _check(model: type[RecordModel], row: Row) -> None:
 
 
 def _size(file: Path) -> int:
-    """Bytes; none where there is no file."""
+    """Return the size in bytes; 0 if there is no such file."""
     return file.stat().st_size if file.is_file() else 0
 
 

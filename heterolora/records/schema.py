@@ -1,4 +1,4 @@
-"""The schema of a record: what writes its files and what reads them share these models.
+"""The schema of a record: these models are shared by the code that writes and reads its files.
 
     config.yaml          `RunConfig`, the settings that every reader relies on, and all the others
     provenance.json      `Provenance`
@@ -7,8 +7,8 @@
     importance.jsonl     `ImportanceRow`
     run.json             `RunRecord`
 
-A reader takes keys that it does not know, so that a later version may add some; what changes the
-meaning of a key raises `SCHEMA_VERSION`.
+Readers accept keys that they do not know, so that a later version may add some; a change in the
+meaning of a key increases `SCHEMA_VERSION`.
 """
 
 from collections.abc import Mapping
@@ -30,11 +30,11 @@ CODE_DIFF = "code.diff"
 RESTORED = "restored"
 """An empty file in a directory whose record comes from an archive and has no weights."""
 CHECKPOINT = "checkpoint"
-"""The folder of `WEIGHTS` and, while a run is unfinished, of what it resumes from."""
+"""The folder of `WEIGHTS` and, while a run is unfinished, of the checkpoints to resume from."""
 PREDICTIONS = "predictions"
-"""The folder of what the weights were later asked to predict."""
+"""The folder of predictions made later with the weights."""
 EVALUATIONS = "evaluations"
-"""The folder of what benchmarks later found of the weights."""
+"""The folder of benchmark results obtained later with the weights."""
 WEIGHTS = ("best.safetensors", "last.safetensors")
 
 SiteName = Annotated[str, Field(pattern=rf"^layers\.\d+\.({'|'.join(ROLES)})$")]
@@ -47,12 +47,12 @@ class RecordModel(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
     def row(self) -> dict[str, Any]:
-        """The plain values that were given, such as a line of a file holds."""
+        """Return the plain values that were given, as in a line of a file."""
         return self.model_dump(exclude_unset=True)
 
 
 class StepRow(RecordModel):
-    """Some optimizer steps: `loss` is the mean training loss of those since the row before."""
+    """Some optimizer steps: `loss` is the mean training loss over those since the previous row."""
 
     event: Literal["step"] = "step"
     step: int
@@ -61,7 +61,7 @@ class StepRow(RecordModel):
 
 
 class EpochRow(RecordModel):
-    """An epoch and the evaluation after it; every further key is a metric's."""
+    """An epoch and the evaluation after it; every further key is a metric."""
 
     __pydantic_extra__: dict[str, float]
 
@@ -78,7 +78,7 @@ class EpochRow(RecordModel):
 
 
 class TestRow(RecordModel):
-    """The weights of the best epoch on a split that selected nothing; further keys are metrics."""
+    """The best epoch's weights on a split that selected nothing; further keys are metrics."""
 
     __pydantic_extra__: dict[str, float]
 
@@ -93,21 +93,23 @@ class TestRow(RecordModel):
 
 
 class SearchRow(RecordModel):
-    """A search: what the proxy said of every site, and the ranks that followed.
+    """A search: the proxy's score for every site, and the resulting ranks.
 
     Attributes:
-        step: optimizer steps made before it.
-        epoch: counted from 1.
-        proxy: its settings.
-        selection: its settings; None in records written before this was configurable.
-        scores: by site.
-        ranks: by site; 0 is off.
-        parameters: of the adapters that are on.
-        tied: sites among which chance decided.
+        step: optimizer steps made before the search.
+        epoch: the epoch, counted from 1.
+        proxy: the settings of the proxy.
+        selection: the settings of the selection rule; None in records from before it was
+            configurable.
+        scores: the score of each site.
+        ranks: the rank of each site; 0 is off.
+        parameters: the parameter count of the adapters that are on.
+        tied: the number of sites among which chance decided.
         degenerate: whether all scores were equal.
-        seconds: that it took.
-        weights: which B was scored; None in records written before it was recorded.
-        observed: of how many training steps the scores are; 0 where they are of a sample.
+        seconds: the duration of the search.
+        weights: which B was scored; None in records from before it was recorded.
+        observed: over how many training steps the scores were observed; 0 if they come from a
+            sample.
     """
 
     step: int
@@ -131,10 +133,10 @@ class SearchRow(RecordModel):
 
 
 class ImportanceRow(RecordModel):
-    """What one site is worth after training, and what each proxy said of it before.
+    """What one site contributes after training, and what each proxy scored it before.
 
-    `loss_difference` is loss(without it) - loss(with all), `metric_difference` is
-    metric(with all) - metric(without it).
+    `loss_difference` is loss(without it) - loss(with all), `metric_difference` is metric(with all)
+    - metric(without it).
     """
 
     site: SiteName
@@ -154,7 +156,7 @@ class ParameterCounts(RecordModel):
 
 
 class Seconds(RecordModel):
-    """Where the time of a run went."""
+    """How much time a run spent on each activity."""
 
     training: float
     searching: float
@@ -166,19 +168,21 @@ OPTIONAL = ("error", "test", "higher_is_better", "unit", "searches_per_epoch")
 
 
 class RunRecord(RecordModel):
-    """How a run stands and what came out of it; a finished one has every field but `error`.
+    """The status and results of a run; a finished one has every field except those in `OPTIONAL`.
 
     Attributes:
-        error: in one line, of a run that failed or was interrupted.
-        identity: the digest of everything that shapes the run's numbers, the seed apart.
+        error: the error of a failed or interrupted run, in one line.
+        identity: a digest of everything that determines the run's numbers, except the seed.
         steps: optimizer steps made.
         primary_metric: the metric by which the best epoch was chosen.
-        higher_is_better: its direction; None in records written before this was configurable.
-        unit: in which it is shown: `%` is a hundred times its value; None as for the direction.
+        higher_is_better: whether a higher value of it is better; None in records from before this
+            was configurable.
+        unit: the unit in which it is shown: `%` is a hundred times its value; None in the same
+            records.
         best: the row of the best epoch.
         last: the row of the last epoch.
-        test: how the best epoch does on a test split; None where there is none.
-        searches_per_epoch: as really made; None for a strategy without a schedule.
+        test: the best epoch's result on a test split; None if there is none.
+        searches_per_epoch: the actual number; None for a strategy without a schedule.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -211,7 +215,7 @@ class RunRecord(RecordModel):
 
 
 class Code(RecordModel):
-    """The version of the source; None of both where it is not in git."""
+    """The version of the source; both None if it is not in git."""
 
     commit: str | None = None
     dirty: bool | None = None
@@ -229,26 +233,26 @@ class Origin(RecordModel):
 
 
 class Resumption(Origin):
-    """Where a run went on, its code, and whatever was not as it began."""
+    """Where a run resumed, with which code, and whatever had changed since it began."""
 
     step: int
 
 
 class Provenance(Origin):
-    """Where the numbers of a run come from, as it began and each time that it was resumed."""
+    """Where the numbers of a run come from: when it began, and each time that it was resumed."""
 
     resumed: list[Resumption] = Field(default_factory=list)
 
 
 class TaskNames(RecordModel):
-    """The task of a run: its name and its metrics, the first of which is shown in tables."""
+    """The name and metrics of a run's task; the first metric is shown in tables."""
 
     name: str
     metrics: list[str] = Field(min_length=1)
 
 
 class Named(RecordModel):
-    """A section that is chosen by its name."""
+    """A section that is chosen by name."""
 
     name: str
 
@@ -267,7 +271,7 @@ class Optimizer(RecordModel):
 
 
 class RunConfig(RecordModel):
-    """What every reader relies on in a resolved configuration."""
+    """The parts of a resolved configuration that every reader relies on."""
 
     name: str
     seed: int
@@ -287,7 +291,7 @@ IMPORTANCE_ROW = TypeAdapter(ImportanceRow)
 
 
 def reason(error: ValidationError) -> str:
-    """The first thing that is wrong, in one line."""
+    """Return the first validation error in one line."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")

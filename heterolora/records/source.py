@@ -1,4 +1,4 @@
-"""The source code that runs: its version, and copies of it for jobs that wait in a queue."""
+"""The running source code: its version, and copies of it for jobs that wait in a queue."""
 
 import hashlib
 import json
@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-"""The tree that this package is in."""
+"""The directory that contains this package."""
 
 PARTS = ("train.py", "conf", "heterolora")
 VERSION = "source.json"
-"""In a copy: the version of what was copied, since there is no git to ask."""
+"""In a copy: the file with the version of what was copied, since a copy is not in git."""
 
 PACKAGE = "heterolora"
-"""What of `ROOT` is ours where it is no source tree but the place of installed packages."""
+"""The part of `ROOT` that is ours if `ROOT` is a site-packages directory, not a source tree."""
 
 
 def version() -> dict[str, Any]:
-    """The `commit` of the source and whether the tree is `dirty`; None of both outside git."""
+    """Return the `commit` of the source and whether it is `dirty`; both None outside git."""
     if is_copy():
         kept = _kept()
         return {"commit": kept["commit"], "dirty": kept["dirty"]}
@@ -34,7 +34,7 @@ def version() -> dict[str, Any]:
 
 
 def diff() -> str:
-    """What the source has that the commit has not, new files too, for `git apply`."""
+    """Return the uncommitted changes of the source, including new files, for `git apply`."""
     if is_copy():
         return str(_kept()["diff"])
     if not _is_tracked():
@@ -46,14 +46,14 @@ def diff() -> str:
 
 
 def is_copy() -> bool:
-    """Whether this process runs a copy that `keep` made."""
+    """Whether this process runs a copy made by `keep`."""
     return (ROOT / VERSION).is_file()
 
 
 def keep(folder: Path) -> Path:
-    """Copy the source to a subfolder of `folder` that is named by its content and version.
+    """Copy the source to a subfolder of `folder` named by its content and version.
 
-    Equal sources share a copy. A copy is complete from the moment that it has its name.
+    Equal sources share a copy. A copy is complete as soon as it has its final name.
     """
     parts = PARTS if (ROOT / PARTS[0]).is_file() else (PACKAGE,)
     files = sorted(file for part in parts for file in _files(ROOT / part))
@@ -74,7 +74,7 @@ def keep(folder: Path) -> Path:
     partial.chmod(0o755)
     try:
         partial.rename(copy)
-    except OSError:  # another sweep was as quick
+    except OSError:  # another sweep was faster
         shutil.rmtree(partial)
     return copy
 
@@ -85,7 +85,7 @@ def _kept() -> dict[str, Any]:
 
 
 def _is_tracked() -> bool:
-    """Whether git knows this package: an environment may lie in a repository of something else."""
+    """Whether git tracks this package: an environment may lie inside an unrelated repository."""
     return bool(_git("ls-files", PACKAGE))
 
 
@@ -101,4 +101,4 @@ def _git(*arguments: str) -> str | None:
         )
     except OSError:
         return None
-    return done.stdout if done.returncode <= 1 else None  # 1: there is a difference
+    return done.stdout if done.returncode <= 1 else None  # 1: differences were found

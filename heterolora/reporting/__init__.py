@@ -1,1 +1,1 @@
-"""Tables and figures of finished runs; reads records only."""
+"""Tables and figures of finished runs, made from their records alone."""

@@ -1,4 +1,4 @@
-"""How far searches agree: between seeds, between proxies, and from one to the next."""
+"""How far searches agree: between seeds, between proxies, and from one search to the next."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,17 +13,17 @@ from heterolora.reporting.arms import CONTROL, Arm, labels
 
 
 def on_sites(search: SearchRow) -> frozenset[str]:
-    """The sites that a search switched on."""
+    """Return the sites that a search switched on."""
     return frozenset(site for site, rank in search.ranks.items() if rank > 0)
 
 
 def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
-    """|A and B| / |A or B|: 1 for the same sites, 0 for none in common; one must not be empty."""
+    """Return |A and B| / |A or B|: 1 for equal sets, 0 for disjoint ones; one must not be empty."""
     return len(first & second) / len(first | second)
 
 
 def jaccard_by_chance(sites: int, on: int) -> float:
-    """The mean of `jaccard` over random allocations, both with `on` of `sites` sites on.
+    """Return the mean `jaccard` of two random allocations, each with `on` of `sites` sites on.
 
     E[x / (2 on - x)], where x, the number of sites in common, is hypergeometric.
     """
@@ -31,26 +31,26 @@ def jaccard_by_chance(sites: int, on: int) -> float:
 
 
 def jaccard_between(runs: Sequence[Run]) -> dict[tuple[int, int], float]:
-    """For each pair of seeds, the agreement of the sites that are on after the last search.
+    """Return for each pair of seeds the `jaccard` of the sites on after the last search.
 
-    The runs are of one arm; those that never searched are passed over.
+    The runs belong to one arm; those that never searched are skipped.
     """
     last = {run.seed: on_sites(run.searches[-1]) for run in runs if run.searches}
     return {(a, b): jaccard(last[a], last[b]) for a, b in combinations(sorted(last), 2)}
 
 
 def churn(run: Run) -> list[float]:
-    """For each search but the first, the share of the sites on that were off before it.
+    """Return for each search but the first the share of its sites on that were off before.
 
     |B without A| / |B|, with A on before the search and B on after it. A search that chose at
-    random, without regard to the one before, would have 1 - |A| / |sites| on average.
+    random, regardless of the one before, would have 1 - |A| / |sites| on average.
     """
     chosen = [on_sites(search) for search in run.searches]
     return [len(after - before) / len(after) for before, after in pairwise(chosen)]
 
 
 def spearman(first: Mapping[str, float], second: Mapping[str, float]) -> float:
-    """The rank correlation of two numbers of the same sites; NaN where one ranks nothing."""
+    """Return the rank correlation of two values per site; NaN if either has all values equal."""
     values = pd.DataFrame({"first": first, "second": second})
     if values.nunique().min() < 2:
         return math.nan
@@ -58,9 +58,9 @@ def spearman(first: Mapping[str, float], second: Mapping[str, float]) -> float:
 
 
 def by_proxy(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
-    """Arms that differ in nothing but the proxy, two or more, by a label of what they share.
+    """Group arms that differ only in the proxy, two or more, by a label of what they share.
 
-    The control's scores are all equal by design and rank nothing; it is left out.
+    The control is left out: by design, its scores are all equal and rank nothing.
     """
     searched = [arm for arm in arms if arm.searched and arm.setting("proxy.name") != CONTROL]
     shared = [
@@ -74,11 +74,12 @@ def by_proxy(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
 
 
 def spearman_between(arms: Sequence[Arm]) -> dict[tuple[str, str], list[float]]:
-    """For each two arms of a group of `by_proxy`, the rank correlation of scores, for each seed.
+    """Return the rank correlations of scores, one per seed, for each pair of arms in a group.
 
-    Only the first search is compared: there the proxies score the very same model. From then on
-    each has trained another allocation, and scores that differ may owe it to the weights as well
-    as to the proxy. A seed whose scores are all equal under one of the two is left out.
+    The groups are those of `by_proxy`. Only the first search is compared, where the proxies score
+    the very same model. Later, each has trained another allocation, and differences between scores
+    may come from the weights as well as from the proxy. A seed is left out if all its scores are
+    equal under either proxy.
     """
     first = {arm.label: {run.seed: run.searches[0].scores for run in arm.searched} for arm in arms}
     found = {}

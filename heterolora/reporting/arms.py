@@ -1,4 +1,4 @@
-"""Arms: finished runs that differ in the seed alone."""
+"""Arms: finished runs that differ only in the seed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from heterolora.reporting.frame import ORIGINS, Settings, finished, shaping, sho
 from heterolora.reporting.statistics import Spread, spread
 
 CONTROL = "constant"
-"""The proxy of random allocation: its equal scores, ties and churn are what it is for."""
+"""The proxy of random allocation: equal scores, ties and churn are its purpose."""
 
 FIRST = (
     *("strategy.name", "proxy.name", "proxy.weights", "proxy.objective"),
     *("rank_budget", "search_space.pool", "strategy.searches_per_epoch"),
 )
-"""The keys that begin a label, in this order."""
+"""The keys that come first in a label, in this order."""
 
 CONTENTS = ("model", "training data", "validation data")
-"""Whose fingerprints tell arms apart where the names are the same."""
+"""Fingerprints that tell arms apart where the names are the same."""
 
 SECTIONS = tuple(Config.model_fields)
-"""Of a configuration, in order."""
+"""The sections of a configuration, in order."""
 
 WORDS: Mapping[str, Callable[[Any], str]] = {
     "proxy.weights": lambda weights: f"{weights} weights",
@@ -45,11 +45,11 @@ WORDS: Mapping[str, Callable[[Any], str]] = {
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """Finished runs that differ in the seed alone, or should.
+    """Finished runs that differ only in the seed, or should.
 
     Attributes:
-        label: what they are called.
-        frame: their rows of the frame of runs, the seeds ascending.
+        label: the name of the arm.
+        frame: the arm's rows of the frame of runs, in ascending order of seeds.
     """
 
     label: str
@@ -57,21 +57,21 @@ class Arm:
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """The records."""
+        """The records of the runs."""
         return tuple(self.frame["run"])
 
     @property
     def searched(self) -> tuple[Run, ...]:
-        """The records of those that searched."""
+        """The records of the runs that searched."""
         return tuple(run for run in self.runs if run.searches)
 
     def setting(self, key: str) -> Any:
-        """The value of the first run for a dotted key."""
+        """Return the first run's value of a dotted key."""
         return self.runs[0].setting(key)
 
     @cached_property
     def settings(self) -> Settings:
-        """What shapes its numbers; the two ranks of a budget are one value."""
+        """The settings that determine its numbers; the two ranks of a budget form one value."""
         run = self.runs[0]
         own, origin = shaping(run), flat(run.provenance.row())
         own["model.name"] = run.setting("model.name")
@@ -80,20 +80,20 @@ class Arm:
         return own | {name: origin.get(ORIGINS[name]) for name in CONTENTS}
 
     def by_seed(self, column: str = "best") -> dict[int, float]:
-        """A number of each seed; the mean where a seed has several runs."""
+        """Return a number for each seed; the mean if a seed has several runs."""
         means = self.frame[column].astype(float).groupby(self.frame["seed"].astype(int)).mean()
         return dict(means)
 
     @cached_property
     def best(self) -> Spread | None:
-        """The paper's statistic: over seeds, the best epoch."""
+        """The paper's statistic: the best epoch, over seeds."""
         return spread([*self.by_seed().values()])
 
 
 def arms(runs: pd.DataFrame) -> list[Arm]:
-    """The arms of a frame of runs, in the order of their labels.
+    """Return the arms in a frame of runs, in the order of their labels.
 
-    Of runs that two experiments made of the same configuration and seed, the first counts.
+    If two experiments contain runs of the same configuration and seed, the first one counts.
     """
     once = finished(runs).drop_duplicates(["identity", "seed"]).sort_values("seed", kind="stable")
     found = [Arm("", group) for _, group in once.groupby("identity", sort=False)]
@@ -103,12 +103,12 @@ def arms(runs: pd.DataFrame) -> list[Arm]:
 
 
 def labels(among: Sequence[Settings]) -> list[str]:
-    """A label for each of some settings: the strategy, the proxy, and where they differ.
+    """Return a label for each of several settings: strategy, proxy, and where they differ.
 
-    Two settings that differ have two labels. `model.name`, `task.name` and the like stand in it
-    where any two differ; any other setting where it differs between two of the same model and
-    task, and of the same name in its own section: a proxy without batches tells nothing of one
-    that has them.
+    Two settings that differ get different labels. Names such as `model.name` and `task.name` are
+    included wherever any two settings differ in them. Any other setting is included if it differs
+    between two settings with the same model and task, and with the same name in its own section: a
+    proxy without batches says nothing about one that has them.
     """
     found = []
     for own in among:
@@ -126,7 +126,7 @@ def labels(among: Sequence[Settings]) -> list[str]:
 
 
 def _place(key: str) -> tuple[int, str]:
-    """Sections in the order of the schema: in an archive, what runs have in common comes first."""
+    """Sort sections in the order of the schema: an archive has a run's common settings first."""
     section = key.partition(".")[0]
     return (SECTIONS.index(section) if section in SECTIONS else len(SECTIONS)), key
 
@@ -135,7 +135,7 @@ def _tells_apart(key: str, own: Settings, among: Sequence[Settings]) -> bool:
     section, _, leaf = key.partition(".")
     same = () if leaf == "name" else ("model.name", "task.name", f"{section}.name")
     peers = [other for other in among if all(other.get(name) == own.get(name) for name in same)]
-    # One without a proxy or a selection is told apart by its strategy.
+    # Settings without a proxy or a selection are told apart by their strategy.
     return any(other.get(key) not in (own[key], *([None] * (leaf == "name"))) for other in peers)
 
 

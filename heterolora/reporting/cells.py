@@ -1,4 +1,4 @@
-"""The cells of a table, and what each is compared with."""
+"""The cells of a table, and the comparisons between them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,24 +16,25 @@ OF_ROWS = (
     *("strategy.", "proxy.", "selection.", "rank_budget."),
     *("search_space.projections", "search_space.shortcuts", "search_space.pool"),
 )
-"""Settings in which rows differ on purpose: what their keys begin with."""
+"""Prefixes of the settings in which rows differ on purpose."""
 
 EFFECT = 0.6
-"""Points: the largest gain of a searched row in the paper's Table 4 (MRPC, r = 2)."""
+"""In points: the largest gain of a searched row in the paper's Table 4 (MRPC, r = 2)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cell(Arm):
-    """The finished runs of one entry of a table, on one model and task.
+    """The finished runs of one entry of a table, for one model and task.
 
     Attributes:
-        entry: its place in the table.
-        model: their model.
-        task: their task.
-        place: the task; with the model where the table is of several.
-        names: what begins its line in a section: the row, and the place where there are several.
-        published: the paper's number, where it has one for this model and task.
-        missing: the seeds that other cells have and this one has not.
+        entry: the entry of the table.
+        model: the model of the runs.
+        task: the task of the runs.
+        place: the task; with the model if the table has several models.
+        names: the first columns of its line in a section: the row, and the place if there are
+            several.
+        published: the paper's number, if there is one for this model and task.
+        missing: the seeds that other cells have and this one lacks.
     """
 
     entry: Entry
@@ -46,7 +47,7 @@ class Cell(Arm):
 
     @cached_property
     def searches(self) -> pd.DataFrame:
-        """A row for each search of its runs: `degenerate`, and `tied` by some scores alone."""
+        """A row for each search of its runs: `degenerate`, and `tied` by some scores only."""
         rows = [
             (search.degenerate, bool(search.tied) and not search.degenerate)
             for run in self.runs
@@ -55,13 +56,13 @@ class Cell(Arm):
         return pd.DataFrame(rows, columns=["degenerate", "tied"], dtype=bool)
 
     def of_searches(self, kind: str) -> str:
-        """`3 of 25`."""
+        """Return a count such as `3 of 25`."""
         searches = self.searches[kind]
         return f"{searches.sum()} of {len(searches)}" if len(searches) else NOTHING
 
     @cached_property
     def flags(self) -> list[str]:
-        """What makes its runs unequal, in words; nothing where they are alike."""
+        """Differences between its runs, in words; empty if they are alike."""
         said = []
         for key, values in mixed(self.frame).items():
             parts = [f"{value} (seed {listed(seeds)})" for value, seeds in values.items()]
@@ -74,16 +75,17 @@ class Cell(Arm):
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """One cell against another of the same model and task, over the seeds that both have.
+    """A comparison of two cells with the same model and task, over the seeds that both have.
 
     Attributes:
-        cell: the one.
-        other: the other.
-        role: `baseline`, of equal budget, or what the table calls a control.
+        cell: the cell that is compared.
+        other: the cell that it is compared with.
+        role: `baseline`, with an equal budget, or the table's name for a control.
         paired: the statistics.
-        size: the difference that the paper's numbers show, in points; without it, `EFFECT`.
-        seeds_needed: how many would see a difference of that size; None where that is not known.
-        p_holm: p corrected over the whole table.
+        size: the difference between the paper's numbers, in points; `EFFECT` if there are none.
+        seeds_needed: the number of seeds needed to detect a difference of that size; None if
+            unknown.
+        p_holm: p, corrected over the whole table.
     """
 
     cell: Cell
@@ -96,14 +98,14 @@ class Comparison:
 
     @property
     def gain(self) -> float | None:
-        """The difference in the direction that is better; None where they share no seed."""
+        """The difference in the direction that is better; None if they share no seed."""
         return None if self.paired.difference is None else self._sign * self.paired.difference
 
     @property
     def ruled_out(self) -> float | None:
         """Gains above this are ruled out: the upper end of the gain's 95 % interval.
 
-        0 where that is below 0, so that any gain is ruled out; None where there is no interval.
+        0 if that is below 0, so that any gain is ruled out; None if there is no interval.
         """
         if self.paired.interval is None:
             return None
@@ -111,7 +113,7 @@ class Comparison:
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """Training and searching of a run of the one and of the other: medians, common seeds."""
+        """Training and searching time of a run in each cell: medians over common seeds."""
         one, other = (_seconds(cell.frame, self.paired.seeds) for cell in (self.cell, self.other))
         return one, other
 
@@ -126,10 +128,10 @@ def _seconds(runs: pd.DataFrame, seeds: Sequence[int]) -> float:
 
 
 def runs_of(table: Table, runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that `table` is made of.
+    """Return the runs that `table` is made of.
 
-    They are those of its own experiment, or of all where there are none of it, as after a sweep
-    that was written by hand; and borrowed ones for the entries that these do not fill.
+    They are those of its own experiment, or all runs if there are none of it, as after a
+    hand-written sweep; and borrowed runs for the entries that these do not fill.
     """
     if runs.empty:
         return runs
@@ -144,14 +146,14 @@ def runs_of(table: Table, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def reported(table: Table, runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs without those whose seeds only tune."""
+    """Return the runs without those whose seeds are only for tuning."""
     return runs[~runs["seed"].isin(table.tuning_seeds)]
 
 
 def cells_of(table: Table, runs: pd.DataFrame) -> list[Cell]:
-    """A cell for each entry of `table` that is shown, on every model and task that has runs.
+    """Return a cell for each entry of `table` that is shown, for every model and task with runs.
 
-    An optional entry is shown where its row and its column have runs, finished or not.
+    An optional entry is shown if its row and its column have runs, finished or not.
     """
     fits = {label: matching(runs, entry.where) for label, entry in table.entries.items()}
     runs = runs[matching(runs, *table.wheres)]
@@ -180,7 +182,7 @@ def cells_of(table: Table, runs: pd.DataFrame) -> list[Cell]:
 
 
 def compare(cells: Sequence[Cell]) -> list[Comparison]:
-    """Every comparison of a table's cells, their p values corrected together."""
+    """Make every comparison between a table's cells, and correct their p values together."""
     by_label = {(cell.model, cell.task, cell.label): cell for cell in cells}
     found = []
     for cell in cells:
@@ -198,15 +200,15 @@ def compare(cells: Sequence[Cell]) -> list[Comparison]:
 
 
 def unequal_rows(cells: Iterable[Cell], tuned: str | None) -> Iterator[str]:
-    """What differs between the cells of one model and task, beside what makes them rows.
+    """Yield what differs between the cells of one model and task, besides what defines rows.
 
-    The key `tuned` may differ because it was chosen for each row.
+    The key `tuned` may differ, because it was chosen for each row.
     """
     runs = pd.concat([cell.frame.assign(label=cell.label) for cell in cells], ignore_index=True)
     values = traits(runs)
     for key in values:
         if not key.startswith(OF_ROWS) and key != tuned and values[key].nunique() > 1:
-            # A row whose own runs differ has a flag of its own.
+            # A row whose own runs differ has its own flag.
             by_row = values[key].dropna().groupby(runs["label"], sort=False).unique()
             alike = by_row[by_row.map(len) == 1].explode()
             rows = alike.index.to_series().groupby(alike, sort=False).unique()
@@ -217,5 +219,5 @@ def unequal_rows(cells: Iterable[Cell], tuned: str | None) -> Iterator[str]:
 
 
 def listed(numbers: Iterable[int]) -> str:
-    """`0, 13, 42`."""
+    """Join numbers, such as `0, 13, 42`."""
     return ", ".join(map(str, numbers))

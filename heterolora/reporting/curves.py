@@ -1,6 +1,6 @@
-"""The curves of a sweep: which arms share a panel, and how each is told apart.
+"""The curves of a sweep: which arms share a panel, and how they are told apart.
 
-The figure and the page draw the same ones.
+The figure and the page draw the same curves.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,19 +15,19 @@ PROXY_COLORS: Mapping[str, str] = {
     **{CONTROL: "#CC79A7", "gradnorm": "#0072B2"},
     **{"snip": "#D55E00", "synflow": "#009E73"},
 }
-"""Of Okabe and Ito, for eyes that confuse red and green; the same in every figure."""
+"""Colors from Okabe and Ito, safe for red-green color blindness; the same in every figure."""
 
 SPARE_COLORS = ("#E69F00", "#56B4E9", "#000000")
-"""Of the same palette, for the proxies of users; its yellow cannot be seen on white."""
+"""From the same palette, for users' proxies; its yellow is invisible on white."""
 
 GRAY = "#777777"
-"""Of what has no proxy."""
+"""The color of arms without a proxy."""
 
 DASHES: Sequence[Sequence[float]] = ((), (4, 1.5), (1, 1.2), (5, 1.5, 1, 1.5))
-"""Strokes and gaps, in widths of the line: as many as can be told apart."""
+"""Dash patterns, as strokes and gaps in line widths: as many as can be told apart."""
 
 WIDTHS = (1.2, 0.6, 2.0)
-"""Of lines, in points: where a proxy has more curves than there are dashes, they go on in these."""
+"""Line widths in points: a proxy with more curves than dash patterns goes on to the next width."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,16 +35,17 @@ class Curve:
     """The metric of an arm after each epoch, over its seeds.
 
     Attributes:
-        label: what tells it apart in its panel; the same label looks the same in all panels.
-        color: of its proxy; gray where it has none.
+        label: tells it apart within its panel; curves with the same label look the same in all
+            panels.
+        color: the color of its proxy; gray if it has none.
         dashes: one of `DASHES`.
         width: one of `WIDTHS`.
         reference: whether it has no proxy.
-        seeds: how many there are.
-        epochs: counted from 1.
-        mean: over seeds, after each epoch.
-        low: the lowest seed.
-        high: the highest seed.
+        seeds: the number of seeds.
+        epochs: the epochs, counted from 1.
+        mean: the mean over seeds after each epoch.
+        low: the lowest seed after each epoch.
+        high: the highest seed after each epoch.
     """
 
     label: str
@@ -60,7 +61,7 @@ class Curve:
 
     @classmethod
     def of(cls, arm: Arm, label: str, color: str, place: int) -> "Curve":
-        """The curve of an arm that is number `place` of its color."""
+        """Return the curve of an arm that is number `place` among those of its color."""
         metrics = [[run.scale * row.metrics[run.metric] for row in run.epochs] for run in arm.runs]
         mean, low, high = (f(metrics, axis=0).tolist() for f in (np.mean, np.min, np.max))
         width, dash = divmod(place, len(DASHES))
@@ -78,28 +79,28 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """What one pair of axes shows: the references first."""
+    """The contents of one pair of axes, references first."""
 
     title: str
     curves: Sequence[Curve]
 
     @property
     def shifts(self) -> list[float]:
-        """How far each curve is moved along the epochs, so that ranges stand side by side."""
+        """How far each curve is shifted along the epochs, so that ranges stand side by side."""
         count = sum(not curve.reference for curve in self.curves)
         places = iter(np.linspace(-0.15, 0.15, count).tolist() if count > 1 else [0.0])
         return [0.0 if curve.reference else next(places) for curve in self.curves]
 
 
 def proxy_colors(names: Iterable[str | None]) -> dict[str, str]:
-    """A color for each proxy; those without one of their own take the spare ones by name."""
+    """Return a color for each proxy; those without a fixed color take the spare ones by name."""
     unknown = sorted({name for name in names if name is not None} - PROXY_COLORS.keys())
     spare = {name: SPARE_COLORS[index % len(SPARE_COLORS)] for index, name in enumerate(unknown)}
     return {**PROXY_COLORS, **spare}
 
 
 def by_subject(found: Iterable[Arm]) -> dict[str, list[Arm]]:
-    """The arms of each task and model."""
+    """Group arms by task and model."""
     subjects: dict[str, list[Arm]] = {}
     for arm in found:
         subject = f"{arm.setting('task.name')}, {arm.setting('model.name')}"
@@ -108,14 +109,14 @@ def by_subject(found: Iterable[Arm]) -> dict[str, list[Arm]]:
 
 
 def panels(arms: Sequence[Arm], colors: Mapping[str, str]) -> list[Panel]:
-    """A panel for each strategy, and within it for each setting that is not the proxy's.
+    """Make a panel for each strategy and, within it, for each setting other than the proxy's.
 
-    An arm without a proxy is a reference: it stands in every panel that agrees with its settings,
-    and in all of them where none does.
+    An arm without a proxy is a reference: it appears in every panel that agrees with its settings,
+    or in all panels if none does.
 
     Args:
-        arms: of one task and model.
-        colors: by proxy.
+        arms: arms of one task and model.
+        colors: the color of each proxy.
     """
     of_proxy, shared = _names(arms)
     searched = [arm for arm in arms if of_proxy[arm]]
@@ -147,7 +148,7 @@ def panels(arms: Sequence[Arm], colors: Mapping[str, str]) -> list[Panel]:
 
 
 def _names(arms: Sequence[Arm]) -> tuple[dict[Arm, str], dict[Arm, str]]:
-    """What each arm's proxy is called, empty where it has none; and all its other settings."""
+    """Return the name of each arm's proxy, empty if it has none, and all its other settings."""
     parts: list[list[Settings]] = [
         [
             {key: value for key, value in arm.settings.items() if key.startswith("proxy.") is own}

@@ -1,4 +1,4 @@
-"""Diagnostics: signs that a method fails, looked for in the records of its runs."""
+"""Diagnostics: look for signs that a method fails in the records of its runs."""
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations, groupby, pairwise
@@ -14,26 +14,26 @@ from heterolora.reporting.arms import CONTROL, Arm, arms
 from heterolora.sites import ROLES, Site
 
 CHURN = 0.5
-"""Of the churn of random allocation: nearer to it than to an allocation that stands still."""
+"""A share of random allocation's churn; above it, an allocation is nearer to random than stable."""
 
 NEVER_ON = 0.1
-"""Of the sites: a search is there to leave sites off; past this the search space is too wide."""
+"""A share of the sites: searches leave some off, but beyond this the search space is too wide."""
 
 JUMP = 3.0
-"""Robust standard deviations: one step in 740 rises as much where the noise is normal."""
+"""In robust standard deviations: with normal noise, one step in 740 rises as much."""
 
 JUMP_LEVEL = 0.01
-"""One-sided p of Fisher's exact test: among the ten arms of a report, chance seldom passes."""
+"""One-sided p of Fisher's exact test: chance seldom passes among the ten arms of a report."""
 
 MORE_PARAMETERS = 1.5
-"""Budgets nearer than this differ by how ranks come out whole, not by intention."""
+"""A ratio of budgets: closer ones differ because ranks are whole, not by intention."""
 
 
 def diagnostics(runs: pd.DataFrame) -> list[str]:
-    """A sentence for each sign of failure in the finished runs; none where there is no sign.
+    """Return a sentence for each sign of failure in the finished runs; empty if there is none.
 
-    Looked for in each arm: churn, sites that are never on, and jumps of the training loss after a
-    search; between arms: more parameters without more accuracy.
+    Checked for each arm: churn, sites that are never on, and jumps of the training loss after a
+    search; between arms: more parameters without better accuracy.
     """
     found = arms(runs)
     of_one = (churning, never_on, jumping)
@@ -42,7 +42,7 @@ def diagnostics(runs: pd.DataFrame) -> list[str]:
 
 
 def churning(arm: Arm) -> Iterable[str]:
-    """An allocation that is replaced from search to search."""
+    """Report an allocation that is replaced from search to search."""
     replaced = [share for run in arm.searched for share in churn(run)]
     if not replaced or arm.setting("proxy.name") == CONTROL:
         return
@@ -56,7 +56,7 @@ def churning(arm: Arm) -> Iterable[str]:
 
 
 def never_on(arm: Arm) -> Iterable[str]:
-    """Sites that no search of any seed switched on, where a run searches more than once."""
+    """Report sites that no search of any seed switched on, if runs search more than once."""
     searches = [search for run in arm.searched if len(run.searches) > 1 for search in run.searches]
     if not searches:
         return
@@ -77,14 +77,14 @@ def never_on(arm: Arm) -> Iterable[str]:
 
 
 def jumping(arm: Arm) -> Iterable[str]:
-    """A training loss that jumps after a search more often than elsewhere.
+    """Report a training loss that jumps after searches more often than elsewhere.
 
-    A logged loss is the mean over the steps since the one before. The rise over a search that
-    changed the allocation is that from the last loss that ends before it to the first that begins
-    after it; any other rise is that from one loss to the next. It is a jump where it exceeds the
-    run's median by more than `JUMP` robust standard deviations, 1.4826 times the median absolute
-    deviation, both of the other rises. Fisher's exact test compares the two shares of jumps over
-    the arm's runs.
+    A logged loss is the mean over the steps since the previous one. The rise over a search that
+    changed the allocation is measured from the last loss that ends before it to the first that
+    begins after it; any other rise, from one loss to the next. It is a jump if it exceeds the run's
+    median by more than `JUMP` robust standard deviations, 1.4826 times the median absolute
+    deviation, both computed over the other rises. Fisher's exact test compares the two shares of
+    jumps over the arm's runs.
     """
     counts = np.sum([_jumps(run) for run in arm.searched], axis=0, initial=0)
     if not np.any(counts):
@@ -100,7 +100,7 @@ def jumping(arm: Arm) -> Iterable[str]:
 
 
 def without_steps(arms: Sequence[Arm]) -> Iterable[str]:
-    """How many arms search, but have no losses of steps, as where their records were archived."""
+    """Report how many arms search but have no losses of steps, as in archived records."""
     blind = sum(
         any(len(run.searches) > 1 and not run.steps for run in arm.searched) for arm in arms
     )
@@ -112,7 +112,7 @@ def without_steps(arms: Sequence[Arm]) -> Iterable[str]:
 
 
 def _jumps(run: Run) -> list[list[int]]:
-    """[[jumps, others] after reallocations, [jumps, others] elsewhere]."""
+    """Return [[jumps, others] after reallocations, [jumps, others] elsewhere]."""
     steps, losses = [row.step for row in run.steps], np.array([row.loss for row in run.steps])
     over = set()
     for before, after in pairwise(run.searches):
@@ -131,7 +131,7 @@ def _jumps(run: Run) -> list[list[int]]:
 
 
 def wasted_parameters(arms: Sequence[Arm]) -> Iterable[str]:
-    """Of two arms that differ in the budget alone, the larger that is no better."""
+    """Report the larger of two arms that differ only in the budget, if it is no better."""
     parameters = {arm: int(arm.frame["parameters.enabled"].iloc[0]) for arm in arms}
     for pair in combinations(arms, 2):
         small, large = sorted(pair, key=parameters.__getitem__)
@@ -152,7 +152,7 @@ def wasted_parameters(arms: Sequence[Arm]) -> Iterable[str]:
 
 
 def _ranges(numbers: Iterable[int]) -> str:
-    """`0-3, 7`."""
+    """Join numbers into ranges, such as `0-3, 7`."""
     runs = groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0])
     ends = [[number for _, number in run] for _, run in runs]
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in ends)

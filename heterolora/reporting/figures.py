@@ -1,4 +1,4 @@
-"""The paper's figures and some more, from the records of runs."""
+"""The paper's figures and more, drawn from the records of runs."""
 
 import math
 import textwrap
@@ -28,10 +28,10 @@ from heterolora.reporting.style import MIDDLE, ROLE_COLORS, STYLE
 from heterolora.sites import LORA_ROLES, ROLES, Site
 
 SHORT = 24
-"""Letters of a label of which two stand side by side."""
+"""Maximum number of characters in a label if two labels are to stand side by side."""
 
 FEW = 3
-"""Panels that stand below one another; more stand in two columns."""
+"""Maximum number of panels in one column; more panels stand in two columns."""
 
 
 def draw(runs: pd.DataFrame, folder: Path, paper: Sequence[Frequency] = ()) -> list[Path]:
@@ -39,11 +39,11 @@ def draw(runs: pd.DataFrame, folder: Path, paper: Sequence[Frequency] = ()) -> l
 
     Args:
         runs: the frame of runs.
-        folder: where the files go.
-        paper: its frequencies by role, drawn beside those of the same settings.
+        folder: where the files are written.
+        paper: the paper's frequencies by role, drawn beside those with the same settings.
 
     Returns:
-        The files.
+        The paths of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with rc_context(STYLE):
@@ -55,7 +55,7 @@ def draw(runs: pd.DataFrame, folder: Path, paper: Sequence[Frequency] = ()) -> l
 
 
 def _figures(found: Sequence[Arm], paper: Sequence[Frequency]) -> Iterator[tuple[str, Figure]]:
-    """Figures, each with what its file is to be called."""
+    """Yield the figures, each with the name of its file."""
     colors = proxy_colors(arm.setting("proxy.name") for arm in found)
     for subject, arms_of_it in by_subject(found).items():
         yield f"validation {subject}", validation_curves(arms_of_it, subject, colors)
@@ -81,11 +81,11 @@ def _figures(found: Sequence[Arm], paper: Sequence[Frequency]) -> Iterator[tuple
 
 
 def validation_curves(arms: Sequence[Arm], title: str, colors: Mapping[str, str]) -> Figure:
-    """The metric after each epoch: the mean over an arm's seeds, and the range that they span.
+    """Draw the metric after each epoch: the mean over an arm's seeds, and their range.
 
-    A color for each proxy, and what has no proxy as a gray reference; see `curves.panels`. The
-    points of an epoch stand side by side, so that ranges do not cover one another. The arms are of
-    one task and model.
+    Each proxy has a color; arms without a proxy are gray references; see `curves.panels`. The
+    points of an epoch stand side by side, so that ranges do not cover one another. The arms belong
+    to one task and model.
     """
     parts = panels(arms, colors)
     curves = {curve.label: curve for part in parts for curve in part.curves}
@@ -127,9 +127,9 @@ def _draw_curve(axes: Axes, curve: Curve, shift: float) -> None:
 
 
 def score_trajectories(run: Run, title: str) -> Figure:
-    """Each site's score at each search, faint, and the median of each role's sites, bold.
+    """Draw each site's score at each search, faint, and the median over each role's sites, bold.
 
-    The median lies amid its sites on a logarithmic axis too, which there is where all scores are
+    The median lies amid its sites on a logarithmic axis too, which is used if all scores are
     positive.
     """
     steps = [search.step for search in run.searches]
@@ -153,7 +153,7 @@ def score_trajectories(run: Run, title: str) -> Figure:
 
 
 def frequency_map(runs: Sequence[Run], title: str) -> Figure:
-    """The percentage of the searches that switched each site on, averaged over an arm's runs."""
+    """Draw how often each site is on, in percent of the searches, averaged over an arm's runs."""
     grid = Grid.of((100 * pd.DataFrame(map(_frequency, runs)).mean()).to_dict())
     figure, axes = style.panel(title, 1 + 0.115 * max(len(grid.layers), 8))
     image = draw_grid(axes, grid, cmap="viridis", vmin=0, vmax=100)
@@ -164,9 +164,9 @@ def frequency_map(runs: Sequence[Run], title: str) -> Figure:
 def role_bars(
     runs: Sequence[Run], title: str, paper: Mapping[str, float] | None, color: str
 ) -> Figure:
-    """The same by role: the mean over layers, then over seeds, with its standard deviation.
+    """Draw the same by role: the mean over layers, then over seeds, with its standard deviation.
 
-    The `paper`'s percentage for each role is drawn beside, where it has one.
+    The `paper`'s percentages are drawn beside them, if given.
     """
     percent = 100 * pd.DataFrame([Grid.of(_frequency(run)).role_means() for run in runs])
     several = len(runs) > 1
@@ -196,12 +196,12 @@ def _frequency(run: Run) -> dict[str, float]:
 
 
 def paper_frequency(arm: Arm, paper: Sequence[Frequency]) -> Mapping[str, float] | None:
-    """The paper's frequencies by role where the arm's search is one that its Figure 4 shows."""
+    """Return the paper's frequencies by role if its Figure 4 shows the arm's search."""
     same = (panel.roles for panel in paper if matching(arm.frame, panel.where).all())
     return next(same, None)
 
 
-# ---- what each site is worth, and what the proxies said
+# ---- the importance of each site, and its scores
 
 
 def _standings(runs: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
@@ -210,7 +210,7 @@ def _standings(runs: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 
 
 def standing_maps(runs: Sequence[Run], costs: Mapping[str, float], title: str) -> Figure:
-    """Where each site stands by importance, and by the scores of each proxy; see `standing`."""
+    """Draw how each site ranks by importance, and by the scores of each proxy; see `standing`."""
     means = mean_standings(runs, costs)
     across = min(FEW, len(means.columns))
     down = math.ceil(len(means.columns) / across)
@@ -233,7 +233,7 @@ def standing_maps(runs: Sequence[Run], costs: Mapping[str, float], title: str) -
 
 
 def seed_matrix(arm: Arm, title: str) -> Figure:
-    """Jaccard of what is on after the last search, for each two seeds of an arm."""
+    """Draw the Jaccard index of the sites on after the last search, for pairs of an arm's seeds."""
     seeds = [run.seed for run in arm.searched]
     last = arm.searched[0].searches[-1]
     chance = agreement.jaccard_by_chance(len(last.ranks), len(agreement.on_sites(last)))
@@ -244,7 +244,7 @@ def seed_matrix(arm: Arm, title: str) -> Figure:
 
 
 def proxy_matrix(arms: Sequence[Arm], title: str) -> Figure:
-    """Spearman's correlation of the first search's scores, for each two proxies; seeds averaged."""
+    """Draw Spearman's correlation of first-search scores for pairs of proxies, mean over seeds."""
     pairs = {pair: values for pair, values in agreement.spearman_between(arms).items() if values}
     means = {pair: float(np.mean(values)) for pair, values in pairs.items()}
     values = _symmetric([arm.label for arm in arms], means)
@@ -260,7 +260,7 @@ def proxy_matrix(arms: Sequence[Arm], title: str) -> Figure:
 
 
 def _symmetric(keys: Sequence[Any], pairs: Mapping[tuple[Any, Any], float]) -> NDArray[np.float64]:
-    """1 on the diagonal, and NaN where a pair has no number."""
+    """Return a symmetric matrix with 1 on the diagonal, and NaN for pairs without a number."""
     values = np.eye(len(keys))
     for (row, first), (column, second) in combinations(enumerate(keys), 2):
         values[row, column] = values[column, row] = pairs.get((first, second), np.nan)

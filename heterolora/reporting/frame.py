@@ -1,4 +1,4 @@
-"""The frame of runs: one row for each, of which tables, diagnostics and figures are made."""
+"""The frame of runs, one row per run, from which tables, diagnostics and figures are made."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,19 +21,19 @@ ORIGINS: Mapping[str, str] = {
     "training data": "data.train.fingerprint",
     "validation data": "data.validation.fingerprint",
 }
-"""What runs should have in common of their provenance."""
+"""The parts of their provenance that runs should have in common."""
 
 ALWAYS = ["run", "status", "identity", "name", "seed", "model.name", "task.name"]
-"""Columns that a frame without runs has too."""
+"""Columns that exist even in a frame without runs."""
 
 
 def frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row for each run.
+    """Return a frame with a row for each run.
 
-    The columns are its settings by dotted key, None where it has no such key; `run`, the record;
-    `status`, `identity`; `best` and `last`, its metric in its unit at the best and at the last
-    epoch; `test`, the best epoch's on a test split, where a run has one; `selection`, the metric
-    that chose the best epoch; and the numbers of `run.json`, such as `seconds.training`.
+    The columns are its settings by dotted key, None if it lacks a key; `run`, the record; `status`
+    and `identity`; `best` and `last`, its metric in its unit at the best and at the last epoch;
+    `test`, the best epoch's metric on a test split, if a run has one; `selection`, the metric that
+    chose the best epoch; and the numbers of `run.json`, such as `seconds.training`.
     """
     rows = []
     for run in runs:
@@ -50,7 +50,7 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def matching(runs: pd.DataFrame, *wanted: Settings) -> pd.Series:
-    """Which rows have all the values that one of `wanted` asks for; a list's in any order."""
+    """Return which rows have all the values of one of `wanted`; lists compare in any order."""
     asked = [{key: in_any_order(value) for key, value in where.items()} for where in wanted]
     keys = dict.fromkeys(key for where in asked for key in where)
     known = {key: runs[key].tolist() for key in keys if key in runs}
@@ -63,26 +63,26 @@ def matching(runs: pd.DataFrame, *wanted: Settings) -> pd.Series:
 
 
 def finished(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs whose numbers are final."""
+    """Return the runs whose numbers are final."""
     return runs[runs["status"] == "finished"]
 
 
 def shaping(run: Run) -> dict[str, Any]:
-    """The settings that shape a run's numbers, the seed and the place of model and data apart."""
+    """Return the settings that determine a run's numbers, without seed and paths."""
     return flat(shaping_settings(run.config))
 
 
 def traits(runs: pd.DataFrame) -> pd.DataFrame:
-    """As text, what should be equal in runs that differ in the seed alone; NaN for no such key."""
+    """Return as text what should be equal in runs that differ only in the seed; NaN if missing."""
     rows = []
     for run in runs["run"]:
         row = {key: shown(value) for key, value in shaping(run).items()}
-        # One GPU of a machine is as good as the next.
+        # The GPUs of a machine are interchangeable.
         row["device"] = str(run.setting("device")).split(":")[0]
         origin = run.provenance.row()
         parts = [flat(part) for part in (origin, *origin.get("resumed", []))]
         for name, key in ORIGINS.items():
-            # Of a run that went on with another, all in turn.
+            # If a resumed run used another value, list all of them in order.
             values = dict.fromkeys(part[key] for part in parts if key in part)
             row[name] = " then ".join(map(shown, values or [None]))
         rows.append(row)
@@ -90,7 +90,7 @@ def traits(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def mixed(runs: pd.DataFrame) -> dict[str, dict[str, list[int]]]:
-    """The traits in which `runs` differ: for each its values, and the seeds that have them."""
+    """Return the traits in which `runs` differ: for each, its values and the seeds with them."""
     values = traits(runs).fillna("unknown")
     return {
         key: runs["seed"].groupby(values[key], sort=False).apply(sorted).to_dict()
@@ -99,7 +99,7 @@ def mixed(runs: pd.DataFrame) -> dict[str, dict[str, list[int]]]:
 
 
 def shown(value: Any) -> str:
-    """A value for a reader: a commit in short, None as unknown."""
+    """Format a value for a reader: abbreviate a commit, show None as unknown."""
     if value is None:
         return "unknown"
     if isinstance(value, bool):
@@ -110,5 +110,5 @@ def shown(value: Any) -> str:
 
 
 def in_any_order(value: Any) -> Any:
-    """A list as a set, for comparing; anything else as it is."""
+    """Return a list as a set, for comparison; anything else unchanged."""
     return frozenset(value) if isinstance(value, (list, tuple)) else value

@@ -17,13 +17,13 @@ from heterolora.reporting.statistics import Spread, spread
 
 
 class Spec(BaseModel):
-    """A frozen part of the key; a key it does not have is an error."""
+    """A frozen part of the key; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Number(Spec):
-    """One of the paper's numbers, in percent; None is one that is not known.
+    """One of the paper's numbers, in percent; None if it is not known.
 
     Attributes:
         printed: the mean that the paper prints.
@@ -41,7 +41,7 @@ class Number(Spec):
 
     @property
     def logs(self) -> Spread | None:
-        """What the logs say of the cell; None where there are none."""
+        """The authors' logs of the cell, summarized; None if there are none."""
         if self.summary is not None:
             n, mean, std = self.summary
             return Spread(n, mean, std, mean)
@@ -49,21 +49,21 @@ class Number(Spec):
 
 
 class Frequency(Spec):
-    """A panel of the paper's Figure 4: percent of the searches that switched on a role's sites."""
+    """A panel of the paper's Figure 4: in what percentage of searches each role's sites are on."""
 
     where: Settings
     roles: Mapping[str, float]
 
 
 class Paper(Spec):
-    """What the paper and its authors' logs say of a table.
+    """What the paper and its authors' logs report for a table.
 
     Attributes:
-        model: the hub name of the model that the numbers are of.
-        learning_rates: of the logged runs, by task.
+        model: the name on the Hub of the model that the numbers are for.
+        learning_rates: the learning rates of the logged runs, by task.
         remark: what a reader of the numbers must know.
-        numbers: by row (`row, column` where there are columns), then by task.
-        frequencies: of Figure 4.
+        numbers: the numbers by row (`row, column` if there are columns), then by task.
+        frequencies: the panels of Figure 4.
     """
 
     model: str
@@ -77,15 +77,15 @@ class Row(Spec):
     """A row of a table.
 
     Attributes:
-        where: what its runs have, beside what those of all rows and of its columns have.
-        columns: the columns in which it has an entry; all where it names none.
-        baseline: the row of equal budget that it is compared with, in the same column; or
+        where: the settings of its runs, besides those of all rows and of its columns.
+        columns: the columns in which it has an entry; all if empty.
+        baseline: the row with an equal budget that it is compared with, in the same column; or
             `row, column`.
-        controls: the rows of random allocation that it is compared with, by what a comparison
-            calls them.
-        optional: whether it is left out where neither it nor its row or column has runs.
-        others: the part of its name in whose place another proxy's is put, for each proxy that has
-            runs and is in no row: that gets a row like this one.
+        controls: the rows of random allocation that it is compared with, by their names in
+            comparisons.
+        optional: whether an entry is left out if its row or its column has no runs.
+        others: the part of its name that is replaced by another proxy's name: each proxy that has
+            runs but is in no row gets a row like this one.
     """
 
     where: Settings = {}
@@ -98,12 +98,12 @@ class Row(Spec):
 
 @dataclass(frozen=True)
 class Entry:
-    """What belongs in one place of a table: a row, or its part in one column.
+    """One place in a table: a row, or the part of a row in one column.
 
     Attributes:
-        row: the row's name.
-        column: the column's; empty where the columns are tasks.
-        where: what its runs have.
+        row: the name of the row.
+        column: the name of the column; empty if the columns are tasks.
+        where: the settings of its runs.
         against: the entries that it is compared with, by their role: `baseline` and the controls.
         optional: see `Row`.
     """
@@ -116,7 +116,7 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """What it is called outside the grid."""
+        """Its name outside the grid."""
         return f"{self.row}, {self.column}" if self.column else self.row
 
 
@@ -124,22 +124,23 @@ class Table(Spec):
     """A table: what it shows, and which runs belong where.
 
     Attributes:
-        name: of the experiment whose runs it shows.
-        report: `rows`, or the special report that takes their place, which has none.
-        title: its heading.
+        name: the experiment whose runs it shows.
+        report: `rows`, or the special report that replaces them, which has none.
+        title: the heading.
         caption: what its rows have in common.
-        tasks: those of the paper's table, in its order.
-        where: what the runs of all rows have.
-        columns: the same for each column; without any, tasks stand across.
-        rows: by name, in order.
+        tasks: the tasks of the paper's table, in its order.
+        where: the settings of the runs in all rows.
+        columns: the settings of the runs in each column; without any, the columns are tasks.
+        rows: the rows by name, in order.
         made_by: the command that makes its runs; `make NAME` if empty.
-        borrows: experiments whose runs fill the entries for which its own has none.
+        borrows: experiments whose runs fill the entries for which it has none of its own.
         tuned: a key that is chosen for each row by the half of the validation split that is not
             reported.
-        tuning_seeds: whose runs choose it, and are not reported; the reported ones if none.
-        seeds: what is reported, for who runs the experiment; see `heterolora.cli.study`.
+        tuning_seeds: the seeds of the runs that choose it, which are not reported; the reported
+            ones if empty.
+        seeds: the reported seeds, for running the experiment; see `heterolora.cli.study`.
         stability: whether to show how alike the seeds of each row are.
-        paper: its numbers.
+        paper: the paper's numbers.
     """
 
     name: str
@@ -171,16 +172,16 @@ class Table(Spec):
 
     @property
     def again(self) -> str:
-        """What is to be run for what is missing."""
+        """The command to run for what is missing."""
         return self.made_by or f"make {self.name}"
 
     @property
     def wheres(self) -> list[Settings]:
-        """What the runs of each entry have."""
+        """The settings of the runs of each entry."""
         return [entry.where for entry in self.entries.values()]
 
     def with_proxies(self, names: Iterable[str]) -> "Table":
-        """This table with a row for each proxy that no row names; see `Row.others`."""
+        """Return this table with a row for each proxy that no row names; see `Row.others`."""
         known = {row.where.get("proxy.name") for row in self.rows.values()}
         rows: dict[str, Row] = dict(self.rows)
         for name, row in self.rows.items():
@@ -188,16 +189,16 @@ class Table(Spec):
                 change = {"where": {**row.where, "proxy.name": proxy}, "optional": True}
                 rows[name.replace(row.others or "", proxy)] = row.model_copy(update=change)
         fields = {name: getattr(self, name) for name in type(self).model_fields}
-        return Table(**{**fields, "rows": rows})  # a copy would have the entries of this one
+        return Table(**{**fields, "rows": rows})  # a copy would keep cached entries
 
     def number(self, label: str, model: str, task: str) -> Number | None:
-        """The paper's number for an entry; None where it has none, or is of another model."""
+        """Return the paper's number for an entry; None if it has none, or is for another model."""
         if self.paper is None or model != self.paper.model:
             return None
         return self.paper.numbers.get(label, {}).get(task)
 
     def _against(self, row: Row, column: str) -> Iterator[tuple[str, str]]:
-        """The label of each comparison; one with a row that this column lacks is left out."""
+        """Yield the role and label of each comparison, except with rows that lack this column."""
         others = {"baseline": row.baseline} if row.baseline else {}
         for role, name in (others | dict(row.controls)).items():
             if name not in self.rows:
@@ -231,21 +232,21 @@ class Table(Spec):
 
 
 def experiments(folder: Path) -> dict[str, Path]:
-    """The YAML of every experiment, by name."""
+    """Return the YAML file of every experiment, by name."""
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
 def frequencies(folder: Path) -> list[Frequency]:
-    """The panels of the paper's Figure 4, whichever tables have them."""
+    """Return the panels of the paper's Figure 4, whichever tables have them."""
     papers = [read(file).paper for file in experiments(folder).values()]
     return [panel for paper in papers if paper for panel in paper.frequencies]
 
 
 def read(file: Path) -> Table:
-    """The table of an experiment.
+    """Read the table of an experiment.
 
     Raises:
-        ConfigError: if the file has none, or one that breaks its rules; a line for each problem.
+        ConfigError: if the file has no table, or one that breaks its rules; a line per problem.
     """
     try:
         content: Any = OmegaConf.to_container(OmegaConf.load(file))

@@ -1,4 +1,4 @@
-"""What a reader must know to believe a table, in words."""
+"""Notes: what a reader must know to interpret a table, in words."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -16,7 +16,7 @@ from heterolora.reporting.statistics import ALPHA, EXACT, RESAMPLES, fewest_pair
 def notes_of(
     table: Table, cells: Sequence[Cell], compared: Sequence[Comparison], runs: pd.DataFrame
 ) -> list[str]:
-    """Every note of a table of `cells` and comparisons, made of `runs`, finished or not."""
+    """Return every note on a table of `cells` and comparisons, made of `runs`, finished or not."""
     own = matching(runs, *table.wheres)
     return [
         *limits(compared),
@@ -31,7 +31,7 @@ def notes_of(
 
 
 def limits(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """What the numbers of seeds cannot say."""
+    """Yield what the numbers of seeds cannot show."""
     counts = sorted({one.paired.n for one in comparisons})
     tests = sum(one.paired.p is not None for one in comparisons)
     few = [n for n in counts if n > 1 and smallest_p(n) >= ALPHA]
@@ -53,7 +53,7 @@ def limits(comparisons: Sequence[Comparison]) -> Iterator[str]:
 
 
 def unfinished(runs: pd.DataFrame) -> Iterator[str]:
-    """The runs that are not counted, and why."""
+    """Yield the runs that are not counted, and why."""
     for run in runs["run"]:
         if not run.finished:
             reason = run.result.error or "it is still running, or was killed"
@@ -61,7 +61,7 @@ def unfinished(runs: pd.DataFrame) -> Iterator[str]:
 
 
 def _unpaired(cells: Sequence[Cell], compared: Sequence[Comparison]) -> Iterator[str]:
-    """Rows that were not compared with what they must beat."""
+    """Yield rows that could not be compared with their baseline or control."""
     done = {(one.role, id(one.cell)) for one in compared if one.paired.n}
     wanting: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -74,7 +74,7 @@ def _unpaired(cells: Sequence[Cell], compared: Sequence[Comparison]) -> Iterator
 
 
 def _degenerate(cells: Sequence[Cell]) -> Iterator[str]:
-    """The rows whose proxy did not choose."""
+    """Yield the rows whose proxy did not decide the allocation."""
     counts = []
     for cell in cells:
         by_proxy = cell.entry.where.get("proxy.name") not in (None, CONTROL)
@@ -87,7 +87,7 @@ def _degenerate(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _papers(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
-    """How the paper's numbers were made, and where they do not apply."""
+    """Yield how the paper's numbers were made, and where they do not apply."""
     paper = table.paper
     if paper is None:
         return
@@ -111,7 +111,7 @@ def _papers(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _missing(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
-    """The cells and seeds without a finished run, grouped, and what makes them."""
+    """Yield the cells and seeds without a finished run, grouped, and the command to run them."""
     gaps: dict[tuple[int, ...], list[Cell]] = {}
     for cell in cells:
         if cell.missing:
@@ -128,7 +128,7 @@ def _missing(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _mixed(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
-    """Runs of one cell, or of rows that are compared, that differ in more than they should."""
+    """Yield differences that should not be, between runs of one cell or between compared rows."""
     for cell in cells:
         for flag in cell.flags:
             yield f"! {cell.label}, {cell.place}: {flag}"
@@ -141,7 +141,7 @@ def _mixed(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def nearest(table: Table, runs: pd.DataFrame) -> str:
-    """Which settings of the run that is nearest to an entry of a table keep it out."""
+    """Return which settings keep the run that is nearest to an entry of a table out of it."""
     apart = [
         (run.directory, [*_differences(run, where)])
         for run in runs["run"]
@@ -161,7 +161,7 @@ def _differences(run: Run, where: Settings) -> Iterator[str]:
 
 
 def _in_no_row(runs: pd.DataFrame) -> Iterator[str]:
-    """The runs that no row of the table shows, by strategy and proxy."""
+    """Yield the runs that no row of the table shows, by strategy and proxy."""
     if len(runs):
         names = [(run.setting("strategy.name"), run.setting("proxy.name")) for run in runs["run"]]
         counts = pd.Series([" ".join(filter(None, pair)) for pair in names]).value_counts()
@@ -170,7 +170,7 @@ def _in_no_row(runs: pd.DataFrame) -> Iterator[str]:
 
 
 def _labels(cells: Iterable[Cell]) -> str:
-    """Which cells: the labels of each task."""
+    """Join the labels of cells, grouped by place."""
     return "; ".join(
         f"{place} ({'; '.join(cell.label for cell in here)})"
         for place, here in groupby(cells, lambda cell: cell.place)

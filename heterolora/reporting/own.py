@@ -1,4 +1,4 @@
-"""A table of one's own sweep: its rows are told apart by what varies."""
+"""A table of a user's own sweep, whose rows are told apart by what varies."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,14 +15,15 @@ DATA = ("model", "task")
 
 
 def own_table(runs: pd.DataFrame, others: Sequence[str] = ()) -> Table:
-    """The table of runs that no experiment describes: a row for each arm, whatever its data.
+    """Make a table of runs that no experiment describes: a row for each arm, whatever its data.
 
-    A row is compared with the homogeneous row of its budget, and a searched one with the row of
-    random allocation of its budget, from which it differs in the fewest settings.
+    A row is compared with the homogeneous row of the same budget, and a searched row also with a
+    row of random allocation of the same budget; in each case with the one that differs from it in
+    the fewest settings.
 
     Args:
         runs: the frame of runs.
-        others: experiments whose runs are in the same folder, and are not in the table.
+        others: experiments whose runs are in the same folder but not in the table.
 
     Raises:
         RecordError: if none of the runs is finished.
@@ -73,7 +74,7 @@ def _row(
     baseline = None if _is_homogeneous(own) else nearest(homogeneous)
     control = nearest(random) if searched else None
     where = {key: own[key] for key in varying if key in own}
-    # What a run of another arm has, and this one has not.
+    # Settings that runs of other arms have and these lack.
     where |= {key: None for key in varying if key not in own and runs[key].isna().all()}
     return Row(where=where, baseline=baseline, controls={"random": control} if control else {})
 
@@ -85,7 +86,7 @@ def _varying(settings: Iterable[Settings]) -> list[str]:
 
 
 def _named(arm: Arm) -> dict[str, Any]:
-    """What an arm is named by."""
+    """Return the settings by which an arm is labeled."""
     own = _apart_from_data(arm.settings)
     return {key: value for key, value in own.items() if key not in CONTENTS}
 

@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else: tables, curves and allocations over time."""
+"""A report as one self-contained HTML file: tables, curves, and allocations over time."""
 
 import json
 import math
@@ -19,18 +19,18 @@ from heterolora.sites import ROLES, Site
 NAME = "index.html"
 
 LIMIT = 4_000_000
-"""Characters that the searches may take: beyond, some are left out."""
+"""Maximum number of characters for the searches: beyond this, some are left out."""
 
 WIDTH, HEIGHT = 440, 240
 LEFT, RIGHT, TOP, BOTTOM = 40, 10, 8, 22
-"""Of a panel of curves, and the margins around its axes, in pixels."""
+"""Sizes in pixels: of a panel of curves, and of the margins around its axes."""
 
 SCALE = 1.7
-"""Pixels for a point of a line's width."""
+"""Pixels per point of line width."""
 
 
 def write(report: Report, runs: pd.DataFrame, folder: Path) -> Path:
-    """Write the page of a report and of the finished ones of its runs; returns its path."""
+    """Write the page of a report and of its finished runs; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / NAME
     file.write_text(page(report, arms(runs)), encoding="utf-8")
@@ -38,7 +38,7 @@ def write(report: Report, runs: pd.DataFrame, folder: Path) -> Path:
 
 
 def page(report: Report, found: Sequence[Arm] = ()) -> str:
-    """The page of a report; without arms it has tables alone, and no script."""
+    """Return the page of a report; without arms it has only tables, and no script."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -63,14 +63,14 @@ def page(report: Report, found: Sequence[Arm] = ()) -> str:
 
 
 def _within(searched: Sequence[Arm], limit: int) -> tuple[int, dict[str, Any]]:
-    """The allocations, and of how many searches one is kept so that they take little space."""
+    """Return of how many searches one is kept so that they fit `limit`, and the allocations."""
     data = _allocations(searched, 1)
     every = math.ceil(len(json.dumps(data, separators=(",", ":"))) / limit)
     return every, data if every == 1 else _allocations(searched, every)
 
 
 def _allocations(searched: Sequence[Arm], every: int) -> dict[str, Any]:
-    """What the page's script draws.
+    """Return the data that the page's script draws.
 
     `spaces` has the layers, roles and sites (row, column) of each search space; all numbers of a
     run's sites are in that order. `on` is in percent of all its searches; scores have three digits.
@@ -119,7 +119,7 @@ def _order(name: str) -> tuple[int, int]:
 
 
 def _short(value: float) -> float:
-    """Three digits, and no point where there is nothing behind it."""
+    """Round to three significant digits, as an integer where possible."""
     rounded = float(f"{value:.3g}")
     return int(rounded) if rounded.is_integer() and abs(rounded) < 1e6 else rounded
 
@@ -128,7 +128,7 @@ def _short(value: float) -> float:
 
 
 def _subjects(found: Sequence[Arm]) -> list[dict[str, Any]]:
-    """For each task and model: what is plotted, and its panels, all on the same scales."""
+    """Return for each task and model its title and its panels, all on the same scales."""
     colors = proxy_colors(arm.setting("proxy.name") for arm in found)
     subjects = []
     for title, of_it in by_subject(found).items():
@@ -155,7 +155,7 @@ def _subjects(found: Sequence[Arm]) -> list[dict[str, Any]]:
 
 
 class _Axes:
-    """From epochs and metrics to pixels."""
+    """Maps epochs and metrics to pixels."""
 
     width, height, left, bottom = WIDTH, HEIGHT, LEFT, HEIGHT - BOTTOM
 
@@ -164,16 +164,16 @@ class _Axes:
 
     @property
     def columns(self) -> list[tuple[float, str]]:
-        """Where each labeled epoch is."""
+        """The position of each labeled epoch."""
         return [(self._x(tick), f"{tick:g}") for tick in _ticks(*self._epochs) if tick % 1 == 0]
 
     @property
     def rows(self) -> list[tuple[float, str]]:
-        """Where each labeled value is."""
+        """The position of each labeled value."""
         return [(self._y(tick), f"{tick:g}") for tick in _ticks(*self._values)]
 
     def line(self, curve: Curve, shift: float) -> Mapping[str, Any]:
-        """A curve as the template draws it."""
+        """Return a curve in the form that the template draws."""
         xs = [self._x(epoch + shift) for epoch in curve.epochs]
         means, lows, highs = (
             [self._y(value) for value in values] for values in (curve.mean, curve.low, curve.high)
@@ -182,7 +182,7 @@ class _Axes:
         ranges = [f"M{x} {low}V{high}" for x, low, high in zip(xs, lows, highs, strict=True)]
         return {
             "label": curve.label,
-            # Black would not be seen on a dark page.
+            # Black would be invisible on a dark page.
             "color": "currentColor" if curve.color == "#000000" else curve.color,
             "dashes": " ".join(f"{SCALE * curve.width * part:g}" for part in curve.dashes),
             "width": SCALE * curve.width,
@@ -211,7 +211,7 @@ def _between(value: float, source: tuple[float, float], target: tuple[float, flo
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """About six round numbers between two others."""
+    """Return about six round numbers between two others."""
     power = 10 ** math.floor(math.log10((high - low) / 6))
     step = next(power * one for one in (1, 2, 5, 10) if power * one * 6 >= high - low)
     return [step * one for one in range(math.ceil(low / step), math.floor(high / step) + 1)]

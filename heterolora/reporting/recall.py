@@ -1,4 +1,4 @@
-"""Whether rules find the sites that a task is known to need."""
+"""Recall: whether rules find the sites that a task is known to need."""
 
 from collections.abc import Collection, Iterator, Mapping
 
@@ -14,13 +14,13 @@ from heterolora.reporting.report import Report, Section, text
 
 BEFORE = "before training"
 AFTER = "importance, after training"
-"""The rule that knows what leaving each trained site out costs: what can be known at best."""
+"""The rule that knows what leaving out each trained site costs: the best that can be known."""
 
 
 def recall(values: Mapping[str, float], right: Collection[str]) -> float:
-    """The share of the `right` sites, of which there are k, among the k with the highest values.
+    """Return the share of the k `right` sites that are among the k with the highest values.
 
-    Of sites whose values are equal at the cut chance takes as many as there is room for; the mean
+    Among sites with equal values at the cut, chance takes as many as there is room for; the mean
     over its choices is
 
         (|right above the cut| + room |right at the cut| / |at the cut|) / k.
@@ -34,15 +34,15 @@ def recall(values: Mapping[str, float], right: Collection[str]) -> float:
 
 
 def planted(run: Run) -> frozenset[str]:
-    """The sites that the task of a run is known to need; none where that is not known."""
+    """Return the sites that the task of a run is known to need; empty if that is not known."""
     return frozenset((run.provenance.data or {}).get("planted", ()))
 
 
 def by_rule(table: Table, runs: pd.DataFrame) -> Report:
-    """The recall of every proxy's scores before training, and of every search's last ranks.
+    """Report the recall of every proxy's scores before training, and of each search's last ranks.
 
     Raises:
-        RecordError: if no run is of a task whose right sites are known.
+        RecordError: if no run has a task whose right sites are known.
     """
     rows = [
         {
@@ -81,8 +81,8 @@ def by_rule(table: Table, runs: pd.DataFrame) -> Report:
 
 
 def _rules(run: Run, label: str) -> Iterator[tuple[str, Mapping[str, float]]]:
-    """Each rule that a run has followed, and a number of each site."""
-    if run.importance and not run.searches:  # scored once for each planting, at the budget's rank
+    """Yield each rule that a run has followed, and its value for each site."""
+    if run.importance and not run.searches:  # scored once per planting, at the budget's rank
         for proxy in run.importance[0].scores:
             yield f"{proxy}, {BEFORE}", {row.site: row.scores[proxy] for row in run.importance}
         yield AFTER, {row.site: row.loss_difference for row in run.importance}
@@ -91,7 +91,7 @@ def _rules(run: Run, label: str) -> Iterator[tuple[str, Mapping[str, float]]]:
 
 
 def _labeled(found: list[Arm]) -> list[tuple[Arm, str]]:
-    """Arms, and what each is called by what it does, whatever data it does it on."""
+    """Pair arms with labels of what they do, whatever data they do it on."""
     return list(zip(found, labels([_apart_from_data(arm.settings) for arm in found]), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""A report in the formats of people and programs."""
+"""A report in formats for people and for programs."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -13,18 +13,18 @@ from heterolora.reporting.page import page
 from heterolora.reporting.report import Report
 
 WIDTH = 100
-"""Columns of a terminal report that goes to a file or a pipe."""
+"""Columns of a terminal report that is written to a file or a pipe."""
 
 
 def terminal(report: Report) -> str:
-    """Plain text of `WIDTH` columns; see `show` for a screen."""
+    """Render as plain text, `WIDTH` columns wide; see `show` for a screen."""
     text = io.StringIO()
     show(report, Console(file=text, width=WIDTH, color_system=None))
     return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
 
 
 def show(report: Report, console: Console) -> None:
-    """Print it for a person: names to the left, numbers to the right."""
+    """Print for a person: names left-aligned, numbers right-aligned."""
     console.print(Text(report.title, "bold"))
     console.print(Text(report.caption))
     for part in report.sections:
@@ -43,7 +43,7 @@ def show(report: Report, console: Console) -> None:
 
 
 def markdown(report: Report) -> str:
-    """GitHub's Markdown."""
+    """Render as GitHub-flavored Markdown."""
     parts = [f"## {report.title}", report.caption]
     for part in report.sections:
         frame = part.frame.map(lambda value: value.replace("|", "\\|"))
@@ -55,7 +55,7 @@ def markdown(report: Report) -> str:
 
 
 def latex(report: Report) -> str:
-    """Tables for a document that loads booktabs."""
+    """Render as tables for a document that loads booktabs."""
     parts = ["% \\usepackage{booktabs}", f"% {report.title}: {report.caption}"]
     for part in report.sections:
         caption = _tex(f"{report.title}. {part.title}. {part.explanation}")
@@ -69,7 +69,7 @@ def latex(report: Report) -> str:
 
 
 def csv(report: Report) -> str:
-    """The tidy numbers: one row for each cell, nothing rounded, the unknown empty."""
+    """Render the tidy numbers: one row per cell, unrounded, unknown ones empty."""
     return str(report.numbers.to_csv(index=False))
 
 
@@ -95,5 +95,5 @@ _TEX = str.maketrans(
 
 
 def _tex(text: str) -> str:
-    """`text` with LaTeX's special characters escaped."""
+    """Escape LaTeX's special characters in `text`."""
     return text.translate(_TEX)

@@ -1,4 +1,4 @@
-"""What a report is made of, before it is given a format."""
+"""The content of a report, independent of its format."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ class Section:
 
     @property
     def in_words(self) -> list[bool]:
-        """Which columns hold words, which stand to the left, and not numbers."""
+        """For each column, whether it holds words, which are left-aligned, rather than numbers."""
         named = ("task", "against", "row", "model")
         return [not index or name in named for index, name in enumerate(self.frame.columns)]
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """Everything that is shown of a table.
+    """Everything that is shown for a table.
 
     Attributes:
-        title: its heading.
+        title: the heading.
         caption: what it is about.
-        sections: in the order of reading.
-        notes: what must be known to believe it.
-        numbers: the same as numbers, a row for each cell; None or NaN for what is not known.
+        sections: the sections, in reading order.
+        notes: what a reader must know to interpret it.
+        numbers: the same content as numbers, a row per cell; None or NaN for what is not known.
     """
 
     title: str
@@ -44,15 +44,15 @@ class Report:
 
 
 def section(title: str, explanation: str, rows: Sequence[Mapping[str, Any]]) -> Section:
-    """A section of `rows`, which all have the same keys."""
+    """Make a section from `rows`, which all have the same keys."""
     return Section(title, explanation, pd.DataFrame(rows).astype(str))
 
 
 def text(value: float | None, style: str) -> str:
-    """A number in a format such as `.1f`; a dash where there is none."""
+    """Format a number, for example with `.1f`; a dash if there is none."""
     return NOTHING if pd.isna(value) else format(value, style)
 
 
 def mean_std(mean: float | None, std: float | None) -> str:
-    """`84.3 ± 1.0`, as the paper prints it."""
+    """Format as `84.3 ± 1.0`, as the paper prints it."""
     return text(mean, ".1f") + ("" if pd.isna(std) else f" ± {std:.1f}")

@@ -17,9 +17,9 @@ PARTS = ("training", "searching", "evaluating")
 
 
 def grids(cells: Sequence[Cell]) -> list[Section]:
-    """The table as the paper lays it out: one for each model, or for each model and task.
+    """Lay the table out as the paper does: a grid for each model, or for each model and task.
 
-    Tasks stand across, unless the table has columns of its own.
+    The columns are tasks, unless the table has columns of its own.
     """
     across = any(cell.entry.column for cell in cells)
     found = []
@@ -43,9 +43,9 @@ def grids(cells: Sequence[Cell]) -> list[Section]:
 
 
 def numbers(name: str, cells: Sequence[Cell], compared: Sequence[Comparison]) -> pd.DataFrame:
-    """The cells of table `name`, each a row, every number in a column; NaN if it is not known.
+    """Return the cells of table `name`, a row each, with every number in a column; NaN if unknown.
 
-    Metrics are in their units, percent or none, times in seconds, medians over runs. A
+    Metrics are in their units, percent or none; times are in seconds, medians over runs. A
     comparison's columns begin with its role, such as `random_drawn_once_p`.
     """
     return pd.DataFrame([{"table": name} | _numbers(cell, compared) for cell in cells])
@@ -111,7 +111,7 @@ def _spread(prefix: str, found: Spread | None, *keys: str) -> dict[str, float | 
 
 
 def details(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
-    """Every cell, and the paper's beside; `found` are their `numbers`."""
+    """List every cell beside the paper's numbers; `found` are the cells' `numbers`."""
     published = any(cell.published for cell in cells)
     tested = "test_mean" in found
     rows = []
@@ -146,7 +146,7 @@ def details(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
 
 
 def comparisons(found: Sequence[Comparison]) -> Section:
-    """The paired statistics of each comparison."""
+    """List the paired statistics of each comparison."""
     rows = [
         {
             **one.cell.names,
@@ -177,7 +177,7 @@ def comparisons(found: Sequence[Comparison]) -> Section:
 
 
 def gains(found: Sequence[Comparison]) -> Section:
-    """What each comparison gains and at what cost, and which gains it rules out."""
+    """List what each comparison gains and at what cost, and which gains it rules out."""
     rows = [
         {
             **one.cell.names,
@@ -200,7 +200,7 @@ def gains(found: Sequence[Comparison]) -> Section:
 
 
 def costs(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
-    """Time and memory of each cell, and how decisive its searches were."""
+    """List time and memory of each cell, and how decisive its searches were."""
     rows = [
         {
             **cell.names,
@@ -231,7 +231,7 @@ def _entry(cell: Cell) -> str:
 
 
 def _paper(number: Number | None) -> str:
-    """What is printed; in its place, marked, what is logged."""
+    """Format the printed number or, if there is none, the logged one, marked as such."""
     if number is None:
         return ""
     if number.printed is None and number.logs:

@@ -1,4 +1,4 @@
-"""Where each site stands among those of its model, by importance and by each proxy."""
+"""Standings: how each site ranks among those of its model, by importance and by each proxy."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,16 +12,16 @@ from heterolora.sites import ROLES, Site
 
 IMPORTANCE = "importance"
 WITHOUT = "trained without"
-"""What training without a site from the start costs in the metric, beside the proxies."""
+"""The cost in the metric of training without a site from the start, listed beside the proxies."""
 THIRDS = ("early", "middle", "late")
-"""Of the layers, in order."""
+"""The thirds of the layers, in order."""
 
 
 def standings(run: Run) -> pd.DataFrame:
-    """For each site its importance and scores as ranks, 0 for the lowest and 1 for the highest.
+    """Return each site's importance and scores as ranks, 0 for the lowest and 1 for the highest.
 
-    `(rank - 1) / (sites - 1)`, equal numbers having the mean of their ranks, so that what has
-    numbers of different sizes can be compared.
+    `(rank - 1) / (sites - 1)`, where equal numbers share the mean of their ranks, so that numbers
+    of different magnitudes can be compared.
     """
     values = pd.DataFrame(
         {row.site: {IMPORTANCE: row.loss_difference, **row.scores} for row in run.importance}
@@ -30,7 +30,7 @@ def standings(run: Run) -> pd.DataFrame:
 
 
 def mean_standings(runs: Sequence[Run], costs: Mapping[str, float] | None = None) -> pd.DataFrame:
-    """The mean over runs of each site's standings; with `costs`, also by these."""
+    """Return the mean over runs of each site's standings; with `costs`, also by these."""
     found = pd.concat(map(standings, runs)).groupby(level=0, sort=False).mean()
     if costs:
         among = _ranked(pd.DataFrame({WITHOUT: costs}).reindex(found.index))
@@ -39,19 +39,19 @@ def mean_standings(runs: Sequence[Run], costs: Mapping[str, float] | None = None
 
 
 def excluded(run: Run) -> tuple[str, ...]:
-    """The sites that a run had no adapter at; no earlier record has the setting."""
+    """Return the sites at which a run had no adapter; old records lack the setting."""
     return tuple(run.setting("search_space.exclude") or ())
 
 
 def costs_of_training_without(runs: Sequence[Run]) -> dict[str, float]:
-    """What it costs to train without a site from the start, for each site with such runs.
+    """Return the cost of training without a site from the start, for each site with such runs.
 
         mean over seeds of best(all sites) - best(all sites but one)
 
     with the opposite sign for a metric of which less is better.
 
     Args:
-        runs: finished ones of one model and task, which differ in the seed and in what they
+        runs: finished runs of one model and task, which differ in the seed and in what they
             exclude.
     """
     whole = {run.seed: run.best for run in runs if not excluded(run)}
@@ -64,7 +64,7 @@ def costs_of_training_without(runs: Sequence[Run]) -> dict[str, float]:
 
 
 def places(runs: pd.DataFrame) -> Iterator[tuple[str, list[Run], dict[str, float]]]:
-    """Each model and task whose runs measured importance: its name, these runs, and the costs."""
+    """Yield each model and task whose runs measured importance: its name, its runs, and costs."""
     homogeneous = runs[matching(runs, {"strategy.name": "homogeneous"})]
     for place, found in homogeneous.groupby(["model.name", "task.name"], sort=False)["run"]:
         measured = [run for run in found if run.importance and not excluded(run)]
@@ -73,7 +73,7 @@ def places(runs: pd.DataFrame) -> Iterator[tuple[str, list[Run], dict[str, float
 
 
 def by_places(runs: pd.DataFrame) -> list[Section]:
-    """How the sites of each model and task stand, and what foretells the cost of each."""
+    """Show how the sites of each model and task rank, and what predicts the cost of each."""
     found = list(places(runs))
     return [
         *(by_place(*one) for one in found),
@@ -82,7 +82,7 @@ def by_places(runs: pd.DataFrame) -> list[Section]:
 
 
 def by_place(place: str, runs: Sequence[Run], costs: Mapping[str, float]) -> Section:
-    """The mean standing of the sites of each role and of each third of the layers."""
+    """Show the mean standing of the sites of each role and of each third of the layers."""
     found = mean_standings(runs, costs)
     sites = [Site.parse(name) for name in found.index]
     depth = max(site.layer for site in sites) + 1
@@ -105,7 +105,7 @@ def by_place(place: str, runs: Sequence[Run], costs: Mapping[str, float]) -> Sec
 
 
 def foretold(place: str, runs: Sequence[Run], costs: Mapping[str, float]) -> Section:
-    """How importance and each proxy agree with what training without a site costs."""
+    """Show how importance and each proxy agree with the cost of training without a site."""
     found = mean_standings(runs, costs)
     rows = [
         {"rule": rule, "Spearman": text(spearman(found[rule].to_dict(), costs), "+.2f")}

@@ -1,4 +1,4 @@
-"""What n seeds can say: spread within a cell, and paired comparisons between two arms.
+"""What n seeds can show: spread within a cell, and paired comparisons between two arms.
 
 All accuracies are in percent, all differences in points.
 """
@@ -15,13 +15,13 @@ from statsmodels.stats.multitest import multipletests
 ALPHA, POWER = 0.05, 0.8
 
 EXACT = 16
-"""The most pairs whose 2^n sign vectors are enumerated."""
+"""Maximum number of pairs for which all 2^n sign vectors are enumerated."""
 
 RESAMPLES = 99_999
-"""How many sign vectors are drawn for more pairs, from a generator of fixed seed."""
+"""Number of sign vectors drawn for more pairs, from a generator with a fixed seed."""
 
 DIGITS = 9
-"""Differences are rounded to this many decimals: what is left of equal shares is float noise."""
+"""Differences are rounded to this many decimals, to remove float noise from equal shares."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Paired:
     """Arm a against arm b, over the seeds that both have.
 
     Attributes:
-        seeds: those seeds.
-        difference: the mean of a - b over them; None where there is no such seed.
+        seeds: the seeds that both have.
+        difference: the mean of a - b over them; None if there is no such seed.
         std: the sample standard deviation of the differences; None below two seeds.
-        interval: the 95 % t interval of the mean difference; None below two seeds, and where the
+        interval: the 95 % t interval of the mean difference; None below two seeds, or if the
             differences do not vary at all.
-        p: of the two-sided `sign_flip` test; None below two seeds.
+        p: the p value of the two-sided `sign_flip` test; None below two seeds.
     """
 
     seeds: tuple[int, ...]
@@ -55,12 +55,12 @@ class Paired:
 
     @property
     def n(self) -> int:
-        """How many seeds both arms have."""
+        """The number of seeds that both arms have."""
         return len(self.seeds)
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Mean, sample standard deviation and median; None for no values."""
+    """Return mean, sample standard deviation and median; None for no values."""
     if not values:
         return None
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
@@ -82,12 +82,12 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
 
 
 def sign_flip(differences: Sequence[float]) -> float:
-    """The two-sided p value of paired differences under random signs.
+    """Return the two-sided p value of paired differences under random signs.
 
-    If neither arm is better, each difference could as well have had the other sign. p is twice
-    the smaller tail of the mean over sign vectors, at most 1. Up to `EXACT` pairs these are all
-    2^n, so that p is never below `smallest_p(n)`; beyond, `RESAMPLES` are drawn, and the observed
-    one is counted among them.
+    If neither arm is better, each difference could as well have had the other sign. p is twice the
+    smaller tail of the mean over sign vectors, at most 1. Up to `EXACT` pairs, all 2^n sign vectors
+    are used, so that p is never below `smallest_p(n)`; beyond, `RESAMPLES` are drawn, and the
+    observed one is counted among them.
     """
     test = stats.permutation_test(
         (np.asarray(differences),),
@@ -102,38 +102,38 @@ def sign_flip(differences: Sequence[float]) -> float:
 
 
 def smallest_p(n: int) -> float:
-    """The least p value that an exact sign-flip test of n pairs can give: 2 / 2^n."""
+    """Return the smallest p value that an exact sign-flip test of n pairs can give: 2 / 2^n."""
     return min(1.0, 2.0 ** (1 - n))
 
 
 def fewest_pairs(comparisons: int) -> int:
-    """The least n whose `smallest_p` times the comparisons (Holm's first step) is below 0.05."""
+    """Return the least n whose `smallest_p` times the comparisons (Holm's first step) is < 0.05."""
     return math.floor(math.log2(comparisons / ALPHA)) + 2
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Holm, 1979), in the order given."""
+    """Apply Holm's step-down correction (Holm, 1979), keeping the order."""
     return multipletests(p_values, method="holm")[1].tolist() if p_values else []
 
 
 def power(n: int, difference: float, std: float) -> float:
-    """The chance that a two-sided paired t test of n pairs at alpha 0.05 sees `difference`.
+    """Return the power of a two-sided paired t test of n pairs at alpha 0.05 for `difference`.
 
-    t^2 is noncentral F with 1 and n - 1 degrees of freedom and noncentrality
-    n (difference / std)^2; the test rejects where it exceeds the critical value of the central F.
+    t^2 is noncentral F with 1 and n - 1 degrees of freedom and noncentrality n (difference /
+    std)^2; the test rejects if it exceeds the critical value of the central F.
     """
     critical = stats.f.isf(ALPHA, 1, n - 1)
     return float(stats.ncf.sf(critical, 1, n - 1, n * (difference / std) ** 2))
 
 
 def seeds_needed(difference: float, std: float | None) -> int | None:
-    """The least n >= 2 with `power` 0.8 for `difference`, given the std of paired differences.
+    """Return the least n >= 2 with `power` 0.8 for `difference`, given the differences' std.
 
-    None where the std is unknown (below two pairs) or 0, or the difference is 0.
+    None if the std is unknown (below two pairs) or 0, or the difference is 0.
     """
     if not std or not difference:
         return None
-    # Twice what a z test needs, and a few for the small n where t is much wider.
+    # Twice what a z test needs, plus some for small n, where t is much wider.
     z = stats.norm.isf(ALPHA / 2) + stats.norm.isf(1 - POWER)
     enough = math.ceil(2 * (z * std / difference) ** 2) + 10
     return 2 + bisect_left(range(2, enough), POWER, key=lambda n: power(n, difference, std))

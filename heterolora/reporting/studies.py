@@ -18,7 +18,7 @@ from heterolora.reporting.standing import by_places, excluded
 
 
 def stability(cells: Sequence[Cell]) -> Section:
-    """How alike the seeds of each cell are: what is on after the last search, and the metric."""
+    """Show how alike a cell's seeds are: the sites on after the last search, and the metric."""
     rows = []
     for cell in cells:
         if cell.best is None:
@@ -45,19 +45,19 @@ def stability(cells: Sequence[Cell]) -> Section:
 
 
 def tuning(cell: Cell, seeds: Sequence[int]) -> pd.DataFrame:
-    """The runs that choose: those of `seeds`, or all where there are none."""
+    """Return the runs used for tuning: those of `seeds`, or all if there are none."""
     return cell.frame[cell.frame["seed"].isin(seeds)] if seeds else cell.frame
 
 
 def chosen(cell: Cell, key: str, seeds: Sequence[int] = ()) -> Any:
-    """The value of `key` whose mean over runs of the selection half's best metric is best.
+    """Return the value of `key` with the best mean over runs of the selection half's best metric.
 
-    Of equal ones the smallest; None where there are no runs. The report half is not read.
+    The smallest in a tie; None if there are no runs. The report half is not used.
 
     Args:
-        cell: with runs at several values.
-        key: which is tuned.
-        seeds: of the runs that choose; all if none.
+        cell: a cell with runs at several values.
+        key: the tuned key.
+        seeds: the seeds of the runs that choose; all if empty.
     """
     runs = tuning(cell, seeds)
     means = runs["selection"].astype(float).groupby(runs[key]).mean()
@@ -67,14 +67,14 @@ def chosen(cell: Cell, key: str, seeds: Sequence[int] = ()) -> Any:
 
 
 def at_best(cell: Cell, key: str, seeds: Sequence[int] = ()) -> Cell:
-    """The cell, with the runs at the `chosen` value alone, and without those of `seeds`."""
+    """Return the cell with only the runs at the `chosen` value, and without those of `seeds`."""
     reported = (cell.frame[key] == chosen(cell, key, seeds)) & ~cell.frame["seed"].isin(seeds)
     left = tuple(seed for seed in cell.missing if seed not in seeds)
     return replace(cell, frame=cell.frame[reported], missing=left)
 
 
 def tried(cells: Sequence[Cell], key: str, seeds: Sequence[int] = ()) -> Section:
-    """Every value of `key` in every cell, and which was chosen."""
+    """List every value of `key` in every cell, and which was chosen."""
     rows = [
         {
             **cell.names,
@@ -92,7 +92,7 @@ def tried(cells: Sequence[Cell], key: str, seeds: Sequence[int] = ()) -> Section
 
 
 def uneven(cells: Sequence[Cell], key: str, seeds: Sequence[int] = ()) -> Iterator[str]:
-    """The cells whose values were not tried with the same seeds, in words."""
+    """Yield the cells whose values were not tried with the same seeds, in words."""
     for cell in cells:
         if tuning(cell, seeds).groupby(key)["seed"].agg(frozenset).nunique() > 1:
             yield (
@@ -102,10 +102,10 @@ def uneven(cells: Sequence[Cell], key: str, seeds: Sequence[int] = ()) -> Iterat
 
 
 def importance(table: Table, runs: pd.DataFrame) -> Report:
-    """Spearman's rank correlation of each proxy's scores with what leaving a site out costs.
+    """Report Spearman's rank correlation of proxies' scores with the cost of leaving sites out.
 
-    Over the sites i of a run, between score_i and the loss without site i minus the loss with
-    all; then mean and range over seeds.
+    Over the sites i of a run, between score_i and the loss without site i minus the loss with all;
+    then mean and range over seeds.
 
     Raises:
         RecordError: if no run measured its sites' importance.
@@ -158,7 +158,7 @@ def importance(table: Table, runs: pd.DataFrame) -> Report:
 
 
 def rank_correlation(run: Run, proxy: str) -> float:
-    """Of one proxy's scores with the loss differences; NaN where either are all equal."""
+    """Correlate one proxy's scores with the loss differences; NaN if either are all equal."""
     rows = [row for row in run.importance if proxy in row.scores]
     costs = {row.site: row.loss_difference for row in rows}
     return spearman({row.site: row.scores[proxy] for row in rows}, costs)

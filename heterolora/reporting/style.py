@@ -1,4 +1,4 @@
-"""How figures look: one column of the paper, small text, colors that every eye tells apart."""
+"""The style of figures: one column of the paper, small text, colors that every eye tells apart."""
 
 import re
 import textwrap
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 WIDTH = 3.3
-"""Inches: a column of the paper."""
+"""Width in inches: a column of the paper."""
 
 STYLE: dict[Any, Any] = {
     "font.size": 7,
@@ -28,7 +28,7 @@ STYLE: dict[Any, Any] = {
     "hatch.linewidth": 0.4,
     "lines.linewidth": 1.2,
     "savefig.dpi": 300,
-    # The same picture is the same file: names inside it are drawn from this and not by chance.
+    # Reproducible files: IDs inside are derived from this rather than random.
     "svg.hashsalt": "heterolora",
 }
 
@@ -43,13 +43,13 @@ MIDDLE = 0.55
 
 
 def panel(title: str, height: float) -> tuple[Figure, Axes]:
-    """A figure of one column's width with one pair of axes."""
+    """Make a figure of one column's width with one pair of axes."""
     figure, (axes,) = panels(title, height, (1, 1))
     return figure, axes
 
 
 def panels(title: str, height: float, shape: tuple[int, int]) -> tuple[Figure, list[Axes]]:
-    """A figure of one column's width with rows and columns of axes, which share their scales."""
+    """Make a figure of one column's width with a grid of axes, which share their scales."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     lines = [part for line in title.splitlines() for part in textwrap.wrap(line, 62)]
     figure.suptitle("\n".join(lines), fontsize=7.5)
@@ -57,7 +57,7 @@ def panels(title: str, height: float, shape: tuple[int, int]) -> tuple[Figure, l
 
 
 def legend_below(figure: Figure, rows: Sequence[Axes], columns: int) -> None:
-    """One legend for all axes, where it hides no data."""
+    """Add one legend for all axes, where it hides no data."""
     named = {
         label: handle
         for axes in rows
@@ -74,12 +74,15 @@ def legend_below(figure: Figure, rows: Sequence[Axes], columns: int) -> None:
 
 
 def slug(name: str) -> str:
-    """A name as part of a file's: `dynamic gradnorm, 5/epoch` is `dynamic-gradnorm-5-epoch`."""
+    """Turn a name into a part of a file name.
+
+    For example, `dynamic gradnorm, 5/epoch` becomes `dynamic-gradnorm-5-epoch`.
+    """
     return re.sub(r"[^a-z0-9.+=_]+", "-", name.lower()).strip("-.")
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as PNG and SVG; returns the paths."""
+    """Write a figure as PNG and SVG; return the paths."""
     png, svg = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg"))
     figure.savefig(png)
     figure.savefig(svg, metadata={"Date": None})

@@ -1,4 +1,4 @@
-"""The report of a table, made from the frame of runs."""
+"""Make the report of a table from the frame of runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,15 +17,15 @@ SPECIAL: Mapping[str, Callable[[Table, pd.DataFrame], Report]] = {
     "importance": studies.importance,
     "recall": recall.by_rule,
 }
-"""What makes a report that has no rows."""
+"""The functions that make reports without rows."""
 
 
 def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Report:
-    """The report of a table.
+    """Make the report of a table.
 
     Args:
         table: the table.
-        runs: its runs (`runs_of` it), finished or not.
+        runs: its runs (see `runs_of`), finished or not.
         left_out: a line for each record that could not be read.
 
     Raises:

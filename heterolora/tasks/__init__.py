@@ -1,4 +1,4 @@
-"""What a model is to learn. Each kind of task lives in the file of its name."""
+"""Tasks: what a model is trained to do. Each kind lives in the file of its name."""
 
 from heterolora.tasks.base import Examples, Metric, Task
 from heterolora.tasks.causal_lm import CausalLM

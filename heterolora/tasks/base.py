@@ -1,4 +1,4 @@
-"""What a task is: everything that depends on what the model is to learn."""
+"""The base class of tasks: everything that depends on what the model is trained to do."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -17,15 +17,15 @@ from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.metrics import METRICS
 
 Columns = Mapping[str, Sequence[Any]]
-"""The rows of a dataset by column."""
+"""The rows of a dataset, by column."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The rows of one split that a task has checked.
+    """The rows of one split, checked by a task.
 
     Attributes:
-        columns: those that the task reads, in its order, of n values each.
+        columns: the columns that the task reads, in its order, with n values each.
     """
 
     columns: Mapping[str, list[Any]]
@@ -34,24 +34,28 @@ class Examples:
         return len(next(iter(self.columns.values())))
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """The values of each example, in the order of the columns."""
+        """Iterate over the values of each example, in the order of the columns."""
         return zip(*self.columns.values(), strict=True)
 
     def limited(self, count: int) -> "Examples":
-        """A random part of `count` rows in their order, the same in every run; all if fewer.
+        """Return a random subset of `count` rows in their order, the same in every run.
 
-        A smaller part is within a larger one.
+        A smaller subset is contained in a larger one. If there are fewer rows, all are returned.
         """
         order = torch.randperm(len(self), generator=torch_generator(0, "limit")).tolist()
         return self._at(sorted(order[:count]))
 
     def parted(self, count: int) -> tuple["Examples", "Examples"]:
-        """All but a random part of `count` rows, and that part; the same ones in every run."""
+        """Split off a random subset of `count` rows, the same in every run.
+
+        Returns:
+            The remaining rows, and the subset.
+        """
         order = torch.randperm(len(self), generator=torch_generator(0, "held out")).tolist()
         return self._at(sorted(order[count:])), self._at(sorted(order[:count]))
 
     def fingerprint(self) -> str:
-        """Sixteen hex digits of the content, to tell whether a dataset has changed."""
+        """Return sixteen hex digits of the content, to tell whether a dataset has changed."""
         digest = hashlib.sha256()
         for row in self.rows():
             digest.update(repr(row).encode())
@@ -62,27 +66,27 @@ class Examples:
 
 
 class Metric(ABC):
-    """The loss and metrics of a split, from its batches one after another."""
+    """The loss and metrics of a split, accumulated batch by batch."""
 
     @abstractmethod
     def update(self, output: Any, batch: Batch) -> None:
-        """Take in the model's output for a batch."""
+        """Add the model's output for a batch."""
 
     @abstractmethod
     def absorb(self, other: Self) -> None:
-        """Take in what another one was given, as if its batches came next."""
+        """Add what another metric has accumulated, as if its batches came next."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """The mean loss (`loss`), then the task's metrics, over all that was taken in."""
+        """Return the mean loss (`loss`), then the task's metrics, over all that was added."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Settings, ABC):
-    """What a model is to learn: its class, its inputs, its loss and its metrics.
+    """What a model is trained to do: its class, its inputs, its loss and its metrics.
 
     Attributes:
-        metrics: the names of its metrics; the first chooses the best epoch.
+        metrics: the names of the metrics; the first chooses the best epoch.
     """
 
     metrics: tuple[str, ...]
@@ -90,31 +94,31 @@ class Task(Settings, ABC):
     @property
     @abstractmethod
     def model_class(self) -> Any:
-        """The class of transformers that loads a model with a head for it."""
+        """The class of Transformers that loads a model with a head for this task."""
 
     @property
     def model_options(self) -> Mapping[str, Any]:
-        """What `model_class.from_pretrained` is given for the head."""
+        """Keyword arguments of `model_class.from_pretrained` that configure the head."""
         return {}
 
     @property
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
-        """The columns of a dataset that it reads."""
+        """The columns of a dataset that the task reads."""
 
     @property
     def has_labels(self) -> bool:
-        """Whether its examples have what the loss needs."""
+        """Whether the examples have the labels that the loss needs."""
         return True
 
     @property
     def needs_decoder(self) -> bool:
-        """Whether its model must read from left to right."""
+        """Whether the model must read from left to right."""
         return False
 
     @property
     def packs(self) -> bool:
-        """Whether several of its training examples share a row."""
+        """Whether several training examples share a row."""
         return False
 
     @property
@@ -124,19 +128,19 @@ class Task(Settings, ABC):
 
     @property
     def is_settled(self) -> bool:
-        """Whether it needs nothing of the training data to be complete; see `settled`."""
+        """Whether the task is complete without looking at the training data; see `settled`."""
         return True
 
     def settled(self, columns: Columns, where: str) -> dict[str, Any]:
-        """The settings that the training data decides, where they were not given.
+        """Return the settings that the training data determines, where they were not given.
 
         Raises:
-            DataError: if it cannot.
+            DataError: if the data does not determine them.
         """
         return {}
 
     def problems(self) -> Iterable[str]:
-        """What is wrong with its settings taken together: `key=value: rule; remedy`."""
+        """Return what is wrong with the settings in combination, as `key=value: rule; remedy`."""
         return ()
 
     @abstractmethod
@@ -144,11 +148,11 @@ class Task(Settings, ABC):
         """Check every row of a split.
 
         Args:
-            columns: of the split, at least those that it reads.
+            columns: the columns of the split, at least those that the task reads.
             where: what to call the split in an error.
 
         Raises:
-            DataError: naming the first row that breaks a rule, and the rule.
+            DataError: names the first row that breaks a rule, and the rule.
         """
 
     @abstractmethod
@@ -168,25 +172,25 @@ class Task(Settings, ABC):
         positions: int,
         device: torch.device,
     ) -> Encoded:
-        """Tokenize a split that is evaluated; as one that is trained on unless a task differs."""
+        """Tokenize a split for evaluation; the same as for training unless a task overrides it."""
         return self.encode(examples, tokenizer, positions, device)
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor | int]:
-        """The sum of the losses of a batch, and how many were summed."""
+        """Return the sum of the losses of a batch, and how many were summed."""
 
     def count(self, batch: Batch) -> Tensor | int:
-        """How many losses `loss` sums for a batch."""
+        """Return how many losses `loss` sums for a batch."""
         return len(batch["labels"])
 
     @abstractmethod
     def metric(self) -> Metric:
-        """A new one, to be given the batches of a split."""
+        """Return a new metric, to be updated with the batches of a split."""
 
     def unit(self, name: str) -> str:
-        """The unit in which a metric is shown: `%` is a hundred times its value."""
+        """Return the unit in which a metric is shown: `%` is a hundred times its value."""
         return METRICS[name.removeprefix("report_")].unit
 
     def higher_is_better(self, name: str) -> bool:
-        """The direction of a metric, or of one with a prefix, such as `report_accuracy`."""
+        """Whether a higher value is better; a prefix, as in `report_accuracy`, is ignored."""
         return METRICS[name.removeprefix("report_")].higher_is_better

@@ -1,4 +1,4 @@
-"""Causal language modeling: every token of a text from those before it."""
+"""Causal language modeling: predict every token of a text from those before it."""
 
 from dataclasses import dataclass
 
@@ -14,17 +14,17 @@ from heterolora.tasks.tokens import check_columns, check_texts, tokenize
 
 @dataclass(frozen=True, kw_only=True)
 class CausalLM(Packable):
-    """Predict the next token, at each position of a text."""
+    """Predict the next token at each position of a text."""
 
     text: str = setting(help="the column of the texts", example="text")
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The text."""
+        """The column of the texts."""
         return (self.text,)
 
     def check(self, columns: Columns, where: str) -> Examples:
-        """Every text is a string."""
+        """Check that every text is a string."""
         check_columns(columns, {self.text: "task.text"}, where)
         check_texts(columns, self.text, where)
         return Examples({self.text: list(columns[self.text])})
@@ -36,7 +36,7 @@ class CausalLM(Packable):
         positions: int,
         device: torch.device,
     ) -> Encoded:
-        """Tokenize texts; their labels are their tokens, which the loss shifts by one."""
+        """Tokenize texts; the labels are the tokens themselves, which the loss shifts by one."""
         texts = examples.columns[self.text]
         encoded = tokenize([texts], tokenizer, min(self.max_length, positions), device)
         return encoded.with_labels(encoded.features["input_ids"], padding=-100)

@@ -11,10 +11,11 @@ from heterolora.tasks.encoded import Encoded
 
 @dataclass(frozen=True)
 class Choices(Encoded):
-    """Examples of several texts each.
+    """A tokenized split in which each example consists of several texts, one per choice.
 
-    Tokens of an example are (choices, length), and whatever measures its choices is (choices,).
-    Batches are padded to the longest text and to the most choices: (n, choices, length).
+    The tokens of an example have shape (choices, length), and per-choice values have shape
+    (choices,). Batches are padded to the longest text and to the most choices: (n, choices,
+    length).
     """
 
     def _lengths(self, indices: Sequence[int]) -> list[int]:
@@ -24,7 +25,7 @@ class Choices(Encoded):
     def _join(self, name: str, rows: list[Tensor], length: int) -> Tensor:
         most = max(len(row) for row in rows)
         sizes = (len(rows), most, *([length] if rows[0].dim() > 1 else []))
-        # As wide as models read tokens, which are kept in fewer bytes.
+        # int64, as models expect; integers are stored in a smaller type.
         wide = rows[0].dtype if rows[0].is_floating_point() else torch.int64
         joined = torch.full(sizes, self.padding[name], dtype=wide)
         for one, row in zip(joined, rows, strict=True):

@@ -1,4 +1,4 @@
-"""Classification and regression of sentences or pairs of them."""
+"""Classification and regression of texts or pairs of texts."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,16 +65,16 @@ class Classification(Predicting):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The sentences, then the label."""
+        """The columns of the sentences, then that of the label."""
         return (*self.sentences, *([self.label] if self.label is not None else []))
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The sentences."""
+        """The columns of the sentences."""
         return self.sentences
 
     def problems(self) -> Iterable[str]:
-        """Columns must differ, metrics fit the labels, and training needs labels."""
+        """Check that columns differ, metrics fit the labels, and there are labels to train on."""
         if self.label is None:
             yield (
                 "label=null: fine-tuning needs labels; name their column with task.label=COLUMN, "
@@ -102,14 +102,14 @@ class Classification(Predicting):
                 )
 
     def fitting(self) -> list[str]:
-        """The metrics that go with its labels."""
+        """Return the metrics that fit the labels."""
         if self.is_regression:
             return ["pearson", "spearman"]
         binary = ["f1", "precision", "recall"] if self.num_labels == 2 else []
         return ["accuracy", "balanced_accuracy", "matthews", "macro_f1", "weighted_f1", *binary]
 
     def check(self, columns: Columns, where: str) -> Examples:
-        """Every text is a string, every label one of the task's."""
+        """Check that every text is a string and every label one of the task's."""
         keys = dict.fromkeys(self.sentences, "task.sentences")
         check_columns(columns, {**keys, **self._label_key()}, where)
         for column in self.sentences:
@@ -118,10 +118,10 @@ class Classification(Predicting):
         return Examples(texts | self.checked_labels(columns, where))
 
     def checked_labels(self, columns: Columns, where: str) -> dict[str, list[Any]]:
-        """The column of labels, each one of the task's; none where there is no column.
+        """Return the column of labels, each one of the task's; empty if there is no such column.
 
         Raises:
-            DataError: naming the first row that has another.
+            DataError: names the first row with any other label.
         """
         if self.label is None:
             return {}
@@ -148,27 +148,27 @@ class Classification(Predicting):
         )
 
     def labeled(self, encoded: Encoded, examples: Examples) -> Encoded:
-        """Tokenized examples with their labels, if they have any."""
+        """Add the labels to tokenized examples, if there are any."""
         if self.label is None:
             return encoded
         dtype = torch.float32 if self.is_regression else torch.int64
         return encoded.with_labels(torch.tensor(examples.columns[self.label], dtype=dtype).unbind())
 
     def loss(self, output: Any, batch: Batch) -> tuple[Tensor, int]:
-        """Cross-entropy of classes, squared error of numbers."""
+        """Return the cross-entropy for classes, or the squared error for numbers."""
         return (squared_error if self.is_regression else cross_entropy)(output, batch)
 
     def metric(self) -> Metric:
-        """Of all predictions together."""
+        """Return a metric over all predictions together."""
         return Predictions(self)
 
     def scores(self, output: Any, batch: Batch) -> list[list[float]]:
-        """The logit of each class, or the number."""
+        """Return the logit of each class, or the predicted number."""
         scores: list[list[float]] = output.logits.float().cpu().tolist()
         return scores
 
     def chosen(self, scores: Sequence[Sequence[float]], examples: Examples) -> list[Any]:
-        """The class of the highest logit, or the number."""
+        """Return the class with the highest logit, or the predicted number."""
         return [row[0] if self.is_regression else highest(row) for row in scores]
 
     def _label_key(self) -> dict[str, str]:
@@ -190,24 +190,24 @@ class Classification(Predicting):
 
 @dataclass
 class Predictions(Metric):
-    """Keeps logits and labels: correlations and F1 are no means over batches."""
+    """Collects logits and labels, because correlations and F1 are not means over batches."""
 
     task: Classification
     logits: list[Tensor] = field(default_factory=list)
     labels: list[Tensor] = field(default_factory=list)
 
     def update(self, output: Any, batch: Batch) -> None:
-        """Keep the batch's logits and labels, on the CPU."""
+        """Collect the batch's logits and labels, on the CPU."""
         self.logits.append(output.logits.float().cpu())
         self.labels.append(batch[LABELS].cpu())
 
     def absorb(self, other: Self) -> None:
-        """Its logits and labels come after those that are here."""
+        """Append the other's logits and labels."""
         self.logits += other.logits
         self.labels += other.labels
 
     def compute(self) -> dict[str, float]:
-        """The mean loss and the metrics of all predictions."""
+        """Return the mean loss and the metrics over all predictions."""
         logits, labels = torch.cat(self.logits), torch.cat(self.labels)
         total, count = self.task.loss(SimpleNamespace(logits=logits), {LABELS: labels})
         predicted = logits.squeeze(-1) if self.task.is_regression else logits.argmax(-1)
@@ -218,5 +218,5 @@ class Predictions(Metric):
         }
 
     def measure(self, name: str, labels: Sequence[float], predicted: Sequence[float]) -> float:
-        """A metric of all predictions."""
+        """Compute one metric over all predictions."""
         return compute_metric(name, labels, predicted)

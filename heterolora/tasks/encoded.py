@@ -1,4 +1,4 @@
-"""A tokenized split, and its batches."""
+"""A tokenized split and its batches."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,14 +18,15 @@ class Encoded:
 
     Attributes:
         features: for each model input (`input_ids`, `attention_mask`, ...) and for `labels`, a
-            tensor for each of n examples: tokens (length,), or a label ().
-        padding: what tokens are padded with, on the right.
-        device: where batches go.
-        truncated: how many examples are longer than `limit`.
-        dropped: how many were left out, since `limit` left nothing of them to learn.
-        limit: the most tokens that an example was allowed to keep.
-        multiple: of what the length of a shuffled batch is, but for `limit`.
-        window: how many shuffled batches share examples of like length; None for pure chance.
+            tensor for each of the n examples: tokens (length,), or a label ().
+        padding: the value with which each feature is padded, on the right.
+        device: where batches are placed.
+        truncated: how many examples were longer than `limit`.
+        dropped: how many examples were left out because `limit` leaves nothing of them to learn.
+        limit: the maximum number of tokens per example.
+        multiple: the length of a shuffled batch is padded to a multiple of this, up to `limit`.
+        window: over how many shuffled batches to group examples of similar length; None for a
+            purely random order.
     """
 
     features: Mapping[str, Sequence[Tensor]]
@@ -42,18 +43,18 @@ class Encoded:
 
     @property
     def labels(self) -> Tensor:
-        """Those of all examples, where each has one, (n,)."""
+        """The labels of all examples, (n,), where each example has one."""
         return torch.stack(list(self.features[LABELS]))
 
     def batches(self, size: int) -> int:
-        """How many batches of `size` all examples make; the last may be smaller."""
+        """Return the number of batches of `size`; the last may be smaller."""
         return -(-len(self) // size)
 
     def batch(self, indices: Sequence[int], multiple: int = 1) -> dict[str, Tensor]:
-        """The examples `indices`, padded to the longest of them.
+        """Return the examples at `indices`, padded to the longest of them.
 
         Args:
-            indices: of the examples.
+            indices: the indices of the examples.
             multiple: pad further, to a multiple of this or to `limit`, whichever is less.
         """
         longest = max(self._lengths(indices))
@@ -66,15 +67,15 @@ class Encoded:
         }
 
     def in_order(self, size: int, count: int | None = None) -> Iterator[dict[str, Tensor]]:
-        """The first `count` examples (all by default) in dataset order, `size` at a time."""
+        """Iterate over the first `count` examples (None: all) in dataset order, in batches."""
         return self._cut(range(len(self))[:count], size)
 
     def shuffled(
         self, size: int, seed: int, epoch: int, skip: int = 0
     ) -> Iterator[dict[str, Tensor]]:
-        """Every example once, in the order that `seed` gives `epoch`, `size` at a time.
+        """Iterate over every example once, in random order, `size` at a time.
 
-        The first `skip` batches are left out.
+        The order is determined by `seed` and `epoch`. The first `skip` batches are left out.
         """
         generator = torch_generator(seed, "order", epoch)
         order = torch.randperm(len(self), generator=generator).tolist()
@@ -83,9 +84,9 @@ class Encoded:
         return self._cut(order[skip * size :], size, self.multiple)
 
     def halves(self) -> tuple["Encoded", "Encoded"]:
-        """Two disjoint random halves of the examples, the same ones in every run.
+        """Split the examples into two disjoint random halves, the same in every run.
 
-        Where examples have groups, these are halved, and none of them is divided.
+        If examples belong to groups, the groups are split, and no group is divided.
         """
         together: dict[int, list[int]] = {}
         for index in range(len(self)):
@@ -101,16 +102,16 @@ class Encoded:
         return self.subset(first), self.subset(second)
 
     def subset(self, indices: Sequence[int]) -> "Encoded":
-        """Some of the examples."""
+        """Return the examples at `indices`."""
         features = {name: [rows[i] for i in indices] for name, rows in self.features.items()}
         return replace(self, features=features)
 
     def with_labels(self, labels: Sequence[Tensor], padding: int = -100) -> "Encoded":
-        """The same examples with their labels; `padding` is for labels of tokens."""
+        """Return the same examples with labels; `padding` applies to labels of tokens."""
         return self.with_feature(LABELS, labels, padding)
 
     def with_feature(self, name: str, values: Sequence[Tensor], padding: int = 0) -> "Encoded":
-        """The same examples with one more tensor each; `padding` is for those of tokens."""
+        """Return the same examples with one more feature; `padding` applies to token features."""
         return replace(
             self,
             features={**self.features, name: values},
@@ -124,7 +125,7 @@ class Encoded:
     def _grouped(
         self, order: Sequence[int], size: int, window: int, generator: torch.Generator
     ) -> list[int]:
-        """`order` with examples of like length in the same batches, to pad less.
+        """Reorder `order` so that batches contain examples of similar length, to reduce padding.
 
         The examples of `window` batches are sorted by length and cut into batches, which are then
         put in random order. A last batch that is smaller stays the last.
@@ -148,7 +149,7 @@ class Encoded:
         return F.pad(joined, (0, length - joined.shape[1]), value=padding)
 
     def _there(self, tensor: Tensor) -> Tensor:
-        """The tensor on the device; a GPU copies it while the CPU goes on."""
+        """Move the tensor to the device; copies to a GPU are asynchronous."""
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)

@@ -29,21 +29,21 @@ class Grouped(Prompted):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Those of the texts and the label, and those of the groups."""
+        """The columns of the texts, the label, and the groups."""
         return tuple(dict.fromkeys([*super().columns, *self._group_columns()]))
 
     def problems(self) -> Iterable[str]:
-        """Groups are told by something."""
+        """Check as for other texts, and that at least one column defines the groups."""
         yield from super().problems()
         if not self.group:
             yield "group=[]: must name at least one column; for example task.group=[idx.question]"
 
     def fitting(self) -> list[str]:
-        """Whole groups can be right or wrong, whatever the labels."""
+        """Return the metrics that fit, and `exact_match`, which fits whatever the labels are."""
         return [*super().fitting(), "exact_match"]
 
     def check(self, columns: Columns, where: str) -> Examples:
-        """As for texts, and every example is of a group."""
+        """Check as for other texts, and that every example belongs to a group."""
         check_columns(columns, dict.fromkeys(self._group_columns(), "task.group"), where)
         named = [_named(columns, name, where) for name in self.group]
         numbers: dict[tuple[Any, ...], int] = {}
@@ -57,12 +57,12 @@ class Grouped(Prompted):
         positions: int,
         device: torch.device,
     ) -> Encoded:
-        """Tokenize the texts; every example keeps the number of its group."""
+        """Tokenize the texts, keeping the group number of every example."""
         encoded = super().encode(examples, tokenizer, positions, device)
         return encoded.with_feature(GROUPS, torch.tensor(examples.columns[GROUPS]).unbind())
 
     def metric(self) -> Metric:
-        """Of all predictions together, and of all groups."""
+        """Return a metric over all predictions and all groups together."""
         return GroupedPredictions(self)
 
     def _group_columns(self) -> list[str]:
@@ -70,10 +70,10 @@ class Grouped(Prompted):
 
 
 def _named(columns: Columns, name: str, where: str) -> list[Any]:
-    """A column, or a field of one: `idx.question`.
+    """Return a column, or a field of one, such as `idx.question`.
 
     Raises:
-        DataError: naming the first row that lacks it.
+        DataError: names the first row that lacks it.
     """
     column, *parts = name.split(".")
     found = []
@@ -91,22 +91,22 @@ def _named(columns: Columns, name: str, where: str) -> list[Any]:
 
 @dataclass
 class GroupedPredictions(Predictions):
-    """Keeps the group of each prediction as well."""
+    """Collects the group of each prediction as well."""
 
     groups: list[Tensor] = field(default_factory=list)
 
     def update(self, output: Any, batch: Batch) -> None:
-        """Keep the batch's logits, labels and groups, on the CPU."""
+        """Collect the batch's logits, labels and groups, on the CPU."""
         super().update(output, batch)
         self.groups.append(batch[GROUPS].cpu())
 
     def absorb(self, other: Self) -> None:
-        """Its groups come after those that are here, or go on with one of them."""
+        """Append the other's groups; groups with the same number are one group."""
         super().absorb(other)
         self.groups += other.groups
 
     def measure(self, name: str, labels: Sequence[float], predicted: Sequence[float]) -> float:
-        """`exact_match`: the share of groups of which every example has the right label."""
+        """Compute a metric; `exact_match` is the share of groups with every example right."""
         if name != "exact_match":
             return super().measure(name, labels, predicted)
         right: dict[int, bool] = {}

@@ -1,4 +1,4 @@
-"""Instruction tuning: the answer, from a prompt that a template makes of the instruction."""
+"""Instruction tuning: predict the answer from a prompt, made from the instruction by a template."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +19,8 @@ from heterolora.tasks.tokens import check_columns, check_texts, labeled
 class Instruction(Packable):
     """Predict every token of an answer, and the end of the text, from a prompt.
 
-    A template makes the prompt of the instruction and, where that is not empty, of its input.
-    Prompt and answer are tokenized apart, as they are when a model answers. An example that is too
+    A template makes the prompt from the instruction and, if that is not empty, its input. Prompt
+    and answer are tokenized separately, as they are when a model answers. An example that is too
     long loses the end of its answer; one whose prompt leaves no room for an answer is left out.
     """
 
@@ -41,11 +41,11 @@ class Instruction(Packable):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Instruction, input if there is one, and answer."""
+        """The columns of the instruction, the input if there is one, and the answer."""
         return (self.instruction, *([self.input] if self.input else []), self.output)
 
     def problems(self) -> Iterable[str]:
-        """Columns differ, and each template has the places of what it is filled with."""
+        """Check that columns differ and that each template has exactly the right placeholders."""
         yield from super().problems()
         if len(set(self.columns)) != len(self.columns):
             yield (
@@ -69,7 +69,7 @@ class Instruction(Packable):
                 )
 
     def check(self, columns: Columns, where: str) -> Examples:
-        """Every value is a string; inputs and answers may be empty."""
+        """Check that every value is a string; inputs and answers may be empty."""
         keys = {self.instruction: "task.instruction", self.output: "task.output"}
         if self.input is not None:
             keys[self.input] = "task.input"
@@ -79,7 +79,7 @@ class Instruction(Packable):
         return Examples({column: list(columns[column]) for column in self.columns})
 
     def prompts(self, examples: Examples) -> list[str]:
-        """What the model is given of each example."""
+        """Return the prompt of each example."""
         columns = [examples.columns[name] for name in self.columns[:-1]]
         return [self._prompt(*row) for row in zip(*columns, strict=True)]
 
@@ -95,10 +95,10 @@ class Instruction(Packable):
         positions: int,
         device: torch.device,
     ) -> Encoded:
-        """Prompt, answer and end of text; only the last two have labels.
+        """Tokenize prompt, answer and end of text; only the last two have labels.
 
         Raises:
-            ModelError: if the tokenizer has no token for the end of a text.
+            ModelError: if the tokenizer has no end-of-text token.
             DataError: if no prompt leaves room for an answer.
         """
         if tokenizer.eos_token_id is None:
@@ -129,7 +129,7 @@ class Instruction(Packable):
 
 
 def _places(template: str) -> set[str]:
-    """The names in braces; what is no template has none."""
+    """Return the placeholders of a template; none if it is not a valid template."""
     try:
         return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
     except ValueError:
@@ -137,7 +137,7 @@ def _places(template: str) -> set[str]:
 
 
 def _begun(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """The tokens of texts that go on: with what a tokenizer puts before them, and not after."""
+    """Tokenize texts to be continued: with the special tokens before them, but not those after."""
     found = tokenizer(list(texts), return_special_tokens_mask=True)
     begun = []
     for ids, special in zip(found["input_ids"], found["special_tokens_mask"], strict=True):

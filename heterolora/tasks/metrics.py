@@ -1,4 +1,4 @@
-"""What there is to know of each metric, and how those of predictions are computed."""
+"""The properties of each metric, and the computation of metrics from predictions."""
 
 import operator
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Meaning:
-    """How a metric is read.
+    """How to read a metric.
 
     Attributes:
-        higher_is_better: its direction.
-        unit: `%` for a share that is shown as percent, or nothing.
+        higher_is_better: whether a higher value is better.
+        unit: `%` for a fraction that is shown as a percentage, or empty.
     """
 
     higher_is_better: bool
@@ -27,31 +27,31 @@ METRICS: Mapping[str, Meaning] = {
 """Every metric that a task can have."""
 
 AVERAGES = {"f1": "binary", "macro_f1": "macro", "weighted_f1": "weighted"}
-"""What scikit-learn calls each kind of F1."""
+"""scikit-learn's `average` argument for each kind of F1."""
 
 
 def compute_metric(name: str, labels: Sequence[float], predicted: Sequence[float]) -> float:
-    """A metric of predictions; accuracy, F1 and their like are between 0 and 1.
+    """Compute a metric from predictions; accuracy, F1 and the like are between 0 and 1.
 
-    All but accuracy need scikit-learn or SciPy.
+    All metrics but accuracy need scikit-learn or SciPy.
 
-    A correlation that is undefined because predictions or labels are all equal counts as 0, and so
-    does an F1, a precision or a recall without a predicted or a true positive. These three are of
-    class 1; `macro_f1` is the mean over the classes that are among the labels or the predictions,
-    `weighted_f1` the mean weighted by how often each is a label, and `balanced_accuracy` the mean
-    over the classes among the labels of their recall.
+    A correlation that is undefined because all predictions or all labels are equal counts as 0, as
+    do F1, precision and recall without a predicted or a true positive. These three are for class 1.
+    `macro_f1` is the mean over the classes that occur among the labels or the predictions,
+    `weighted_f1` the mean weighted by how often each class is a label, and `balanced_accuracy` the
+    mean recall over the classes that occur among the labels.
 
     Args:
-        name: of the metric.
+        name: the name of the metric.
         labels: the n true labels.
         predicted: the n predictions.
 
     Raises:
-        ImportError: without the library that the metric needs.
+        ImportError: if the library that the metric needs is not installed.
     """
     if name == "accuracy":
         return float(sum(map(operator.eq, labels, predicted)) / len(labels))
-    # They take their time to import, and the library does without them where it can.
+    # Imported late: they are slow to import, and optional.
     if name in ("pearson", "spearman"):
         from scipy import stats
 
@@ -68,7 +68,8 @@ def compute_metric(name: str, labels: Sequence[float], predicted: Sequence[float
         score = {"precision": metrics.precision_score, "recall": metrics.recall_score}[name]
         return float(score(labels, predicted, zero_division=0.0))
     if name == "balanced_accuracy":
-        # Recall averaged over the labels: balanced_accuracy_score warns of classes never predicted.
+        # Recall averaged over the labels: balanced_accuracy_score warns of predicted classes that
+        # are not among the labels.
         there = sorted({*labels})
         return float(metrics.recall_score(labels, predicted, labels=there, average="macro"))
     return float(metrics.matthews_corrcoef(labels, predicted))

@@ -1,4 +1,4 @@
-"""Choosing among texts: each gets a score from the head, and the query's highest is its answer."""
+"""Multiple choice: the head scores each choice, and the highest score is the query's answer."""
 
 import re
 import string
@@ -22,15 +22,15 @@ from heterolora.tasks.prompted import fields_of, filled, template_problems
 from heterolora.tasks.tokens import check_columns, check_texts, tokenize
 
 CHOICE = "choice"
-"""What templates call the choice."""
+"""The name of the choice in templates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultipleChoice(Predicting):
-    """Choose the right one of a query's choices, by a softmax over them.
+    """Choose the right one among a query's choices, by a softmax over them.
 
-    `choices` names a column for each choice, and the label is the number of the right one; or one
-    column that has a list of texts, and the label is the list of those that are right.
+    `choices` names either one column per choice, and the label is the index of the right one; or
+    one column of lists of texts, and the label is the list of those that are right.
     """
 
     metrics: tuple[Literal["accuracy", "exact_match", "token_f1"], ...] = setting(
@@ -51,7 +51,7 @@ class MultipleChoice(Predicting):
 
     @property
     def of_texts(self) -> bool:
-        """Whether the choices are in a list, and the answers as well."""
+        """Whether choices come as a list of texts, and so do the right answers."""
         return len(self.choices) == 1
 
     @property
@@ -61,17 +61,17 @@ class MultipleChoice(Predicting):
 
     @property
     def model_options(self) -> Mapping[str, Any]:
-        """The head gives one score."""
+        """The size of the head: a single score."""
         return {"num_labels": 1}
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Those of the templates and the choices, and the label."""
+        """The columns of the templates and the choices, and that of the label."""
         label = [self.label] if self.label is not None else []
         return tuple(dict.fromkeys([*self._fields(), *self.choices, *label]))
 
     def problems(self) -> Iterable[str]:
-        """Training needs labels, templates a place for the choice, and metrics fit the labels."""
+        """Check that there are labels, templates contain the choice, and metrics fit the labels."""
         if self.label is None:
             yield "label=null: fine-tuning needs labels; name their column with task.label=COLUMN"
         if not 1 <= len(self.sentences) <= 2:
@@ -95,7 +95,7 @@ class MultipleChoice(Predicting):
             )
 
     def check(self, columns: Columns, where: str) -> Examples:
-        """Every text and choice is a string, and every label names a choice that there is."""
+        """Check that every text and choice is a string, and that every label names a choice."""
         keys = dict.fromkeys(self._fields(), "task.sentences")
         keys |= dict.fromkeys(self.choices, "task.choices")
         check_columns(columns, keys | ({self.label: "task.label"} if self.label else {}), where)
@@ -121,7 +121,7 @@ class MultipleChoice(Predicting):
         positions: int,
         device: torch.device,
     ) -> Choices:
-        """Tokenize each choice of each query in its texts."""
+        """Tokenize the texts of each query once for each of its choices."""
         features: dict[str, list[Tensor]] = {}
         padding: dict[str, int] = {CHOICES: 0, LABELS: 0, CREDITS: 0}
         limit, truncated = min(self.max_length, positions), 0
@@ -138,20 +138,20 @@ class MultipleChoice(Predicting):
         return Choices(features, padding, device, truncated, limit)
 
     def loss(self, output: Any, batch: Batch) -> tuple[Tensor, int]:
-        """Cross-entropy of the choices of each query; of several right ones, of their sum."""
+        """Return the cross-entropy over each query's choices; right ones count as their sum."""
         return choice_cross_entropy(output, batch)
 
     def metric(self) -> Metric:
-        """Of the choices with the highest scores."""
+        """Return a metric over the choices with the highest scores."""
         return Chosen(self)
 
     def scores(self, output: Any, batch: Batch) -> list[list[float]]:
-        """The score of each choice."""
+        """Return the score of each choice."""
         rows = zip(choice_scores(output, batch).cpu(), batch[CHOICES].cpu(), strict=True)
         return [row[there.bool()].tolist() for row, there in rows]
 
     def chosen(self, scores: Sequence[Sequence[float]], examples: Examples) -> list[Any]:
-        """The number of the choice with the highest score, or its text where there is a list."""
+        """Return the choice with the highest score: its index, or its text if choices are lists."""
         numbers = [highest(row) for row in scores]
         if not self.of_texts:
             return numbers
@@ -162,17 +162,17 @@ class MultipleChoice(Predicting):
         return [name for name in fields_of(self.sentences) if name != CHOICE]
 
     def _choices(self, columns: Columns, where: str) -> list[Any]:
-        """The choices of each query."""
+        """Return the choices of each query."""
         if self.of_texts:
             return self._lists(self.choices[0], columns, where)
         return [*zip(*(columns[name] for name in self.choices), strict=True)]
 
     @staticmethod
     def _lists(name: str, columns: Columns, where: str) -> list[Any]:
-        """A column of lists of texts, none of them empty.
+        """Return a column of lists of texts, none of them empty.
 
         Raises:
-            DataError: naming the first row that has something else.
+            DataError: names the first row with anything else.
         """
         for row, texts in enumerate(columns[name]):
             whole = isinstance(texts, list | tuple) and all(isinstance(x, str) for x in texts)
@@ -184,7 +184,7 @@ class MultipleChoice(Predicting):
         return [tuple(texts) for texts in columns[name]]
 
     def _made(self, examples: Examples, row: int) -> list[list[str]]:
-        """For each template, its text with each choice of a query."""
+        """Return for each template its text with each choice of a query."""
         choices = examples.columns[CHOICES][row]
         texts = {CHOICE: choices}
         for name in self._fields():
@@ -196,7 +196,7 @@ class MultipleChoice(Predicting):
         return [filled(template, texts) for template in self.sentences]
 
     def _measures(self, examples: Examples, row: int) -> dict[str, Tensor]:
-        """Which choices there are, which are right, and what each is worth."""
+        """Return which choices exist, which are right, and how much credit each gets."""
         choices = examples.columns[CHOICES][row]
         made = {CHOICES: torch.ones(len(choices), dtype=torch.int32)}
         if self.label is None:
@@ -209,7 +209,7 @@ class MultipleChoice(Predicting):
         return made
 
     def _right(self, label: Any, choices: Sequence[str]) -> list[bool]:
-        """Of each choice, whether the label says that it is right."""
+        """Return for each choice whether it is right according to the label."""
         if self.of_texts:
             answers = {normalized(answer) for answer in label}
             return [normalized(choice) in answers for choice in choices]
@@ -218,13 +218,13 @@ class MultipleChoice(Predicting):
 
 
 def normalized(answer: str) -> str:
-    """In small letters, without punctuation, articles and repeated blanks, as SQuAD compares."""
+    """Lowercase, and remove punctuation, articles and repeated whitespace, as SQuAD does."""
     plain = "".join(letter for letter in answer.lower() if letter not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
 
 
 def token_f1(answer: str, truth: str) -> float:
-    """F1 of the words of a normalized answer, each counted as often as it is there."""
+    """Return the F1 over the words of two normalized answers, counting repeated words."""
     said, right = normalized(answer).split(), normalized(truth).split()
     common = sum((Counter(said) & Counter(right)).values())
     return 2 * common / (len(said) + len(right)) if common else 0.0
@@ -232,7 +232,7 @@ def token_f1(answer: str, truth: str) -> float:
 
 @dataclass
 class Chosen(Metric):
-    """Counts what the choices with the highest scores are worth."""
+    """Accumulates the credit of the choices with the highest scores."""
 
     task: MultipleChoice
     total: float = 0.0
@@ -251,14 +251,14 @@ class Chosen(Metric):
             self.worth += float(batch[CREDITS].gather(1, best).sum())
 
     def absorb(self, other: Self) -> None:
-        """Add its losses and counts."""
+        """Add the other's losses and counts."""
         self.total += other.total
         self.queries += other.queries
         self.right += other.right
         self.worth += other.worth
 
     def compute(self) -> dict[str, float]:
-        """The mean loss of a query, and the mean over queries of each metric."""
+        """Return the mean loss per query, and the mean of each metric over queries."""
         share = self.right / self.queries
         means = {"accuracy": share, "exact_match": share, "token_f1": self.worth / self.queries}
         return {

@@ -1,4 +1,4 @@
-"""What all tasks of a language model share: every token is predicted from those before it."""
+"""The base class of language modeling tasks, which predict every token from those before it."""
 
 import math
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from heterolora.tasks.base import Metric, Task
 class NextToken(Task):
     """`-log p(token_{t+1} | tokens up to t)`, at every position whose next token has a label.
 
-    The head is the checkpoint's own, and stays as it is.
+    The head is the checkpoint's own and is not trained.
     """
 
     metrics: tuple[Literal["perplexity"], ...] = setting(
@@ -27,35 +27,35 @@ class NextToken(Task):
 
     @property
     def model_class(self) -> Any:
-        """Any decoder with its language-modeling head."""
+        """Any decoder with its language modeling head."""
         return AutoModelForCausalLM
 
     @property
     def needs_decoder(self) -> bool:
-        """A model that reads in both directions has seen what it is to predict."""
+        """True: a bidirectional model would already see the token that it has to predict."""
         return True
 
     def problems(self) -> Iterable[str]:
-        """There is a metric."""
+        """Check that there is a metric."""
         if not self.metrics:
             yield "metrics=[]: must name one; set task.metrics=[perplexity]"
 
     def loss(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of the next token, summed over all tokens that have a label."""
+        """Return the cross-entropy of the next token, summed over all tokens that have a label."""
         return next_token(output, batch)
 
     def count(self, batch: Batch) -> Tensor:
-        """The tokens that have a loss."""
+        """Return the number of tokens that have a loss."""
         return (batch["labels"][:, 1:] != -100).sum()
 
     def metric(self) -> Metric:
-        """The perplexity of all tokens together."""
+        """Return the perplexity over all tokens together."""
         return Perplexity(self)
 
 
 @dataclass
 class Perplexity(Metric):
-    """`exp(the mean loss of a token)`."""
+    """`exp(mean loss per token)`."""
 
     task: NextToken
     total: float = 0.0
@@ -68,12 +68,12 @@ class Perplexity(Metric):
         self.count += int(count)
 
     def absorb(self, other: Self) -> None:
-        """Add its losses."""
+        """Add the other's losses."""
         self.total += other.total
         self.count += other.count
 
     def compute(self) -> dict[str, float]:
-        """The mean loss of a token, and its exponential; infinite where that overflows."""
+        """Return the mean loss per token and its exponential, which is infinite if it overflows."""
         mean = self.total / self.count
         perplexity = math.exp(mean) if mean < 700 else math.inf
         return {"loss": mean, **dict.fromkeys(self.task.metrics, perplexity)}

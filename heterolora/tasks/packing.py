@@ -1,7 +1,7 @@
-"""Several short examples in one row, each as if it were alone.
+"""Packing: several short examples in one row, each processed as if it were alone.
 
-A packed row (length,) has `input_ids`, `position_ids` that begin at 0 with each of its examples,
-and `labels`. It has no `attention_mask`: that positions begin anew is what tells a model where an
+A packed row (length,) has `input_ids`, `position_ids` that restart at 0 with each of its examples,
+and `labels`. It has no `attention_mask`: the restart of the positions tells the model where an
 example ends (`heterolora.architectures.packed_rows`).
 """
 
@@ -21,17 +21,17 @@ from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.next_token import NextToken
 
 NOWHERE = -1
-"""The position of padding, each of which is then an example of its own."""
+"""The position ID of padding tokens, each of which is then an example of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packable(NextToken):
-    """A language model's task whose examples can share rows.
+    """A language modeling task whose examples can share rows.
 
-    Only what is trained on is packed. A row is then what counts as an example: in
-    `training.batch_size`, in the steps of an epoch, in a proxy's sample. The loss of a step is the
-    mean over all tokens of its rows that have a loss, wherever they lie, so that packing changes
-    which examples a step has, and not what any of them contributes.
+    Only training data is packed. A row then counts as an example: in `training.batch_size`, in the
+    steps per epoch, in a proxy's sample. The loss of a step is the mean over all tokens of its rows
+    that have a loss, in whatever example, so packing changes which examples a step contains, but
+    not what any of them contributes.
     """
 
     packing: bool = setting(
@@ -46,11 +46,11 @@ class Packable(NextToken):
         positions: int,
         device: torch.device,
     ) -> Encoded:
-        """Tokenize a split, each example in a row of its own."""
+        """Tokenize a split, with each example in a row of its own."""
 
     @property
     def packs(self) -> bool:
-        """Where that is asked for."""
+        """Whether packing is enabled."""
         return self.packing
 
     def encode(
@@ -60,7 +60,7 @@ class Packable(NextToken):
         positions: int,
         device: torch.device,
     ) -> Encoded:
-        """Tokenize what is trained on, packed where that is asked for."""
+        """Tokenize training data, packed if packing is enabled."""
         encoded = self.encode_alone(examples, tokenizer, positions, device)
         return packed(encoded, min(self.max_length, positions)) if self.packing else encoded
 
@@ -71,19 +71,19 @@ class Packable(NextToken):
         positions: int,
         device: torch.device,
     ) -> Encoded:
-        """Tokenize what is evaluated, never packed, so that its numbers can be compared."""
+        """Tokenize evaluation data, never packed, so that metrics are comparable."""
         return self.encode_alone(examples, tokenizer, positions, device)
 
 
 def packed(encoded: Encoded, length: int) -> Encoded:
-    """The examples of a language model in rows of at most `length` tokens.
+    """Pack the examples of a language model into rows of at most `length` tokens.
 
-    The first token of an example is what the one before it in the row would predict; it has no
-    label, as it has no loss where the example is alone.
+    The first token of an example gets no label: the token before it in the row belongs to another
+    example, and it has no loss where the example is alone either.
 
     Args:
-        encoded: with `input_ids` and `labels` (length,) of each example.
-        length: of a row; no example is longer.
+        encoded: examples with `input_ids` and `labels`, (length,) each.
+        length: the maximum length of a row; no example is longer.
     """
     ids, labels = encoded.features["input_ids"], encoded.features[LABELS]
     rows = together([len(row) for row in ids], length)
@@ -101,17 +101,17 @@ def packed(encoded: Encoded, length: int) -> Encoded:
 
 
 def together(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Which examples share a row: each goes to the fullest row that can take it (best fit).
+    """Assign examples to rows: each goes to the fullest row that has room for it (best fit).
 
-    Rows are in the order of their first examples, and examples in theirs, so that the first rows
-    are of the first examples.
+    Rows are in the order of their first examples, and the examples of a row in theirs, so that the
+    first rows hold the first examples.
 
     Args:
-        lengths: of the examples, in order.
-        room: of a row.
+        lengths: the lengths of the examples, in order.
+        room: the length of a row.
     """
     rows: list[list[int]] = []
-    left: list[tuple[int, int]] = []  # of each row that is not full its room and its number
+    left: list[tuple[int, int]] = []  # room left and index of each row that is not full
     for example, length in enumerate(lengths):
         at = bisect_left(left, (length, 0))
         if at == len(left):

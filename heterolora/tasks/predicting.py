@@ -1,4 +1,4 @@
-"""Tasks whose examples are each given an answer, which can be written down and graded."""
+"""Tasks that give each example an answer, which can be written to a file and graded."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from heterolora.tasks.base import Columns, Examples, Task
 class Predicting(Task):
     """A task with a column of labels, which a split may lack or hide.
 
-    Without one there are neither losses nor metrics.
+    Without labels there are neither losses nor metrics.
     """
 
     label: str | None = setting(help="the column of the labels", example="label")
@@ -22,27 +22,27 @@ class Predicting(Task):
 
     @property
     def has_labels(self) -> bool:
-        """Whether there is a column of them."""
+        """Whether there is a column of labels."""
         return self.label is not None
 
     def hides_labels(self, columns: Columns) -> bool:
-        """Whether a split has no labels: no column, or each is -1, null or an empty list."""
+        """Whether a split has no labels: no column, or only -1, null or empty lists in it."""
         given = [] if self.label is None else columns.get(self.label, [])
         return all(value is None or value == -1 or value == [] for value in given)
 
     def without_labels(self) -> Self:
-        """The same task of a split that has no labels."""
+        """Return the same task for a split without labels."""
         return replace(self, label=None)
 
     @abstractmethod
     def scores(self, output: Any, batch: Batch) -> list[list[float]]:
-        """For each example of a batch what the model says: its logits, in float32."""
+        """Return the model's logits for each example of a batch, in float32."""
 
     @abstractmethod
     def chosen(self, scores: Sequence[Sequence[float]], examples: Examples) -> list[Any]:
-        """What the scores of all examples come to, as the column of labels has it."""
+        """Turn the scores of all examples into answers, in the form of the column of labels."""
 
 
 def highest(scores: Sequence[float]) -> int:
-    """The index of the highest score, the first of several."""
+    """Return the index of the highest score, the first one in a tie."""
     return max(range(len(scores)), key=scores.__getitem__)

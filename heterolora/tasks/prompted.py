@@ -1,4 +1,4 @@
-"""Classification of texts that are made from columns: by templates, with words marked in them."""
+"""Classification of texts made from columns by templates, optionally with marked words."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,13 +35,13 @@ class Prompted(Classification):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Those of the templates, those that say where marks go, and the label."""
+        """The columns that the templates name, those that position marks, and the label."""
         placed = [mark[key] for mark in self.marks for key in mark if key not in ("column", "by")]
         label = [self.label] if self.label is not None else []
         return tuple(dict.fromkeys([*fields_of(self.sentences), *placed, *label]))
 
     def problems(self) -> Iterable[str]:
-        """Templates name columns, the label not among them, and marks say where."""
+        """Check that templates name columns, but not the label, and that marks have a position."""
         yield from super().problems()
         for template in self.sentences:
             yield from template_problems("sentences", template, self.label)
@@ -59,7 +59,7 @@ class Prompted(Classification):
                 )
 
     def check(self, columns: Columns, where: str) -> Examples:
-        """Every text is a string, every mark within it, every label one of the task's."""
+        """Check that texts are strings, marks lie within them, and labels are the task's."""
         check_columns(columns, dict.fromkeys(self.columns, "task.sentences"), where)
         texts = {name: columns[name] for name in fields_of(self.sentences)}
         for name in texts:
@@ -70,7 +70,7 @@ class Prompted(Classification):
         return Examples(made | self.checked_labels(columns, where))
 
     def _marked(self, name: str, columns: Columns, where: str) -> list[str]:
-        """The column, each of its marks in its place."""
+        """Return the column with its marks inserted."""
         marks = [mark for mark in self.marks if mark["column"] == name]
         texts = []
         for row, text in enumerate(columns[name]):
@@ -93,12 +93,12 @@ class Prompted(Classification):
 
 
 def _places(mark: Mapping[str, str]) -> tuple[str, str]:
-    """The keys of a mark under which it has the columns that say where."""
+    """Return the keys of a mark that hold the columns giving its position."""
     return ("start", "end") if "start" in mark else ("word", "span")
 
 
 def _span(mark: Mapping[str, str], text: str, at: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The first character that is marked and the one after the last; None if they are not there."""
+    """Return the first marked character and the one after the last; None if out of range."""
     if "start" in mark:
         start, end = at["start"], at["end"]
         return (start, end) if 0 <= start < end <= len(text) else None
@@ -108,7 +108,7 @@ def _span(mark: Mapping[str, str], text: str, at: Mapping[str, Any]) -> tuple[in
 
 
 def fields_of(templates: Sequence[str]) -> list[str]:
-    """The columns that templates name, each once; those that cannot be read have none."""
+    """Return the columns that templates name, each once; malformed templates name none."""
     found: list[str] = []
     for template in templates:
         try:
@@ -119,7 +119,7 @@ def fields_of(templates: Sequence[str]) -> list[str]:
 
 
 def template_problems(key: str, template: str, label: str | None) -> Iterable[str]:
-    """What is wrong with a template: it is none, names no column, or gives the label away."""
+    """Yield what is wrong with a template: malformed, naming no column, or naming the label."""
     names = fields_of([template])
     try:
         plain = all(
@@ -138,7 +138,7 @@ def template_problems(key: str, template: str, label: str | None) -> Iterable[st
 
 
 def filled(template: str, texts: Mapping[str, Sequence[str]]) -> list[str]:
-    """A template for each row, its columns replaced by their texts."""
+    """Fill in a template for each row, replacing its columns by their texts."""
     names = fields_of([template])
     rows = zip(*(texts[name] for name in names), strict=True)
     return [template.format(**dict(zip(names, row, strict=True))) for row in rows]

@@ -1,4 +1,4 @@
-"""Classification of one's own texts, whose labels are words, whole numbers or truth values."""
+"""Classification of a user's own texts, with words, whole numbers or booleans as labels."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,13 +37,13 @@ class TextClassification(Classification):
 
     @property
     def model_options(self) -> Mapping[str, Any]:
-        """The size of the head, and what its outputs are called."""
+        """The size of the head, and the names of its outputs."""
         names = dict(enumerate(self.labels or ()))
         ids = {name: index for index, name in names.items()}
         return {"num_labels": self.num_labels, "id2label": names, "label2id": ids}
 
     def problems(self) -> Iterable[str]:
-        """As of any classification; and each class is named once."""
+        """Check as for any classification, and that each class is named once."""
         yield from super().problems()
         if self.labels is not None and len({*self.labels}) < max(2, len(self.labels)):
             yield (
@@ -57,10 +57,10 @@ class TextClassification(Classification):
         return self.labels is not None or self.label is None
 
     def settled(self, columns: Columns, where: str) -> dict[str, Any]:
-        """`labels`: the classes of a split, in order; numbers in theirs.
+        """Return `labels`: the classes in a split, sorted; numbers in numeric order.
 
         Raises:
-            DataError: if a label cannot be one, or there are not two classes.
+            DataError: if a label cannot be a class, or there are fewer than two classes.
         """
         assert self.label is not None
         check_columns(columns, {self.label: "task.label"}, where)
@@ -73,7 +73,7 @@ class TextClassification(Classification):
         return {"labels": tuple(sorted(found, key=_place))}
 
     def checked_labels(self, columns: Columns, where: str) -> dict[str, list[Any]]:
-        """The number of each label."""
+        """Return the class index of each label."""
         if self.label is None:
             return {}
         assert self.labels is not None  # settled with the configuration
@@ -91,16 +91,16 @@ class TextClassification(Classification):
         return {self.label: found}
 
     def chosen(self, scores: Sequence[Sequence[float]], examples: Examples) -> list[Any]:
-        """The class of the highest logit, by its name."""
+        """Return the name of the class with the highest logit."""
         assert self.labels is not None
         return [self.labels[highest(row)] for row in scores]
 
 
 def _spelled(label: Any, row: int, where: str) -> str:
-    """A label as a word: 3.0 and 3 are `3`, true is `true`.
+    """Return a label as a word: 3.0 and 3 are `3`, true is `true`.
 
     Raises:
-        DataError: for a number that is not whole, and for what is none of these.
+        DataError: for a number that is not whole, and for any other value.
     """
     if isinstance(label, bool):
         return str(label).lower()
@@ -117,7 +117,7 @@ def _spelled(label: Any, row: int, where: str) -> str:
 
 
 def _place(name: str) -> tuple[bool, float, str]:
-    """Numbers in their order, then words in theirs."""
+    """Return a sort key: numbers in numeric order, then words in alphabetical order."""
     try:
         return False, float(name), name
     except ValueError:

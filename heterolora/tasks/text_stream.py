@@ -1,4 +1,4 @@
-"""Language modeling of a whole split as one text: WikiText and its like."""
+"""Language modeling of a whole split as one text, as for WikiText."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from heterolora.tasks.tokens import check_columns, check_texts, labeled
 class TextStream(NextToken):
     """Predict the next token of one long text, the rows of a split joined by empty lines.
 
-    It is trained on blocks of `block_length` tokens, one after the other; what is left at the end
-    is shorter than a block and is not used. It is evaluated by strided perplexity, the exponential
-    of the mean loss of a token (https://huggingface.co/docs/transformers/perplexity): windows of
-    `max_length` tokens begin `stride` tokens apart, and in each only the tokens that were in no
-    window before are scored, the others being their context.
+    Training uses consecutive blocks of `block_length` tokens; the remainder at the end is shorter
+    than a block and is dropped. Evaluation measures strided perplexity, the exponential of the mean
+    loss per token (https://huggingface.co/docs/transformers/perplexity): windows of `max_length`
+    tokens begin `stride` tokens apart, and each scores only the tokens that no earlier window
+    contained; the others serve as context.
     """
 
     text: str = setting(help="the column of the texts", example="text")
@@ -39,11 +39,11 @@ class TextStream(NextToken):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The text."""
+        """The column of the texts."""
         return (self.text,)
 
     def problems(self) -> Iterable[str]:
-        """Every token is in some window."""
+        """Check as for any language modeling, and that every token is in some window."""
         yield from super().problems()
         if self.stride is not None and self.stride > self.max_length:
             yield (
@@ -52,7 +52,7 @@ class TextStream(NextToken):
             )
 
     def check(self, columns: Columns, where: str) -> Examples:
-        """Every text is a string, and one of them has something in it."""
+        """Check that every text is a string, and that not all of them are empty."""
         check_columns(columns, {self.text: "task.text"}, where)
         check_texts(columns, self.text, where)
         if not any(columns[self.text]):
@@ -68,7 +68,7 @@ class TextStream(NextToken):
         positions: int,
         device: torch.device,
     ) -> Encoded:
-        """The blocks of the stream, each token of which but the first is predicted.
+        """Cut the stream into blocks, in which every token but the first is predicted.
 
         Raises:
             DataError: if the stream is shorter than a block.
@@ -91,10 +91,10 @@ class TextStream(NextToken):
         positions: int,
         device: torch.device,
     ) -> Encoded:
-        """The windows of the stream, in which only new tokens have a label.
+        """Cut the stream into windows, in which only new tokens have a label.
 
         Raises:
-            DataError: if there is no token to score, or the model has fewer positions than stride.
+            DataError: if there is no token to score, or the stride exceeds the model's positions.
         """
         stream = self._stream(examples, tokenizer)
         length = min(self.max_length, positions)
@@ -116,18 +116,18 @@ class TextStream(NextToken):
         return labeled(windows, labels, tokenizer, length, device)
 
     def _stream(self, examples: Examples, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-        """The tokens of all rows, (tokens,)."""
+        """Return the tokens of all rows, (tokens,)."""
         text = "\n\n".join(examples.columns[self.text])
         return torch.tensor(tokenizer(text, truncation=False)["input_ids"])
 
 
 def spans(tokens: int, length: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Of each window where it begins, where its new tokens begin, and where it ends.
+    """Yield for each window where it begins, where its new tokens begin, and where it ends.
 
     Args:
-        tokens: of the stream.
-        length: of a window.
-        stride: from one window to the next, at most `length`.
+        tokens: the number of tokens in the stream.
+        length: the length of a window.
+        stride: the distance from one window to the next, at most `length`.
     """
     known = 0
     for begin in range(0, tokens, stride):

@@ -1,4 +1,4 @@
-"""Labels of tokens: what a language model is to say at each position of a text."""
+"""Token labels: what a language model has to predict at each position of a text."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.tokens import check_columns, check_texts, tokenize
 
 NONE = -100
-"""The label of a token at which nothing is asked."""
+"""The label of a token at which nothing has to be predicted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +35,21 @@ class TokenLabels(Task):
 
     @property
     def model_class(self) -> Any:
-        """Any decoder with its language-modeling head."""
+        """Any decoder with its language modeling head."""
         return AutoModelForCausalLM
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The text, then the labels."""
+        """The column of the texts, then that of the labels."""
         return (self.text, self.label)
 
     def problems(self) -> Iterable[str]:
-        """There is a metric."""
+        """Check that there is a metric."""
         if not self.metrics:
             yield "metrics=[]: must name one; set task.metrics=[accuracy]"
 
     def check(self, columns: Columns, where: str) -> Examples:
-        """Every text is a string, every label a whole number."""
+        """Check that every text is a string and every label a whole number."""
         check_columns(columns, {self.text: "task.text", self.label: "task.label"}, where)
         check_texts(columns, self.text, where)
         for row, labels in enumerate(columns[self.label]):
@@ -72,10 +72,10 @@ class TokenLabels(Task):
         positions: int,
         device: torch.device,
     ) -> Encoded:
-        """Tokenize texts; labels are cut where their text is.
+        """Tokenize texts; labels are truncated together with their text.
 
         Raises:
-            DataError: if a text has more tokens than labels, or a label is no token.
+            DataError: if a text has more tokens than labels, or a label is not a token ID.
         """
         texts, labels = examples.columns.values()
         encoded = tokenize([texts], tokenizer, min(self.max_length, positions), device)
@@ -91,21 +91,21 @@ class TokenLabels(Task):
         return encoded.with_labels(fitted, padding=NONE)
 
     def loss(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of the labels, summed over all tokens that have one."""
+        """Return the cross-entropy of the labels, summed over all tokens that have one."""
         return token_cross_entropy(output, batch)
 
     def count(self, batch: Batch) -> Tensor:
-        """The tokens that have a label."""
+        """Return the number of tokens that have a label."""
         return (batch[LABELS] != NONE).sum()
 
     def metric(self) -> Metric:
-        """Of all labels together."""
+        """Return a metric over all labels together."""
         return Agreement(self)
 
 
 @dataclass
 class Agreement(Metric):
-    """The share of the labels that are the likeliest token."""
+    """The share of labels that are the model's likeliest token."""
 
     task: TokenLabels
     total: float = 0.0
@@ -113,20 +113,20 @@ class Agreement(Metric):
     count: int = 0
 
     def update(self, output: Any, batch: Batch) -> None:
-        """Add the batch's losses, and count its labels."""
+        """Add the batch's losses, and count its right predictions."""
         total, count = self.task.loss(output, batch)
         self.total += total.item()
         self.count += int(count)
         self.right += int((output.logits.argmax(-1) == batch[LABELS]).sum())
 
     def absorb(self, other: Self) -> None:
-        """Add its losses and counts."""
+        """Add the other's losses and counts."""
         self.total += other.total
         self.count += other.count
         self.right += other.right
 
     def compute(self) -> dict[str, float]:
-        """The mean loss of a label, and the share."""
+        """Return the mean loss per label, and the share of right predictions."""
         return {
             "loss": self.total / self.count,
             **dict.fromkeys(self.task.metrics, self.right / self.count),

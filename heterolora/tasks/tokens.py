@@ -1,4 +1,4 @@
-"""Texts as tokens, and what every task asks of them."""
+"""Tokenization of texts, and the checks that every task makes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,15 +13,15 @@ from heterolora.tasks.encoded import Encoded
 
 
 def check_columns(columns: Columns, keys: Mapping[str, str], where: str) -> None:
-    """See that columns are there, and not empty.
+    """Check that columns exist and are not empty.
 
     Args:
-        columns: of the split.
+        columns: the columns of the split.
         keys: for each column, the setting that names it.
         where: what to call the split in an error.
 
     Raises:
-        DataError: if one is not, or there are no rows.
+        DataError: if a column is missing, or there are no rows.
     """
     for column, key in keys.items():
         if column not in columns:
@@ -34,10 +34,10 @@ def check_columns(columns: Columns, keys: Mapping[str, str], where: str) -> None
 
 
 def check_texts(columns: Columns, column: str, where: str) -> None:
-    """See that every value of a column is a string.
+    """Check that every value of a column is a string.
 
     Raises:
-        DataError: naming the first row where it is not.
+        DataError: names the first row with anything else.
     """
     for row, text in enumerate(columns[column]):
         if not isinstance(text, str):
@@ -54,18 +54,18 @@ def tokenize(
     limit: int,
     device: torch.device,
 ) -> Encoded:
-    """Tokenize texts, or pairs of them, truncated to `limit` tokens; without labels.
+    """Tokenize texts, or pairs of texts, truncated to `limit` tokens; without labels.
 
     Args:
-        texts: one list of n texts, or two.
-        tokenizer: with a padding token.
-        limit: the most tokens of an example.
-        device: where batches go.
+        texts: one list of n texts, or two for pairs.
+        tokenizer: a tokenizer with a padding token.
+        limit: the maximum number of tokens per example.
+        device: where batches are placed.
     """
     encoded = tokenizer(*map(list, texts), truncation=True, max_length=limit)
     full = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) >= limit]
     truncated = 0
-    if full:  # only these may have lost something
+    if full:  # only these may have been truncated
         whole = tokenizer(*([column[row] for row in full] for column in texts), truncation=False)
         truncated = sum(len(ids) > limit for ids in whole["input_ids"])
     assert tokenizer.pad_token_id is not None
@@ -86,14 +86,14 @@ def labeled(
     limit: int,
     device: torch.device,
 ) -> Encoded:
-    """Rows of tokens, each token with its label.
+    """Combine rows of tokens with a label for each token.
 
     Args:
-        rows: of n examples, (length,) each.
-        labels: as `rows`; -100 where there is none.
-        tokenizer: with a padding token.
-        limit: the most tokens of an example.
-        device: where batches go.
+        rows: the token IDs of n examples, (length,) each.
+        labels: the labels, in the same shapes; -100 where a token has none.
+        tokenizer: a tokenizer with a padding token.
+        limit: the maximum number of tokens per example.
+        device: where batches are placed.
     """
     assert tokenizer.pad_token_id is not None
     ones = torch.ones(limit, dtype=torch.int64)

@@ -1,1 +1,1 @@
-"""Fine-tuning: the trainer, what makes its steps, and what it keeps."""
+"""Fine-tuning: the trainer, the engines that make its steps, and the state that it saves."""

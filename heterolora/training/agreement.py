@@ -1,4 +1,4 @@
-"""What several processes of one run decide as one."""
+"""Decisions that the processes of one run make together."""
 
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,12 +14,13 @@ from heterolora.training.weights import Weights
 
 
 class SharedSignals(Signals):
-    """Signals of which one that comes to any process stops all of them, before the same step.
+    """Signals shared by all processes: one that reaches any process stops all before the same step.
 
-    `waiting` asks the others, so that every process has to read it as often.
+    Reading `waiting` communicates with the other processes, so every process has to read it equally
+    often.
 
     Args:
-        processes: that make the run.
+        processes: the processes that make up the run.
     """
 
     def __init__(self, processes: Processes) -> None:
@@ -33,14 +34,14 @@ class SharedSignals(Signals):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """As of one process; without an error, after asking the others for the last time."""
+        """Exit as in one process; without an error, first ask the other processes one last time."""
         if error is None:
             self._ask()
         super().__exit__(kind, error, traceback)
 
     @property
     def waiting(self) -> bool:
-        """Whether a signal has come to any process."""
+        """Whether any process has received a signal."""
         self._ask()
         return self._agreed > 0
 
@@ -48,7 +49,7 @@ class SharedSignals(Signals):
         """Do what the signals ask for, once all processes know of them."""
         if self._agreed:
             super().obey()
-            raise Terminated(self._agreed)  # it came to another, or its handler lets this one be
+            raise Terminated(self._agreed)  # another process received it, or its handler returned
 
     def _ask(self) -> None:
         self._agreed = self._processes.largest(max(self._waiting, default=0))
@@ -56,14 +57,14 @@ class SharedSignals(Signals):
 
 @dataclass
 class SharedSearch(Search):
-    """A search that every process makes, of which the first one's counts.
+    """A search that every process makes; the result of the first process counts.
 
-    Each scores the whole sample. Devices of one kind find the same scores; where they are not, the
-    last digits could decide otherwise in each.
+    Each process scores the whole sample. Devices of one kind find the same scores; where they do
+    not, differences in the last digits could lead the processes to different selections.
     """
 
     def __call__(self, share: float = 1.0) -> dict[str, Any]:
-        """As in one process."""
+        """Search as in one process."""
         processes = Processes()
         with processes.minding():
             own = super().__call__(share)
@@ -74,11 +75,11 @@ class SharedSearch(Search):
 
 
 class SharedWeights:
-    """Weights that the first process keeps, and all of them go back to.
+    """Weights that the first process saves and that all processes load.
 
     Args:
-        adapters: of this process.
-        kept: in the first process what keeps them; None in the others.
+        adapters: the adapters of this process.
+        kept: what saves the weights, in the first process; None in the others.
     """
 
     def __init__(self, adapters: Adapters, kept: Weights | None) -> None:
@@ -86,12 +87,12 @@ class SharedWeights:
         self._kept = kept
 
     def save(self, name: str, epoch: int) -> None:
-        """Have the first process keep the weights, which are the same in all."""
+        """Save the weights in the first process; they are the same in all processes."""
         if self._kept is not None:
             self._kept.save(name, epoch)
 
     def load(self, name: str) -> None:
-        """Have the adapters of every process be as they were saved. Each has to ask."""
+        """Restore the saved weights in every process. Every process has to call this."""
         if self._kept is not None:
             self._kept.load(name)
         self._adapters.load_state_dict(Processes().told(self._adapters.state_dict()))

@@ -1,4 +1,4 @@
-"""The states of a run on disk from which it can be resumed: each whole, or known not to be."""
+"""Checkpoints on disk from which a run can resume: each one complete, or known to be damaged."""
 
 import hashlib
 import json
@@ -20,21 +20,24 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
 KEPT = 2
-"""The newest one, and the one before for when that turns out to be damaged."""
+"""Number of checkpoints kept: the newest, and the one before in case the newest is damaged."""
 STATE, TENSORS, CHECKSUMS = "state.json", "state.safetensors", "checksums.json"
 
 
 class CheckpointManager:
-    """The newest states of whatever has state, in `step-<n>/` below a folder.
+    """Saves and loads the states of all stateful objects, in `step-<n>/` below a folder.
 
-    Each has its tensors as safetensors, the rest as JSON, and every file's SHA-256.
+    Each checkpoint holds its tensors as safetensors, everything else as JSON, and the SHA-256 of
+    every file.
 
     Args:
-        folder: where; made when it is needed.
+        folder: where the checkpoints are written; created when needed.
 
     Attributes:
-        stateful: what is kept, by name. What may refuse a state stands first.
-        facts: what must not differ between who saves and who loads, in words for an error.
+        stateful: the objects whose state is saved, by name. Those that may refuse a state come
+            first.
+        facts: facts that must be the same when saving and when loading, worded for an error
+            message.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,19 +46,20 @@ class CheckpointManager:
         self.facts: dict[str, object] = {"checkpoint schema": SCHEMA_VERSION}
 
     def exists(self) -> bool:
-        """Whether there is a state, whole or not."""
+        """Whether there is a checkpoint, complete or not."""
         return bool(self._all())
 
     @property
     def newest(self) -> int | None:
-        """The step of the newest state, whole or not; None without any."""
+        """The step of the newest checkpoint, complete or not; None if there is none."""
         return max((int(folder.name.removeprefix("step-")) for folder in self._all()), default=None)
 
     def save(self, step: int) -> None:
-        """Keep the states of all `stateful`, if those of this step are not kept yet.
+        """Save the states of all `stateful`, unless this step is already saved.
 
         Raises:
-            RecordError: if there is no room; what was kept before remains.
+            RecordError: if it cannot be written, for example on a full disk; earlier checkpoints
+                remain.
         """
         folder = self._folder / f"step-{step:08d}"
         if folder.exists():
@@ -74,18 +78,18 @@ class CheckpointManager:
                 shutil.rmtree(old)
 
     def load(self) -> int | None:
-        """Have all `stateful` go on from the newest state that is whole.
+        """Restore all `stateful` from the newest complete checkpoint.
 
-        A state is damaged if a file in it is missing or not what was written, or if one of the
-        `stateful` refuses it with a ValueError; it is passed over with a warning, and removed
-        once an older one is found whole.
+        A checkpoint is damaged if one of its files is missing or differs from what was written, or
+        if one of the `stateful` refuses its state with a ValueError. It is skipped with a warning,
+        and removed once an older checkpoint turns out to be complete.
 
         Returns:
-            The step of the state; None if there is none.
+            The step of the checkpoint; None if there is none.
 
         Raises:
-            RecordError: if all are damaged, or one is of another run than this, or cannot be read
-                at the moment; nothing is removed then.
+            RecordError: if all checkpoints are damaged, or one belongs to another run or cannot be
+                read at the moment; nothing is removed then.
         """
         damaged = []
         for folder in reversed(self._all()):
@@ -113,15 +117,15 @@ class CheckpointManager:
         return None
 
     def discard(self) -> None:
-        """Remove all states: the run is finished."""
+        """Remove all checkpoints: the run is finished."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _all(self) -> list[Path]:
-        """Their folders, the oldest first."""
+        """The folders of all checkpoints, oldest first."""
         return sorted(self._folder.glob("step-*"))
 
     def _write(self, folder: Path, content: dict[str, Any]) -> None:
-        shutil.rmtree(folder, ignore_errors=True)  # a kill may have left it
+        shutil.rmtree(folder, ignore_errors=True)  # left behind if the process was killed
         folder.mkdir(parents=True)
         tensors: dict[str, Tensor] = {}
         values = _without_tensors(content, tensors)
@@ -136,7 +140,7 @@ class CheckpointManager:
         sync_directory(folder)
 
     def _read(self, folder: Path) -> dict[str, Any]:
-        """Check and load.
+        """Check and load one checkpoint.
 
         Raises:
             ValueError: if it is damaged; or SafetensorError, or FileNotFoundError.
@@ -157,7 +161,7 @@ class CheckpointManager:
             node = kept
             for parent in parents:
                 node = node.setdefault(parent, {})
-            # Cloned, because tensors from a file's bytes may be aligned otherwise than torch's.
+            # Cloned, because tensors from a file's bytes may be aligned differently from torch's.
             node[name] = tensor.clone()
         return kept
 
@@ -173,7 +177,7 @@ class CheckpointManager:
 def _without_tensors(
     node: Mapping[str, Any], tensors: dict[str, Tensor], path: str = ""
 ) -> dict[str, Any]:
-    """`node` without its tensors, which go to `tensors` by their path, such as `a/b/c`."""
+    """Return `node` without its tensors, which are put into `tensors` by path, such as `a/b/c`."""
     kept: dict[str, Any] = {}
     for name, value in node.items():
         if isinstance(value, Tensor):

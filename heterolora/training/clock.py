@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""How much time a run spends on each activity."""
 
 import time
 
@@ -6,7 +6,7 @@ import torch
 
 
 class Clock:
-    """Adds up seconds by activity: `lap` books the time since the last lap on one of them."""
+    """Adds up seconds by activity: `lap` books the time since the last lap to one activity."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds = {"training": 0.0, "searching": 0.0, "evaluating": 0.0}
@@ -14,11 +14,11 @@ class Clock:
         self._last = time.perf_counter()
 
     def restart(self) -> None:
-        """Forget the time since the last lap."""
+        """Discard the time since the last lap."""
         self._last = time.perf_counter()
 
     def lap(self, activity: str) -> float:
-        """Book the time since the last lap on `activity`; returns it in seconds."""
+        """Book the time since the last lap to `activity`, and return it in seconds."""
         if self._device.type != "cpu":
             torch.accelerator.synchronize(self._device)
         now = time.perf_counter()

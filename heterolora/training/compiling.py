@@ -1,4 +1,4 @@
-"""Forward passes that a compiler has made faster, and the shapes of batches that go with them."""
+"""Compiled forward passes, and the batch shapes that suit them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,21 +10,21 @@ LENGTHS = 32
 """Batches are padded to a multiple of this, so that there are few shapes to compile for."""
 
 SHAPES = 256
-"""More than batches have: beyond its limit torch would no longer compile, and not say so."""
+"""More than the number of batch shapes: past its limit, torch silently stops compiling."""
 
 
 def compiled(model: PreTrainedModel, backend: str | Callable[..., Any] = "inductor") -> Any:
-    """`model` as a callable that computes the same in fewer, larger kernels.
+    """Compile `model` into a callable that computes the same in fewer, larger kernels.
 
-    Each shape of a batch is compiled for when it first comes, and on a GPU recorded as a CUDA
-    graph, which starts all kernels of a pass at once. Ranks and scalings are tensors, so that a
-    new allocation compiles nothing anew. Calls of `model` itself stay as they are.
+    Each batch shape is compiled when it first occurs, and on a GPU recorded as a CUDA graph, which
+    launches all kernels of a pass at once. Ranks and scalings are tensors, so a new allocation
+    triggers no recompilation. Calling `model` itself works as before.
 
-    What it returns on a GPU is overwritten by the next call.
+    On a GPU, each call overwrites what the previous call returned.
 
     Args:
-        model: wired or not, on its device.
-        backend: of `torch.compile`.
+        model: the model on its device, wired or not.
+        backend: the backend of `torch.compile`.
     """
     mode = "reduce-overhead" if model.device.type == "cuda" else None
     compiled_model: Any = torch.compile(model, dynamic=False, backend=backend, mode=mode)

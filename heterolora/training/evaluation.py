@@ -17,7 +17,7 @@ from heterolora.unpadding import without_padding
 def outputs(
     model: nn.Module, split: Encoded, batch_size: int, autocast: Autocast = nullcontext
 ) -> Iterator[tuple[Any, dict[str, Tensor]]]:
-    """What the model gives for each batch of a split in its order, and the batch; dropout off.
+    """Yield the model's output for each batch of a split, in order, and the batch; dropout is off.
 
     The model is left in evaluation mode.
     """
@@ -35,7 +35,7 @@ def evaluate(
     batch_size: int,
     autocast: Autocast = nullcontext,
 ) -> dict[str, float]:
-    """The mean loss (`loss`) and the task's metrics over a split, dropout off.
+    """Return the mean loss (`loss`) and the task's metrics over a split, with dropout off.
 
     The model is left in evaluation mode.
     """
@@ -49,7 +49,7 @@ def measured(
     batch_size: int,
     autocast: Autocast = nullcontext,
 ) -> Metric:
-    """The task's metric of a split, of which another's may be the rest; see `evaluate`."""
+    """Return the task's metric over a split, before `compute`, so that others can be added."""
     metric = task.metric()
     for output, batch in outputs(model, split, batch_size, autocast):
         metric.update(output, batch)

@@ -1,4 +1,4 @@
-"""What each site is worth after training."""
+"""How much each site contributes after training."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ def leave_one_out(
     metric: str,
     higher_is_better: bool = True,
 ) -> list[dict[str, Any]]:
-    """Switch each site that is on off by itself, evaluate, and switch it on again.
+    """Switch off each site that is on, one at a time, evaluate, and switch it on again.
 
     A site's importance is what its absence costs:
 
@@ -22,8 +22,8 @@ def leave_one_out(
     the latter with the opposite sign for a metric of which less is better.
 
     Returns:
-        `site` and both differences, in the order of the sites. Ranks are as before, however it
-        ends, and weights are never changed.
+        Rows of `site` and both differences, in the order of the sites. Ranks are restored even
+        after an error, and weights are never changed.
     """
     ranks = adapters.ranks
     sign = 1 if higher_is_better else -1

@@ -1,4 +1,4 @@
-"""How much memory a run takes, and what to do when the device has no more."""
+"""How much memory a run uses, and advice when the device runs out of it."""
 
 import resource
 import sys
@@ -13,7 +13,7 @@ from heterolora.errors import TrainingError, one_line
 
 @contextmanager
 def memory_advice(device: torch.device) -> Iterator[None]:
-    """What runs out of `device`'s memory inside, in one line.
+    """Report running out of `device`'s memory inside the context in one line.
 
     Raises:
         TrainingError: with the remedies.
@@ -33,7 +33,7 @@ def memory_advice(device: torch.device) -> Iterator[None]:
 
 
 ALLOCATOR = "DefaultCPUAllocator"
-"""What torch names where a CPU has no more memory, in a `RuntimeError` like any other."""
+"""What torch names in its plain `RuntimeError` when the CPU runs out of memory."""
 
 
 def _of_memory(error: Exception) -> bool:
@@ -41,15 +41,15 @@ def _of_memory(error: Exception) -> bool:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Have `peak_memory` count from here, where the system can: runs share a process."""
+    """Restart `peak_memory` from here, where the system allows it: runs share a process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    with suppress(OSError):  # Linux alone has it
+    with suppress(OSError):  # only on Linux
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU's allocator, or of the process where the CPU computes."""
+    """Return peak memory in bytes: of the GPU's allocator, or of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError):

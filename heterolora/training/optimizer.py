@@ -13,6 +13,6 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> torch.optim.Optimizer:
-    """AdamW over adapters and head that leaves ranks alone while they are off."""
+    """Return AdamW over adapters and head; it leaves ranks that are off unchanged."""
     settings = AdamW(learning_rate=learning_rate, weight_decay=weight_decay, betas=betas, eps=eps)
     return settings.make(adapters)

@@ -11,21 +11,21 @@ from heterolora.losses import Autocast
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of that name; for `auto`, the accelerator where there is one, else the CPU."""
+    """Return the device of that name; for `auto`, the accelerator if there is one, else the CPU."""
     if name != "auto":
         return torch.device(name)
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def device_name(device: torch.device) -> str:
-    """The product: of the GPU, or of the processor."""
+    """Return the product name of the GPU or the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine()
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """`bf16` or `fp32`; for `auto`, bf16 on a GPU that computes in it, else fp32."""
+    """Return `bf16` or `fp32`; for `auto`, bf16 on a GPU that supports it natively, else fp32."""
     if name != "auto":
         return name
     bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -33,27 +33,30 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def autocast_for(precision: str, device: torch.device) -> Autocast:
-    """Forward passes in bfloat16, with parameters and what is trained in float32; or nothing."""
+    """Return what makes the context of a forward pass: bfloat16 autocast for `bf16`, else none.
+
+    Trained parameters stay in float32.
+    """
     if precision == "bf16":
         return partial(torch.autocast, device.type, dtype=torch.bfloat16)
     return nullcontext
 
 
 def matmul_precision(tf32: bool, device: torch.device) -> AbstractContextManager[None]:
-    """Inside, products of float32 matrices are in TF32 where that is asked for of a GPU."""
+    """Inside the context, multiply float32 matrices in TF32, where asked for and on a GPU."""
     return _tf32() if tf32 and device.type == "cuda" else nullcontext()
 
 
 _before: list[str] = []
-"""What there was before each that has asked for TF32 and not yet left."""
+"""The setting found by each context that has asked for TF32 and not yet exited."""
 
 
 @contextmanager
 def _tf32() -> Iterator[None]:
-    """TF32, put back when the last of all has left: torch has one setting for the process."""
+    """Enable TF32 until the last such context exits: torch has one setting per process."""
     _before.append(torch.get_float32_matmul_precision())
-    # Not `torch.backends.cuda.matmul.fp32_precision`: once that is set, reading this one is an
-    # error, and torch's compiler reads it.
+    # Not `torch.backends.cuda.matmul.fp32_precision`: once that is set, reading this setting is
+    # an error, and torch's compiler reads it.
     torch.set_float32_matmul_precision("high")
     try:
         yield

@@ -1,7 +1,7 @@
-"""The processes that make one run together, and what they tell each other.
+"""The processes of one run, and how they communicate.
 
-Messages go through torch.distributed, whose default group has to be there: on the CPU (gloo) what
-is said about the run, and where it is computed (NCCL on GPUs) what is computed.
+Messages go through torch.distributed, whose default group has to exist: facts about the run over
+the CPU (gloo), computed tensors over the device that computed them (NCCL on GPUs).
 """
 
 import io
@@ -18,7 +18,7 @@ from heterolora.errors import TrainingError
 Value = TypeVar("Value")
 CPU = torch.device("cpu")
 FAILED = "heterolora/failed"
-"""A key of the group's store: what ended the first process that failed."""
+"""The key in the group's store under which the first process to fail leaves its reason."""
 
 LOST = (
     "closed by peer",
@@ -27,7 +27,7 @@ LOST = (
     "Socket Timeout",
     "Timed out waiting",
 )
-"""What gloo says where another process has ended: it has no exception of its own for that."""
+"""What gloo's errors say when another process has ended: it has no exception class for that."""
 
 
 class LostError(TrainingError):
@@ -35,11 +35,11 @@ class LostError(TrainingError):
 
 
 class Processes:
-    """All processes of the default group; the first one leads.
+    """All processes of the default group, led by the first.
 
     Attributes:
-        rank: of this one, from 0.
-        size: how many there are.
+        rank: the rank of this process, from 0.
+        size: the number of processes.
     """
 
     def __init__(self) -> None:
@@ -47,11 +47,11 @@ class Processes:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one that keeps the record and talks to the user."""
+        """Whether this process keeps the record and talks to the user."""
         return self.rank == 0
 
     def told(self, value: Value) -> Value:
-        """What the first process has; tensors are on the CPU. Every process has to ask.
+        """Return the first process's value, its tensors on the CPU. Every process has to call this.
 
         Raises:
             LostError: if another process has ended.
@@ -68,24 +68,24 @@ class Processes:
         return read
 
     def gathered(self, value: Value) -> list[Value]:
-        """What every process has, in their order; everywhere the same."""
+        """Return the values of all processes, in the order of their ranks; the same everywhere."""
         values: list[Any] = [None] * self.size
         with self.minding():
             dist.all_gather_object(values, value)
         return values
 
     def largest(self, number: int) -> int:
-        """The largest number of any process."""
+        """Return the largest number of any process."""
         message = torch.tensor(number)
         with self.minding():
             dist.all_reduce(message, op=dist.ReduceOp.MAX)
         return int(message)
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Put in place of each tensor its sum over all processes, in one message.
+        """Replace each tensor by its sum over all processes, in one message.
 
         Args:
-            tensors: of the same shapes in every process, all on one device.
+            tensors: tensors of the same shapes in every process, all on one device.
         """
         with torch.no_grad():
             message = torch.cat([tensor.flatten() for tensor in tensors])
@@ -97,17 +97,17 @@ class Processes:
                 start = end
 
     def fail(self, reason: str) -> None:
-        """Leave word of why this process ends, if no other has failed before."""
-        with suppress(Exception):  # the store may have gone with the process that had it
+        """Leave the reason why this process ends, unless another process has failed before."""
+        with suppress(Exception):  # the store may have ended with the process that held it
             said = f"process {self.rank} of {self.size}: {reason}"
             _store().compare_set(FAILED, "", said)
 
     @contextmanager
     def minding(self) -> Iterator[None]:
-        """Tell of a process that has ended, where something inside waits for it.
+        """Report another process's end when something inside the context waits for it.
 
         Raises:
-            LostError: with what it has said, if it has.
+            LostError: with the reason that process left, if any.
         """
         try:
             yield

@@ -1,4 +1,4 @@
-"""How the learning rate goes up and down."""
+"""Learning rate schedules."""
 
 import math
 from collections.abc import Callable
@@ -7,14 +7,14 @@ import torch
 from transformers import get_scheduler
 
 Schedule = Callable[[int], float]
-"""From a step, counted from 0, to the factor of the learning rate in it."""
+"""Maps a step, counted from 0, to the factor on the learning rate in that step."""
 
 KINDS = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-"""What Transformers calls them."""
+"""The names of the schedules in Transformers, by their names here."""
 
 
 def make_schedule(name: str, warmup: float, total: int) -> Schedule:
-    """A schedule of Transformers, by its name there.
+    """Return a learning rate schedule of Transformers.
 
     With T steps in all and w = ceil(warmup T), the factor at step t is t / w for t < w, and then
 
@@ -24,8 +24,8 @@ def make_schedule(name: str, warmup: float, total: int) -> Schedule:
 
     Args:
         name: `constant`, `linear` or `cosine`.
-        warmup: the share of all steps in which the rate rises from 0.
-        total: optimizer steps in all.
+        warmup: the share of all steps over which the learning rate rises from 0.
+        total: the total number of optimizer steps.
     """
     unused = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))])
     made = get_scheduler(KINDS[name], unused, math.ceil(warmup * total), total)

@@ -1,4 +1,4 @@
-"""Signals that stop a run, put off to a moment when it can be saved."""
+"""Signals that stop a run, deferred until its state can be saved."""
 
 import logging
 import signal
@@ -13,22 +13,23 @@ from heterolora.interrupts import Terminated
 logger = logging.getLogger(__name__)
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Ctrl-C; the end of a job or of a machine; what SLURM is asked to send ahead of time."""
+"""Ctrl-C; the end of a job or a machine; the advance warning that SLURM is asked to send."""
 
 
 class Stopped(BaseException):
-    """The handler of a signal says that this is the end, such as one that may not queue again.
+    """The handler of a signal has declared the end, for example of a job that may not be requeued.
 
-    No `Exception`: it is the process that ends, not a run that fails.
+    Not an `Exception`: the process ends, rather than a run failing.
     """
 
 
 class Signals:
-    """Inside, the first signal of a kind waits for `obey` or the end; a second SIGINT does not.
+    """Defers signals: the first of each kind to `obey` or the end, but not a second SIGINT.
 
-    `obey` gives each signal to the handler that had it before, such as submitit's, which has SLURM
-    queue the job again. Where there was none, the process ends as the signal would have it. What
-    was ignored before, as the shell has SIGINT for a command in the background, stays ignored.
+    `obey` passes each signal to its previous handler, such as submitit's, which has SLURM requeue
+    the job. If there was none, the process ends as the signal would have ended it. A signal that
+    was ignored before stays ignored, as SIGINT does for a command that the shell runs in the
+    background.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,7 @@ class Signals:
 
     def __enter__(self) -> Self:
         interrupts.check()
-        if threading.current_thread() is threading.main_thread():  # Python allows no other
+        if threading.current_thread() is threading.main_thread():  # Python allows no other thread
             for number in STOPPING:
                 before = signal.getsignal(number)
                 if before not in (None, signal.SIG_IGN):
@@ -52,8 +53,8 @@ class Signals:
     ) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
-        # A step that fails never gets to `obey`. Without the signal the next run of the job would
-        # start, and be killed in the middle of it.
+        # A step that fails never reaches `obey`. If the signal were lost, the next run of the job
+        # would start and be killed halfway through.
         if error is None or isinstance(error, Exception):
             if error is not None and self._waiting:
                 logger.warning("a signal arrived during a step that failed: %s", one_line(error))
@@ -62,15 +63,15 @@ class Signals:
 
     @property
     def waiting(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal has been received and not yet obeyed."""
         return bool(self._waiting)
 
     def obey(self) -> None:
-        """Do what the signals that have come ask for.
+        """Do what the received signals ask for.
 
         Raises:
             KeyboardInterrupt: for SIGINT, from Python's own handler.
-            Terminated: for another signal that nobody handles.
+            Terminated: for another signal that has no handler.
         """
         while self._waiting:
             self._deliver(self._waiting.pop(0), None)

@@ -1,4 +1,4 @@
-"""Many trainings at once, each as if it were alone."""
+"""Several trainings at once, each as if it were alone."""
 
 import math
 import time
@@ -18,7 +18,7 @@ from heterolora.training.trainer import Result, Step, Steps
 
 
 class HeldSignals(Signals):
-    """Signals of many trainings: each saves its state, and none of them is the one to stop."""
+    """Signals of one of several trainings: it saves its state, but does not stop by itself."""
 
     def __init__(self, shared: Signals) -> None:
         super().__init__()
@@ -32,21 +32,21 @@ class HeldSignals(Signals):
 
     @property
     def waiting(self) -> bool:
-        """Whether a signal has come to any."""
+        """Whether a signal has been received for all of them."""
         return self._shared.waiting
 
     def obey(self) -> None:
-        """Leave it to who drives them all."""
+        """Do nothing: whoever drives all trainings obeys."""
 
 
 class Together(Generic[Result]):
-    """Drives trainings in rounds, each of which makes the next step of all in one pass.
+    """Drives several trainings in rounds; each round makes the next step of all in one pass.
 
     Args:
-        trainings: start them, given the signals that they are to heed. All that they train must
-            be packable: see `PackedEngine`.
-        max_packed: how many are under way at a time at most; as one ends, the next begins. Fewer
-            are where the last ones would else be left with a pass that they hardly fill.
+        trainings: callables that start a training, given the signals that it has to heed. All that
+            they train must be packable: see `PackedEngine`.
+        max_packed: maximum number of trainings under way at a time; as one ends, the next begins.
+            Fewer are used where the last ones would otherwise hardly fill their pass.
     """
 
     def __init__(
@@ -62,14 +62,15 @@ class Together(Generic[Result]):
         self._signals = Signals()
 
     def drive(self) -> list[Result]:
-        """Make every step of all; returns their results, in their order.
+        """Make every step of all trainings; return their results, in order.
 
-        A training that raises an Exception of its own ends all: it is to return what went wrong.
+        A training that raises an Exception of its own ends all of them: it has to return its
+        failure as a result instead.
         """
         with self._signals:
             try:
                 while self._pending or self._next:
-                    stopping = self._signals.waiting  # then all save before their next step
+                    stopping = self._signals.waiting  # if so, all save before their next step
                     while self._pending and len(self._next) < self._most and not stopping:
                         self._begin()
                     self._round()
@@ -91,7 +92,7 @@ class Together(Generic[Result]):
                 share_frozen(models[-1], models[0])
 
     def _advance(self, index: int, go_on: Callable[[], Step]) -> None:
-        """Let a training go on to its next step, or to its end."""
+        """Advance a training to its next step, or to its end."""
         try:
             self._next[index] = go_on()
         except StopIteration as end:
@@ -101,7 +102,7 @@ class Together(Generic[Result]):
             self._results[index] = end.value
 
     def _round(self) -> None:
-        """The next step of each; steps of as many examples are made in one pass.
+        """Make the next step of each training; those with equally many examples share one pass.
 
         Some are made alone: see `LocalEngine.alone`.
         """
@@ -119,19 +120,19 @@ class Together(Generic[Result]):
                     self._advance(index, partial(self._steps[index].throw, error))
                 continue
             clocks = [self._next[index].trainer.clock for index in indices]
-            booked = 0.0  # by what each does between its steps
+            booked = 0.0  # by what each training does between its steps
             for index, clock, loss in zip(indices, clocks, losses, strict=True):
                 before = sum(clock.seconds.values())
                 clock.restart()
                 self._advance(index, partial(self._steps[index].send, loss))
                 booked += sum(clock.seconds.values()) - before
-            # Not waited for the device here: what it still has to do falls to the next rounds.
+            # No waiting for the device here: its outstanding work counts towards the next rounds.
             share = (time.perf_counter() - started - booked) / len(indices)
             for clock in clocks:
                 clock.seconds["training"] += share
 
     def _made(self, indices: Sequence[int]) -> list[Tensor]:
-        """Steps of as many examples."""
+        """Make steps that all have the same number of examples."""
         steps = [self._next[index] for index in indices]
         if len(steps) == 1:
             return [steps[0].make()]
@@ -141,8 +142,8 @@ class Together(Generic[Result]):
         return self._engines[key].step([step.batch for step in steps])
 
     def _stop(self, error: BaseException) -> None:
-        """Have every training that is under way put its record in order."""
-        if isinstance(error, Exception):  # of one of them, or of this process: no fault of theirs
+        """Let every training under way bring its record into order."""
+        if isinstance(error, Exception):  # from one of them or this process; not the others' fault
             error = Stopped(f"ended with other runs: {one_line(error)}")
         for index in list(self._next):
             with suppress(BaseException):  # `error` itself is raised once, for all of them

@@ -30,14 +30,14 @@ Result = TypeVar("Result")
 
 @dataclass
 class Progress:
-    """What a training has reached.
+    """How far a training has come.
 
     Attributes:
-        step: optimizer steps made.
+        step: optimizer steps made so far.
         best: the row of the first epoch with the best metric.
         last: the row of the last epoch.
-        losses: of the epoch's steps so far.
-        logged: how many of `losses` are in the log.
+        losses: the losses of the current epoch's steps so far.
+        logged: how many of `losses` have been logged.
         test: the best epoch, with its loss and metrics on the test split.
     """
 
@@ -51,30 +51,31 @@ class Progress:
 
 @dataclass
 class Trainer:
-    """Fine-tunes adapters and head, with a search wherever the strategy has one. `fit` it once.
+    """Fine-tunes adapters and head, searching whenever the strategy asks for it. Call `fit` once.
 
     Attributes:
-        engine: makes the steps.
+        engine: makes the optimizer steps.
         train: the training split.
-        validation: what is evaluated after each epoch, by the prefix of its metrics; that
+        validation: the splits evaluated after each epoch, by the prefix of their metrics; the one
             without a prefix chooses the best epoch.
-        test: what the best epoch's weights are evaluated on once, at the end; needs `weights`.
+        test: the split on which the best epoch's weights are evaluated once, at the end; needs
+            `weights`.
         epochs: passes over the training split.
-        batch_size: examples in a step.
-        seed: of the order of the examples.
+        batch_size: examples per step.
+        seed: seeds the order of the examples.
         metric: the metric that chooses the best epoch.
-        higher_is_better: its direction.
-        strategy: when to search.
+        higher_is_better: whether a higher metric is better.
+        strategy: decides when to search.
         search: makes a search; needed by a strategy that asks for any.
-        loggers: told of everything.
-        schedule: the factor of the learning rate at a step; constant if None.
-        max_steps: the end of the training, even in the middle of an epoch.
-        patience: the training ends after so many epochs without a better one.
+        loggers: follow the training.
+        schedule: the factor on the learning rate at each step; constant if None.
+        max_steps: end the training after so many steps, even in the middle of an epoch.
+        patience: end the training after so many epochs without improvement.
         log_every: steps between two rows of losses.
-        weights: keeps the best and the last weights.
-        checkpoints: keeps the state at every epoch's end, after `every_minutes`, and for signals.
-        every_minutes: between two checkpoints.
-        signals: that stop the process; between two steps, and when the state is saved.
+        weights: saves the best and the last weights.
+        checkpoints: saves the state at every epoch's end, after `every_minutes`, and on signals.
+        every_minutes: minutes between two checkpoints.
+        signals: the signals that stop the process; heeded between steps, once the state is saved.
     """
 
     engine: Engine
@@ -108,18 +109,18 @@ class Trainer:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in a pass over the training split."""
+        """Optimizer steps per pass over the training split."""
         return self.train.batches(self.batch_size)
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps in all, unless patience ends before."""
+        """Total number of optimizer steps, unless patience ends the training earlier."""
         steps = self.epochs * self.steps_per_epoch
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     @property
     def done(self) -> bool:
-        """Whether the last step has been made, or patience is at its end."""
+        """Whether the last step has been made, or patience has run out."""
         best, last = self.progress.best, self.progress.last
         if self.patience is not None and best is not None and last is not None:
             waited: int = last["epoch"] - best["epoch"]
@@ -129,7 +130,7 @@ class Trainer:
 
     @cached_property
     def searches(self) -> list[int]:
-        """The step of each search, if patience does not end the training before."""
+        """The step of each search, unless patience ends the training earlier."""
         length, total = self.steps_per_epoch, self.total_steps
         steps = (
             epoch * length + step
@@ -139,19 +140,19 @@ class Trainer:
         return [step for step in steps if step < total]
 
     def fit(self) -> Progress:
-        """Train for all epochs, or for what is left of them after `load_state_dict`.
+        """Train for all epochs, or for the rest of them after `load_state_dict`.
 
         Returns:
-            What was reached, with the rows of the best and the last epoch.
+            The progress, with the rows of the best and the last epoch.
 
         Raises:
             TrainingError: at the first step whose loss is not finite.
-            RecordError: if there is no room for what has to be kept.
+            RecordError: if something cannot be saved, for example on a full disk.
         """
         return drive(self.steps())
 
     def steps(self) -> "Steps[Progress]":
-        """`fit`, but for the optimizer steps: each is yielded, and its loss is to be sent back."""
+        """`fit`, except that optimizer steps are yielded; the loss of each has to be sent back."""
         with self.signals:
             self.clock.restart()
             self._saved = time.monotonic()
@@ -166,7 +167,7 @@ class Trainer:
         return self.progress
 
     def evaluate(self) -> dict[str, float]:
-        """The loss and metrics of every validation split, by prefixed name."""
+        """Return the loss and metrics of every validation split, by prefixed name."""
         return {
             f"{prefix}{name}": value
             for prefix, split in self.validation.items()
@@ -174,7 +175,7 @@ class Trainer:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the training depends on. Only between two steps."""
+        """Return all that the rest of the training depends on. Call it only between two steps."""
         return {
             **{name: part.state_dict() for name, part in self._stateful().items()},
             "progress": asdict(self.progress),
@@ -182,14 +183,14 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Be where `state_dict` was; `fit` goes on from there."""
+        """Restore what `state_dict` returned; `fit` resumes from there."""
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
         self.progress = Progress(**state["progress"])
         self.clock.seconds.update(state["seconds"])
 
     def _stateful(self) -> dict[str, Stateful]:
-        """What has state, of the parts."""
+        """The parts that have state, by name."""
         parts = {"engine": self.engine, "search": self.search, "strategy": self.strategy}
         return stateful(parts)
 
@@ -201,14 +202,14 @@ class Trainer:
         self._saved = time.monotonic()
 
     def _pause(self, epoch: int) -> None:
-        """Between two steps: save if it is time or a signal has come, which then has its way."""
+        """Between two steps, save if it is time or a signal has come, and obey the signal."""
         due = time.monotonic() - self._saved >= 60 * self.every_minutes
-        if self.signals.waiting or due:  # in this order: some signals are asked for by others too
+        if self.signals.waiting or due:  # in this order: `waiting` may ask other processes
             self._save(epoch)
             self.signals.obey()
 
     def _epoch(self, epoch: int) -> "Steps[None]":
-        """The rest of a pass over the training split."""
+        """Make the remaining steps of a pass over the training split."""
         searches = self.strategy.search_steps(epoch, self.steps_per_epoch, self.total_steps)
         done = self.progress.step - epoch * self.steps_per_epoch
         batches = self.train.shuffled(self.batch_size, self.seed, epoch, skip=done)
@@ -228,11 +229,11 @@ class Trainer:
         self.clock.lap("training")
 
     def training_step(self, batch: Batch) -> Tensor:
-        """One optimizer step; its mean loss, left on the device."""
+        """Make one optimizer step and return its mean loss, left on the device."""
         return self.engine.step(batch)
 
     def _log(self, epoch: int) -> None:
-        """Log the losses since the last time."""
+        """Log the mean of the losses since the last log."""
         self._read_losses(epoch)
         losses = self.progress.losses[self.progress.logged :]
         self.progress.logged += len(losses)
@@ -242,11 +243,11 @@ class Trainer:
 
     @property
     def _epochs(self) -> int:
-        """How many there are, the last perhaps not whole."""
+        """The number of epochs, the last of which may be incomplete."""
         return math.ceil(self.total_steps / self.steps_per_epoch)
 
     def _begin(self, activity: str, number: int, of: int) -> None:
-        """Say what is about to be done, to who wants to show it."""
+        """Tell the watchers which activity is about to begin."""
         tell_watchers(self.loggers, activity, number, of)
 
     def _tell(self, what: Callable[[Logger], None]) -> None:
@@ -254,7 +255,7 @@ class Trainer:
             what(logger)
 
     def _read_losses(self, epoch: int) -> None:
-        """Note the pending losses, read in one transfer, each of them finite."""
+        """Read the pending losses in one transfer, and check that they are finite."""
         losses: list[float] = torch.stack(self._pending).tolist() if self._pending else []
         self._pending.clear()
         first = self.progress.step - len(losses) + 1
@@ -268,7 +269,7 @@ class Trainer:
     def _search(self, epoch: int) -> None:
         if self.search is None:
             raise TypeError(f"the strategy {self.strategy.name} needs a search")
-        self._read_losses(epoch)  # a broken model is the loop's to report, by its step
+        self._read_losses(epoch)  # so that a diverged model is reported by its step
         self.clock.lap("training")
         number = bisect_right(self.searches, self.progress.step)
         self._begin("searching", number, len(self.searches))
@@ -280,7 +281,7 @@ class Trainer:
         self._begin("training", epoch + 1, self._epochs)
 
     def _validate(self, epoch: int) -> None:
-        """Evaluate after an epoch, and keep the weights if they are the best."""
+        """Evaluate after an epoch, and save the weights, also as the best if they are."""
         losses = self.progress.losses
         self._begin("evaluating", epoch + 1, self._epochs)
         measured = self.evaluate()
@@ -309,7 +310,7 @@ class Trainer:
         self._tell(lambda logger: logger.log_epoch(row))
 
     def _tested(self, split: Encoded) -> dict[str, Any]:
-        """The loss and metrics of the best epoch's weights; those of the last are then put back."""
+        """Evaluate the best epoch's weights, then restore those of the last epoch."""
         if self.weights is None:
             raise TypeError(
                 "a test split needs weights: without them none are kept of the best epoch"
@@ -324,7 +325,7 @@ class Trainer:
         return {"epoch": self.progress.best["epoch"], **measured}
 
     def _is_best(self, row: Mapping[str, float]) -> bool:
-        """Whether an epoch is better than all before it."""
+        """Whether this epoch is better than all before it."""
         if self.progress.best is None:
             return True
         new: float = row[self.metric]
@@ -334,24 +335,24 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Step:
-    """An optimizer step that a training is about to make."""
+    """An optimizer step that a trainer is about to make."""
 
     trainer: Trainer
     batch: Batch
 
     def make(self) -> Tensor:
-        """Make it; its mean loss, left on the device."""
+        """Make the step and return its mean loss, left on the device."""
         return self.trainer.training_step(self.batch)
 
 
 Steps = Generator[Step, Tensor, Result]
-"""What yields optimizer steps, is sent the loss of each, and returns a result."""
+"""A generator that yields optimizer steps, is sent the loss of each, and returns a result."""
 
 
 def drive(steps: "Steps[Result]") -> Result:
-    """Make every step that `steps` yields; returns its result.
+    """Make every step that `steps` yields; return its result.
 
-    What a step raises is raised at its yield.
+    An exception raised by a step is thrown into the generator at that step's yield.
     """
     try:
         step = next(steps)

@@ -13,24 +13,24 @@ NAMES = ("best", "last")
 
 
 class Weights(Protocol):
-    """Keeps weights of a run by name: those of the best epoch, and of the last."""
+    """Saves the weights of a run by name: those of the best epoch and of the last."""
 
     def save(self, name: str, epoch: int) -> None:
-        """Keep the weights as they stand."""
+        """Save the current weights."""
 
     def load(self, name: str) -> None:
-        """Have the adapters be as they were saved."""
+        """Restore the weights saved under this name."""
 
 
 class WeightFiles:
     """`best.safetensors` and `last.safetensors`, which `heterolora.load` reads.
 
-    Their content is state, because the files may be of a later epoch than a checkpoint, which the
-    resumed run has yet to reach.
+    Their content is part of the state, because the files may come from a later epoch than the
+    checkpoint, which the resumed run has yet to reach.
 
     Args:
-        folder: where; made when it is needed.
-        adapters: whose weights are kept.
+        folder: where the files are written; created when needed.
+        adapters: the adapters whose weights are saved.
     """
 
     def __init__(self, folder: Path, adapters: Adapters) -> None:
@@ -38,10 +38,10 @@ class WeightFiles:
         self._adapters = adapters
 
     def save(self, name: str, epoch: int) -> None:
-        """Write the weights as they stand, atomically.
+        """Write the current weights, atomically.
 
         Raises:
-            RecordError: if there is no room for it.
+            RecordError: if they cannot be written, for example on a full disk.
         """
         file = self._file(name)
         with writing(file):
@@ -49,7 +49,7 @@ class WeightFiles:
             write_adapters(file, self._adapters, epoch=str(epoch))
 
     def load(self, name: str) -> None:
-        """Have the adapters be as they were saved.
+        """Restore the weights saved under this name.
 
         Raises:
             OSError: if there is no such file.
@@ -58,7 +58,7 @@ class WeightFiles:
         self._adapters.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
-        """The bytes of the files that there are."""
+        """Return the bytes of the existing files."""
         files = {name: self._file(name) for name in NAMES}
         return {
             name: torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
@@ -67,7 +67,7 @@ class WeightFiles:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Have the files be what they were."""
+        """Restore the files from what `state_dict` returned."""
         with writing(self._folder):
             for name in NAMES:
                 if name in state:

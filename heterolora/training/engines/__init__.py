@@ -1,4 +1,4 @@
-"""What trains: one process and one run at a time."""
+"""Engines, which make the optimizer steps and evaluate: here, for one run in one process."""
 
 from heterolora.training.engines.base import Engine
 from heterolora.training.engines.local import LocalEngine

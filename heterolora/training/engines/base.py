@@ -1,4 +1,4 @@
-"""What a trainer asks of what trains."""
+"""The interface between a trainer and its engine."""
 
 from typing import Any, Protocol
 
@@ -10,25 +10,25 @@ from heterolora.tasks.encoded import Encoded
 
 
 class Engine(Protocol):
-    """Makes optimizer steps on the named tensors of a model's adapters, and measures it.
+    """Makes optimizer steps on the named tensors of a model's adapters, and evaluates the model.
 
     Attributes:
-        adapters: of the model that is trained.
+        adapters: the adapters of the trained model.
     """
 
     adapters: Adapters
 
     def step(self, batch: Batch) -> Tensor:
-        """One optimizer step; its mean loss, left on the device."""
+        """Make one optimizer step and return its mean loss, left on the device."""
 
     def scale_learning_rate(self, factor: float) -> None:
-        """Have the next steps made at `factor` times the learning rate that was configured."""
+        """Make the next steps at `factor` times the configured learning rate."""
 
     def evaluate(self, split: Encoded) -> dict[str, float]:
-        """The mean loss (`loss`) and the metrics over a split, dropout off."""
+        """Return the mean loss (`loss`) and the metrics over a split, with dropout off."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that steps change: weights, ranks, moments."""
+        """Return all that steps change: weights, ranks, and optimizer moments."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore what `state_dict` returned."""

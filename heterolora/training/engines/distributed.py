@@ -1,4 +1,4 @@
-"""One run in several processes, each of which makes a share of every step."""
+"""One run in several processes, each of which computes a share of every step."""
 
 from typing import Any
 
@@ -17,26 +17,26 @@ from heterolora.training.processes import Processes
 class DistributedEngine(LocalEngine):
     """A `LocalEngine` in each of several processes, which all make the same steps.
 
-    Each is given the whole batch, and takes its share of the rows. With n_p losses in process p,
-    the gradient of a step is
+    Each process is given the whole batch and computes its share of the rows. With n_p losses in
+    process p, the gradient of a step is
 
         sum_p d/dtheta (sum of the n_p losses) / sum_p n_p
 
-    as in one process, up to rounding: gradients and loss are added up over all processes in one
-    message (`all_reduce`), and every process makes the same update of its own copy. Adapters and
-    head are the whole message. That is what DistributedDataParallel does, which would also have to
-    look through the graph in every step for the adapters that are off, to be told of each new
-    allocation, and to be kept from giving what is off a gradient of zero.
+    as in one process, up to rounding: gradients and loss are summed over all processes in one
+    message (`all_reduce`), and every process makes the same update to its own copy. The message
+    consists of the adapters and the head only. DistributedDataParallel does the same, but it would
+    have to search the graph in every step for adapters that are off, be told of each new
+    allocation, and be kept from giving an adapter that is off a gradient of zero.
 
-    Dropout is drawn in each process from a stream of its own for every pass, whose seed comes from
-    the stream that is kept: as in one process in distribution, but not in its elements.
+    For every pass, each process draws dropout from a stream of its own, whose seed comes from the
+    saved stream: the same distribution as in one process, but not the same elements.
 
-    A process without a share passes the first row through the model all the same, and counts it
-    not: all of them make as many passes, which a model that is sharded needs.
+    A process without a share still passes the first row through the model, without counting it: all
+    processes make the same number of passes, which a sharded model requires.
 
     Args:
-        given: as `LocalEngine` has it.
-        more: as `LocalEngine` has it.
+        given: positional arguments of `LocalEngine`.
+        more: keyword arguments of `LocalEngine`.
     """
 
     def __init__(self, *given: Any, **more: Any) -> None:
@@ -46,7 +46,7 @@ class DistributedEngine(LocalEngine):
         self.dropout = OwnStream(self._processes.rank, seed, "dropout", device=device)
 
     def descend(self, batch: Batch) -> Tensor:
-        """Leave the gradients of the mean loss of `batch`, of all processes; that loss."""
+        """Compute the gradients of the mean loss of `batch` over all processes; return the loss."""
         with self._processes.minding():
             loss = super().descend(batch)
             tensors = self.adapters.named_tensors().values()
@@ -55,7 +55,7 @@ class DistributedEngine(LocalEngine):
         return loss
 
     def evaluate(self, split: Encoded) -> dict[str, float]:
-        """As in one process: each takes some of the batches, whole, and in their order."""
+        """Evaluate as in one process: each takes some of the batches, whole and in order."""
         count, size = split.batches(self._evaluation_batch_size), self._processes.size
         most, own = -(-count // size), share(count, self._processes)
         rows = range(len(split))[slice(*(self._evaluation_batch_size * i for i in own))]
@@ -78,7 +78,7 @@ class DistributedEngine(LocalEngine):
         return (0 * total if isinstance(part, Idle) else total), count
 
     def _parts(self, batch: Batch) -> list[Batch]:
-        """This process's share of a batch, in as many parts as the largest share has."""
+        """Split this process's share of a batch into as many parts as the largest share has."""
         rows = len(batch["input_ids"])
         most = -(-rows // self._processes.size)
         first, end = share(rows, self._processes)
@@ -87,32 +87,33 @@ class DistributedEngine(LocalEngine):
 
 
 class Idle(dict[str, Tensor]):
-    """A row that is passed through a model for company."""
+    """A row that is passed through a model only to keep up with the other processes."""
 
 
 def share(count: int, processes: Processes) -> tuple[int, int]:
-    """Where this process's share of `count` things begins and ends; sizes differ by one at most."""
+    """Where this process's share of `count` items begins and ends; sizes differ by at most one."""
     return tuple(count * (processes.rank + i) // processes.size for i in (0, 1))  # type: ignore[return-value]
 
 
 def rows_of(batch: Batch, first: int, end: int) -> Batch:
-    """The rows from `first` to before `end`; an idle one where there are none."""
+    """Return the rows from `first` up to, not including, `end`; an idle row if there are none."""
     if first >= end:
         return Idle({name: tensor[:1] for name, tensor in batch.items()})
     return {name: tensor[first:end] for name, tensor in batch.items()}
 
 
 class OwnStream(Stream):
-    """A stream that all processes have in common, from which each draws numbers of its own.
+    """A stream common to all processes, from which each process derives numbers of its own.
 
-    A number that is drawn from it at every `with` seeds them, together with the rank. So its state
-    is that of every process, and of any number of them.
+    On every `with`, a number drawn from the common stream seeds this process's generators, together
+    with its rank. The state is therefore the same in every process, and serves any number of
+    processes.
 
     Args:
-        rank: of this process.
-        seed: as `Stream` has it.
-        names: as `Stream` has it.
-        device: as `Stream` has it.
+        rank: the rank of this process.
+        seed: as for `Stream`.
+        names: as for `Stream`.
+        device: as for `Stream`.
     """
 
     def __init__(self, rank: int, seed: int, *names: object, device: torch.device) -> None:

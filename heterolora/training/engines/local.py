@@ -1,4 +1,4 @@
-"""One process, one run."""
+"""The engine for one run in one process."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -19,19 +19,21 @@ from heterolora.unpadding import without_padding
 
 
 class LocalEngine:
-    """Steps and evaluations of one model in this process.
+    """Trains and evaluates one model in this process.
 
     Args:
-        adapters: of the model; dropout is drawn from a stream of their seed.
-        task: its loss and metrics.
-        optimizer: over `adapters.named_tensors()`, in their order; see `adamw`.
-        autocast: the precision of forward passes.
-        evaluation_batch_size: examples in a batch of an evaluation.
-        observers: make what is entered around the forward and backward pass of each step.
-        micro_batch_size: the most examples in a forward pass; a step of more adds up gradients.
-        max_grad_norm: the L2 norm to which the gradients of a step, taken together, are clipped.
-        forward: makes the forward pass of a step from the model's inputs; by default `eager`. Into
-            any other, observers may not see.
+        adapters: the adapters of the model; their seed also seeds the dropout stream.
+        task: provides the loss and the metrics.
+        optimizer: optimizes `adapters.named_tensors()`, in that order; see `adamw`.
+        autocast: makes the context that sets the precision of forward passes.
+        evaluation_batch_size: examples per batch during evaluation.
+        observers: make the context managers entered around the forward and backward pass of each
+            step.
+        micro_batch_size: maximum number of examples per forward pass; larger steps accumulate
+            gradients.
+        max_grad_norm: clip the gradients of a step, taken together, to this L2 norm.
+        forward: runs the forward pass of a step on the model's inputs; by default `eager`.
+            Observers may not be able to see into any other.
 
     Attributes:
         adapters: as given.
@@ -39,10 +41,10 @@ class LocalEngine:
         optimizer: as given.
         autocast: as given.
         observers: as given.
-        dropout: the stream.
+        dropout: the random stream of dropout.
 
     Raises:
-        ValueError: for observers of another forward pass than `eager`.
+        ValueError: if observers are combined with a forward pass other than `eager`.
     """
 
     def __init__(
@@ -71,22 +73,22 @@ class LocalEngine:
         self._micro_batch_size = micro_batch_size
         self._max_grad_norm = max_grad_norm
         self._rates = [group["lr"] for group in optimizer.param_groups]
-        # Looked for once: a model has few among its many modules, and steps are many.
+        # Found once, not in every step: few of a model's many modules have it.
         modules = adapters.model.modules()
         self._may_recompute = [m for m in modules if hasattr(m, "gradient_checkpointing")]
         self._is_of_one_run = not shareable(adapters)
         self._forward = forward or eager(adapters.model)
 
     def step(self, batch: Batch) -> Tensor:
-        """One optimizer step down the mean loss of `batch`; the loss, left on the device."""
+        """Make an optimizer step on the mean loss of `batch`; return it, left on the device."""
         loss = self.descend(batch)
         self.update()
         return loss
 
     def descend(self, batch: Batch) -> Tensor:
-        """Leave the gradients of the mean loss of `batch`; the loss, left on the device."""
+        """Compute the gradients of the mean loss of `batch`; return it, left on the device."""
         self.adapters.model.train()
-        # Before the forward pass: its CUDA graph may take the place of the last step's gradients.
+        # Before the forward pass: its CUDA graph may reuse the memory of the last step's gradients.
         self.optimizer.zero_grad(set_to_none=True)
         with ExitStack() as observing:
             for observe in self.observers:
@@ -95,7 +97,7 @@ class LocalEngine:
         return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
     def _descended(self, part: Batch, whole: Batch) -> Tensor:
-        """Add up the gradients of a part's share of the mean loss of the whole; the share."""
+        """Accumulate the gradients of a part's share of the whole's mean loss; return the share."""
         with self.dropout:
             total, count = self._total(part)
         loss = total / (count if part is whole else self.task.count(whole))
@@ -103,13 +105,13 @@ class LocalEngine:
         return loss.detach()
 
     def _total(self, part: Batch) -> tuple[Tensor, Tensor | int]:
-        """The sum of the losses of a part, and how many they are."""
+        """Return the sum of the losses of a part, and their number."""
         with self.autocast():
             output = self._forward(**inputs(part))
         return self.task.loss(output, part)
 
     def _parts(self, batch: Batch) -> list[Batch]:
-        """A batch in parts of `micro_batch_size`; the batch itself where it has no more."""
+        """Split a batch into parts of `micro_batch_size`; return it whole if it is no larger."""
         size = self._micro_batch_size
         rows = len(batch["input_ids"])
         if size is None or rows <= size:
@@ -120,11 +122,11 @@ class LocalEngine:
         ]
 
     def alone(self, batch: Batch) -> bool:
-        """Whether a step cannot be made in one pass for many runs.
+        """Whether this step cannot share one pass with the steps of other runs.
 
-        One that is observed has no pass of its own there; a model without adapters trains what
-        such a pass would share; nor are parts of a step, or what is computed again, in it; nor
-        what is not `shareable`.
+        That is so for a run with observers, which would have no pass of their own to observe; for a
+        model without adapters, which trains what the shared pass would share; for steps in several
+        parts; for gradient checkpointing; and for models that are not `shareable`.
         """
         return bool(
             self.observers
@@ -135,25 +137,25 @@ class LocalEngine:
         )
 
     def update(self) -> None:
-        """Let the optimizer step, with the gradients that there are."""
+        """Make an optimizer step with the current gradients."""
         if self._max_grad_norm is not None:
             trained = [p for p in self.adapters.named_tensors().values() if p.grad is not None]
             nn.utils.clip_grad_norm_(trained, self._max_grad_norm)
         self.optimizer.step()
 
     def scale_learning_rate(self, factor: float) -> None:
-        """Have the next steps made at `factor` times the learning rate of the optimizer."""
+        """Make the next steps at `factor` times the optimizer's initial learning rate."""
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = factor * rate
 
     def evaluate(self, split: Encoded) -> dict[str, float]:
-        """The mean loss (`loss`) and the task's metrics over `split`, dropout off."""
+        """Return the mean loss (`loss`) and the task's metrics over `split`, with dropout off."""
         return evaluate(
             self.adapters.model, self.task, split, self._evaluation_batch_size, self.autocast
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Ranks and weights, the optimizer's moments by the names of their weights, dropout."""
+        """Return ranks and weights, the optimizer's moments by weight name, and dropout."""
         names = list(self.adapters.named_tensors())
         state = self.optimizer.state_dict()["state"]
         return {
@@ -163,7 +165,7 @@ class LocalEngine:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave; learning rate and its like stay as they are here."""
+        """Restore what `state_dict` returned; the learning rate and its like stay as they are."""
         self.adapters.load_state_dict(state["adapters"])
         indices = {name: index for index, name in enumerate(self.adapters.named_tensors())}
         moments = {indices[name]: values for name, values in state["optimizer"].items()}
@@ -173,14 +175,14 @@ class LocalEngine:
 
 
 def eager(model: Any) -> Callable[..., Any]:
-    """Calls of a model as it is, but for padding and the faster dropout on the CPU."""
+    """Return a callable that runs `model`, skipping padding and with faster dropout on the CPU."""
     fast_dropout = has_dropout(model)
-    # Looked for once: a model has few among its many modules, and steps are many.
+    # Found once, not in every step: few of a model's many modules have it.
     may_recompute = [m for m in model.modules() if hasattr(m, "gradient_checkpointing")]
 
     def forward(**inputs: Any) -> Any:
         if recomputes(may_recompute):
-            return model(**inputs)  # what its backward pass computes again has to be the same
+            return model(**inputs)  # what the backward pass recomputes has to be the same
         fast = fast_dropout and model.device.type == "cpu"
         with Dropout() if fast else nullcontext(), without_padding():
             return model(**inputs)
@@ -189,10 +191,10 @@ def eager(model: Any) -> Callable[..., Any]:
 
 
 def shareable(adapters: Adapters) -> bool:
-    """Whether a pass can be of many runs that train what these train.
+    """Whether one pass can serve several runs that train these adapters and this head.
 
-    Their heads are to be linear layers, and their projections to map the tokens of each run alone;
-    quantized layers keep a state that copies of a model do not share.
+    The head must consist of linear layers, and the projections must map only the tokens of their
+    own run; quantized layers keep a state that copies of a model do not share.
     """
     model = adapters.model
     if getattr(model, "is_quantized", False):

@@ -1,8 +1,9 @@
-"""Many runs at once: one pass over the model that they share.
+"""Several runs at once, in one pass over the model that they share.
 
-Whatever is frozen sees the batches of all runs as one batch, run after run. Adapters and heads are
-stacked along a run axis, and map the rows of each run with its own weights (`bmm`). Losses are
-added up, and since no weight is of two runs, the gradient of the sum has that of each.
+Frozen layers see the batches of all runs as one batch, run after run. Adapters and heads are
+stacked along a run axis, and map the rows of each run with its own weights (`bmm`). The losses are
+summed; since no weight belongs to two runs, the gradient of the sum contains the gradient of each
+run.
 """
 
 import copy
@@ -25,19 +26,19 @@ from heterolora.unpadding import without_padding
 
 
 class PackedEngine:
-    """Makes a step of each of its members, in one forward and one backward pass.
+    """Makes one step for each of its members, in one forward and one backward pass.
 
-    A member's weights, ranks, optimizer and dropout stream stay its own, so that it can be
-    evaluated, searched, saved and trained alone at any time. Only on the CPU does each draw its
-    dropout from its own stream; elsewhere all draw from that of the first.
+    Each member keeps its own weights, ranks, optimizer and dropout stream, so that it can be
+    evaluated, searched, saved and trained alone at any time. Only on the CPU does each member draw
+    dropout from its own stream; elsewhere all draw from the first member's.
 
     Args:
-        members: of equal models and search spaces, whatever their ranks and capacities. From now
-            on they share the frozen weights of the first.
+        members: engines with equal models and search spaces; their ranks and capacities may differ.
+            From now on they share the frozen weights of the first.
 
     Raises:
-        ValueError: if they differ in their sites, a head is not made of linear layers, or
-            gradient checkpointing is on.
+        ValueError: if their sites or heads differ, a head is not made of linear layers, or gradient
+            checkpointing is on.
     """
 
     def __init__(self, members: Sequence[LocalEngine]) -> None:
@@ -57,13 +58,13 @@ class PackedEngine:
         self._generators = [torch.Generator() for _ in self.members]
 
     def step(self, batches: Sequence[Batch]) -> list[Tensor]:
-        """One optimizer step of each member down the mean loss of its batch.
+        """Make one optimizer step for each member on the mean loss of its batch.
 
         Args:
-            batches: one for each member, of as many examples.
+            batches: one batch per member, all with the same number of examples.
 
         Returns:
-            The loss of each, left on the device.
+            The loss of each member, left on the device.
         """
         model, runs = self._model.train(), len(self.members)
         for stack in self._stacks:
@@ -88,7 +89,7 @@ class PackedEngine:
         return [loss.detach() for loss in losses]
 
     def _dropout(self) -> AbstractContextManager[object]:
-        """Each member's own stream."""
+        """A context in which dropout draws from each member's own stream, where it can."""
         if not self._has_dropout:
             return nullcontext()
         if self._model.device.type != "cpu":
@@ -97,7 +98,7 @@ class PackedEngine:
 
 
 class _Streams(Dropout):
-    """Dropout that draws from the stream of each member."""
+    """Dropout that draws from each member's own stream."""
 
     def __init__(
         self, members: Sequence[LocalEngine], generators: Sequence[torch.Generator]
@@ -118,14 +119,14 @@ class _Streams(Dropout):
 
 
 class Stack(nn.Module):
-    """Parameters of all runs along a run axis; where shapes differ, zeros fill them up."""
+    """Parameters of all runs along a run axis; where shapes differ, they are padded with zeros."""
 
     def __init__(self) -> None:
         super().__init__()
         self._pairs: list[tuple[Tensor, nn.Parameter]] = []
 
     def stacked(self, parameters: Sequence[nn.Parameter]) -> nn.Parameter:
-        """A leaf (runs, ...) that takes its values from `parameters`, one of each run."""
+        """Return a leaf (runs, ...) that takes its values from `parameters`, one per run."""
         sizes = [max(size) for size in zip(*(p.shape for p in parameters), strict=True)]
         leaf = nn.Parameter(parameters[0].new_zeros(len(parameters), *sizes))
         for one, parameter in zip(leaf, parameters, strict=True):
@@ -133,7 +134,7 @@ class Stack(nn.Module):
         return leaf
 
     def refresh(self) -> None:
-        """Take the values over, and forget the gradients."""
+        """Copy the current values from the runs, and clear the gradients."""
         views, parameters = zip(*self._pairs, strict=True)
         torch._foreach_copy_(views, [parameter.detach() for parameter in parameters])
         for leaf in self.parameters(recurse=False):
@@ -147,7 +148,7 @@ class Stack(nn.Module):
             for run in range(len(leaf)):
                 _, parameter = next(pairs)
                 on = gradient is not None and self.trains(run)
-                # Contiguous, for torch's fused AdamW reads gradients without their strides.
+                # Contiguous, because torch's fused AdamW ignores the strides of gradients.
                 parameter.grad = _corner(gradient[run], parameter).contiguous() if on else None
 
     def trains(self, run: int) -> bool:
@@ -166,7 +167,7 @@ class StackedLowRank(Stack):
         self._ranks: list[int] = []
 
     def refresh(self) -> None:
-        """Take over weights and ranks."""
+        """Copy the current weights and ranks from the runs."""
         super().refresh()
         ranks = [adapter.rank for adapter in self._adapters]
         if ranks == self._ranks:
@@ -187,16 +188,16 @@ class StackedLowRank(Stack):
 
     @property
     def known_rank(self) -> int | None:
-        """0 where every run has the site off."""
+        """0 if the site is off in every run, otherwise None."""
         return None if self._most else 0
 
     def on(self, x: Tensor) -> Tensor:
-        """For each row of `x` (runs * n, ...), whether its run has the site on."""
+        """Return for each row of `x` (runs * n, ...) whether the site is on in the row's run."""
         rows = self._marks.repeat_interleave(x.flatten(0, -2).shape[0] // len(self._marks))
         return rows.view(*x.shape[:-1], 1)
 
     def added(self, y: Tensor, x: Tensor) -> Tensor:
-        """`y + scaling B diag(mask) A x`, by the run of each row."""
+        """Return `y + scaling B diag(mask) A x`, with the weights of each row's run."""
         if not self._most:
             return y
         runs = len(self._ranks)
@@ -228,7 +229,7 @@ class StackedLinear(Stack):
             self.bias = self.stacked([layer.get_parameter("bias") for layer in layers])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `x` (runs * n, ..., d_in), each row by the head of its run."""
+        """Map `x` (runs * n, ..., d_in), each row with the head of its run."""
         rows = x.reshape(len(self.weight), -1, x.shape[-1])
         y = torch.bmm(rows, self.weight.transpose(1, 2))
         if self.bias is not None:
@@ -237,7 +238,7 @@ class StackedLinear(Stack):
 
 
 def share_frozen(model: nn.Module, other: nn.Module) -> None:
-    """Have the frozen parameters of `model` be those of `other`, an equal one."""
+    """Make `model` use the frozen parameters of `other`, an equal model."""
     theirs = dict(other.named_parameters())
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad and parameter.data_ptr() != theirs[name].data_ptr():
@@ -245,7 +246,7 @@ def share_frozen(model: nn.Module, other: nn.Module) -> None:
 
 
 def _stacked(members: Sequence[LocalEngine]) -> tuple[PreTrainedModel, list[Stack]]:
-    """A copy of the members' model that shares what is frozen, with stacks for the rest."""
+    """Copy the members' model, sharing what is frozen; return the copy and the stacks in it."""
     first = members[0].adapters
     names = {id(module): name for name, module in first.model.named_modules()}
     places: dict[str, Stack] = {
@@ -270,12 +271,12 @@ def _frozen(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _corner(tensor: Tensor, like: Tensor) -> Tensor:
-    """The part of `tensor` that has the shape of `like`, from its first entry on."""
+    """Return the part of `tensor` that has the shape of `like`, starting at its first entry."""
     return tensor[tuple(slice(size) for size in like.shape)]
 
 
 def _joined(batches: Sequence[Batch], padding: int | None) -> dict[str, Tensor]:
-    """The batches as one, padded to the longest."""
+    """Concatenate the batches into one, padded to the longest."""
     values = {"input_ids": padding or 0, "labels": -100, "position_ids": NOWHERE}
     joined = {}
     for name, one in batches[0].items():
@@ -289,6 +290,6 @@ def _joined(batches: Sequence[Batch], padding: int | None) -> dict[str, Tensor]:
 
 
 def _missing(row: Tensor, longest: Sequence[int]) -> list[int]:
-    """What each dimension after the first lacks, as `F.pad` has it."""
+    """Return the padding that each dimension after the first needs, in the order of `F.pad`."""
     lacking = [most - size for size, most in zip(row.shape[1:], longest, strict=True)]
     return [end for most in reversed(lacking) for end in (0, most)]

@@ -1,4 +1,4 @@
-"""A frozen model of which each process keeps a part."""
+"""Sharding of a frozen model over the processes of a run."""
 
 from collections.abc import Iterable
 
@@ -10,18 +10,18 @@ from heterolora.adapters import Adapters
 
 
 def shard(adapters: Adapters, layers: Iterable[nn.Module], device: torch.device) -> None:
-    """Divide what is frozen among the processes of the default group, and move it to `device`.
+    """Shard the frozen parameters over the processes of the default group; move to `device`.
 
-    Each layer, and what is outside of them, is gathered for the time of its passes (FSDP2,
-    `fully_shard`). What is trained stays whole in every process: it is small, and all that reads
-    or changes it goes on as with a whole model.
+    Each layer, and whatever is outside the layers, is gathered only for its passes (FSDP2,
+    `fully_shard`). Trained parameters stay whole in every process: they are small, and all code
+    that reads or changes them works as with a whole model.
 
     Args:
-        adapters: of the model, on the CPU.
-        layers: of the model.
-        device: of this process.
+        adapters: the adapters of the model, on the CPU.
+        layers: the layers of the model.
+        device: the device of this process.
     """
-    # They take a second to import, which every run would pay.
+    # These imports take a second, which every other run would pay as well.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

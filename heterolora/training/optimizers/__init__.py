@@ -1,4 +1,4 @@
-"""What makes the steps. Each kind of optimizer lives in the file of its name."""
+"""Optimizers, each kind in the file of its name."""
 
 from heterolora.training.optimizers.adamw import AdamW
 from heterolora.training.optimizers.base import Optimizer

@@ -1,4 +1,4 @@
-"""AdamW (https://arxiv.org/abs/1711.05101), as the paper trains with."""
+"""AdamW (https://arxiv.org/abs/1711.05101), the optimizer of the paper."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class AdamW(Optimizer):
             )
 
     def over(self, parameters: list[torch.nn.Parameter]) -> torch.optim.AdamW:
-        """AdamW."""
+        """Return torch's fused AdamW over these parameters."""
         first, second = self.betas
         return torch.optim.AdamW(
             parameters,

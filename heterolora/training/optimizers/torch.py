@@ -1,4 +1,4 @@
-"""Any other optimizer of torch, or of a package that is made like it."""
+"""Any other optimizer of torch, or of a package whose optimizers are constructed alike."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +14,8 @@ from heterolora.training.optimizers.base import Optimizer
 class Torch(Optimizer):
     """Any `torch.optim.Optimizer`, by its class name.
 
-    What is off is frozen bit for bit if the optimizer leaves alone parameters without gradients, as
-    all of torch do.
+    Ranks that are off stay bit for bit unchanged if the optimizer skips parameters without
+    gradients, as all optimizers of torch do.
     """
 
     options: dict[str, Any] = setting(
@@ -40,10 +40,10 @@ class Torch(Optimizer):
                 )
 
     def over(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimizer.
+        """Return the optimizer over these parameters.
 
         Raises:
-            TrainingError: if it refuses its arguments.
+            TrainingError: if the optimizer rejects its arguments.
         """
         arguments = dict(self.options)
         kind: Any = class_at(arguments.pop("_target_"))
