@@ -285,10 +285,10 @@ PRUNED = hl.strategies.Pruning(warmup=0.2, until=0.8, pruning_searches=6)
 @pytest.mark.parametrize(
     ("strategy", "cut", "searches"),
     [
-        (OFTEN, STEPS, 9),
+        pytest.param(OFTEN, STEPS, 9, marks=pytest.mark.slow),
         (OFTEN, STEPS + 3, 9),
-        (LATE, 3, 1),  # before its search
-        (PRUNED, 3, 6),
+        pytest.param(LATE, 3, 1, marks=pytest.mark.slow),  # before its search
+        pytest.param(PRUNED, 3, 6, marks=pytest.mark.slow),
         (PRUNED, STEPS + 3, 6),
     ],
 )

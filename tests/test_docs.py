@@ -74,7 +74,14 @@ TRAIN = sorted({c for c in commands() if c.startswith("python train.py")})
 PLACEHOLDERS = re.compile(r"[A-Z]{3,}|\.\.\.|\$S")
 
 
-@pytest.mark.parametrize("command", TRAIN)
+@pytest.mark.parametrize(
+    "command",
+    [
+        # the runs of experiments are many
+        pytest.param(command, marks=[pytest.mark.slow] if "+experiment" in command else [])
+        for command in TRAIN
+    ],
+)
 def test_a_command_that_trains_can_be_composed(command: str) -> None:
     overrides = [part for part in shlex.split(command)[2:] if part not in ("-m", "--help")]
     overrides = [part for part in overrides if not PLACEHOLDERS.search(part)]

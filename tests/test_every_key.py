@@ -35,8 +35,8 @@ from heterolora.preparing import prepare
 from heterolora.run import directory_of
 
 SEED = 16
-FEW = 300
-"""Cases of the default suite, some seven seconds."""
+FEW = 150
+"""Cases of the default suite, some four seconds."""
 
 VALUES: Mapping[str, Any] = {
     "null": None,

@@ -72,6 +72,7 @@ def test_a_learning_rate_that_varies_tells_rows_apart(tmp_path: Path) -> None:
     assert sorted(first.iloc[:, 0]) == ["homogeneous, lr 0.001", "homogeneous, lr 0.002"]
 
 
+@pytest.mark.slow
 def test_every_format_renders(sweep: Path) -> None:
     for form in FORMATS.values():
         assert "dynamic gradnorm" in form(made(sweep))

@@ -119,7 +119,7 @@ def test_micro_batches_do_not_matter(name, family, checkpoints, pairs) -> None:
     here = subject(checkpoints[family], pairs)
     randomize(here.adapters)
     reference = here.scores(configured(name, micro_batch_size=4))
-    for size in (1, 5, 12, 64):
+    for size in (1, 5, 64):
         scores = here.scores(configured(name, micro_batch_size=size))
         assert scores == pytest.approx(reference, rel=1e-4)
 

@@ -800,7 +800,17 @@ def test_the_terminal_has_100_columns_and_no_nan(table4: Report) -> None:
     assert first < text.index("Comparisons") < text.index("Cost") < text.index("Notes")
 
 
-@pytest.mark.parametrize("name", sorted(set(OF_ROWS) - {"table4"}))
+FEW = ("methods", "study_r2", "table3")
+"""Tables of the default suite: with cost, with tuning and controls, and of the paper."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow])
+        for name in sorted(set(OF_ROWS) - {"table4"})
+    ],
+)
 def test_every_table_has_every_format(template: Run, name: str) -> None:
     every = [
         variant(template, {**entry.where, "seed": seed, "task.name": task}, 80 + seed / 10)

@@ -194,14 +194,8 @@ FATES = {
 """What happens after the state of step 8 was saved, and the exit code."""
 
 
-@pytest.mark.parametrize(
-    "fate",
-    [
-        "killed in a step",
-        pytest.param("killed in a search", marks=pytest.mark.slow),
-        pytest.param("stopped", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fate", FATES)
 def test_a_resumed_run_has_every_point_once(fate: str, settings: list[str], tmp_path: Path) -> None:
     command = Command(composed(*settings, ALL), tmp_path / "outputs")
     happens, code = FATES[fate]
