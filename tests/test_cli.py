@@ -84,6 +84,13 @@ def test_degenerate_searches_warn_once(command_line, tiny) -> None:
     assert read_rows(directory / "allocations.jsonl")[0]["degenerate"] is True
 
 
+def test_the_random_control_is_not_warned_of(command_line, tiny) -> None:
+    few = [setting for setting in tiny if not setting.startswith("proxy.")]
+    done = command_line(*few, "proxy=constant")
+    assert done.code == 0, done.err
+    assert "warning: " not in done.out
+
+
 def test_a_multirun_makes_one_record_for_each_seed(command_line, tiny) -> None:
     done = command_line("-m", *tiny, "seed=0,13,42", "training.epochs=1")
     assert done.code == 0, done.err

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from records import write_run
 
 from heterolora.errors import RecordError
@@ -47,6 +48,17 @@ def test_each_arm_is_a_row_and_each_task_a_column(sweep: Path) -> None:
     (gradnorm,) = (value for name, value in best.items() if "dynamic gradnorm" in name)
     assert gradnorm.startswith("64.1 ± 0.1")
     assert not [note for note in made(sweep).notes if "belong to no row" in note]
+
+
+def test_a_model_has_only_the_rows_that_were_run_with_it(tmp_path: Path) -> None:
+    for model, rate in (("one", 0.001), ("other", 0.002)):
+        path = ROOT / "heterolora" / "data" / "starter" / "model"
+        own = ("strategy=homogeneous", f"model.name={model}", f"model.path={path}")
+        write_run(tmp_path, *own, f"optimizer.learning_rate={rate}", accuracies=[0.5])
+    report = made(tmp_path)
+    for section, rate in zip(report.sections[:2], (0.001, 0.002), strict=True):
+        assert [*section.frame.iloc[:, 0]] == [f"homogeneous, lr {rate}"]
+    assert not [note for note in report.notes if "no finished run" in note]
 
 
 def test_rows_are_compared_within_their_budget(sweep: Path) -> None:

@@ -34,6 +34,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_clean_tree_is_its_commit(tree: Path) -> None:
+    """Whatever lies beside the source, such as one's own data."""
+    (tree / "reviews.csv").write_text("text,label\n")
     assert source.version() == {"commit": git(tree, "rev-parse", "HEAD"), "dirty": False}
     assert source.diff() == ""
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from heterolora.drawing.grid import Grid, on_frequency
 from heterolora.loggers.base import Row, RunInfo
 from heterolora.loggers.progress import Pace, Screen, duration
-from heterolora.records.schema import EpochRow, RunRecord, SearchRow, TestRow
+from heterolora.records.schema import CONTROL, EpochRow, RunRecord, SearchRow, TestRow
 
 QUIET = 60
 """Seconds of silence after which a log file gets a line."""
@@ -86,8 +86,9 @@ class ConsoleLogger:
         screen.say(f"{text}  elapsed {duration(screen.elapsed)}  left {duration(screen.left)}")
 
     def log_search(self, row: Row) -> None:
-        """Warn once of a search that was not decided by its scores."""
-        if self._warned or not (row["degenerate"] or row["tied"]):
+        """Warn once of a search that its scores did not decide, except in the random control."""
+        decided = not (row["degenerate"] or row["tied"])
+        if self._warned or decided or row["proxy"]["name"] == CONTROL:
             return
         self._warned = True
         what = (

@@ -36,6 +36,8 @@ PREDICTIONS = "predictions"
 EVALUATIONS = "evaluations"
 """The folder of benchmark results obtained later with the weights."""
 WEIGHTS = ("best.safetensors", "last.safetensors")
+CONTROL = "constant"
+"""The proxy of random allocation: equal scores, ties and churn are its purpose."""
 
 SiteName = Annotated[str, Field(pattern=rf"^layers\.\d+\.({'|'.join(ROLES)})$")]
 Status = Literal["running", "finished", "failed", "interrupted"]

@@ -26,7 +26,7 @@ def version() -> dict[str, Any]:
         return {"commit": kept["commit"], "dirty": kept["dirty"]}
     if not _is_tracked():
         return {"commit": None, "dirty": None}
-    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *PARTS)
     return {
         "commit": None if commit is None else commit.strip(),
         "dirty": None if status is None else bool(status),

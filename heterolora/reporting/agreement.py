@@ -8,8 +8,8 @@ import pandas as pd
 from scipy import stats
 
 from heterolora.records.read import Run
-from heterolora.records.schema import SearchRow
-from heterolora.reporting.arms import CONTROL, Arm, labels
+from heterolora.records.schema import CONTROL, SearchRow
+from heterolora.reporting.arms import Arm, labels
 
 
 def on_sites(search: SearchRow) -> frozenset[str]:

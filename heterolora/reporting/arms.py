@@ -12,9 +12,6 @@ from heterolora.records.read import Run, flat
 from heterolora.reporting.frame import ORIGINS, Settings, finished, shaping, shown
 from heterolora.reporting.statistics import Spread, spread
 
-CONTROL = "constant"
-"""The proxy of random allocation: equal scores, ties and churn are its purpose."""
-
 FIRST = (
     *("strategy.name", "proxy.name", "proxy.weights", "proxy.objective"),
     *("rank_budget", "search_space.pool", "strategy.searches_per_epoch"),

@@ -1,6 +1,6 @@
 """The cells of a table, and the comparisons between them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -153,17 +153,10 @@ def reported(table: Table, runs: pd.DataFrame) -> pd.DataFrame:
 def cells_of(table: Table, runs: pd.DataFrame) -> list[Cell]:
     """Return a cell for each entry of `table` that is shown, for every model and task with runs.
 
-    An optional entry is shown if its row and its column have runs, finished or not.
+    An optional entry is shown if its row and its column have runs of the model, finished or not.
     """
     fits = {label: matching(runs, entry.where) for label, entry in table.entries.items()}
     runs = runs[matching(runs, *table.wheres)]
-    filled = [table.entries[label] for label, found in fits.items() if found.any()]
-    rows, columns = {entry.row for entry in filled}, {entry.column for entry in filled}
-    shown = [
-        entry
-        for entry in table.entries.values()
-        if not entry.optional or (entry.row in rows and entry.column in columns)
-    ]
     seeds = sorted(set(runs["seed"]))
     several = runs["model.name"].nunique() > 1
     places = dict(iter(runs.groupby(["model.name", "task.name"])))
@@ -172,13 +165,25 @@ def cells_of(table: Table, runs: pd.DataFrame) -> list[Cell]:
         place = f"{task}, {model.split('/')[-1]}" if several else task
         placed = {"task": place} if len(places) > 1 else {}
         here = finished(places[model, task])
-        for entry in shown:
+        of_model = runs.index[runs["model.name"] == model]
+        filled = [label for label, found in fits.items() if found[of_model].any()]
+        for entry in _shown(table, filled):
             own = here[fits[entry.label][here.index]].sort_values("seed", kind="stable")
             missing = tuple(seed for seed in seeds if seed not in set(own["seed"]))
             number = table.number(entry.label, model, task)
             names = {"row": entry.label, **placed}
             cells.append(Cell(entry.label, own, entry, model, task, place, names, number, missing))
     return cells
+
+
+def _shown(table: Table, filled: Collection[str]) -> list[Entry]:
+    rows = {table.entries[label].row for label in filled}
+    columns = {table.entries[label].column for label in filled}
+    return [
+        entry
+        for entry in table.entries.values()
+        if not entry.optional or (entry.row in rows and entry.column in columns)
+    ]
 
 
 def compare(cells: Sequence[Cell]) -> list[Comparison]:

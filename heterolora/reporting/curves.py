@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heterolora.reporting.arms import CONTROL, Arm, labels
+from heterolora.records.schema import CONTROL
+from heterolora.reporting.arms import Arm, labels
 from heterolora.reporting.frame import Settings
 
 PROXY_COLORS: Mapping[str, str] = {

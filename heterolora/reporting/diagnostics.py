@@ -9,8 +9,9 @@ import pandas as pd
 from scipy import stats
 
 from heterolora.records.read import Run
+from heterolora.records.schema import CONTROL
 from heterolora.reporting.agreement import churn, on_sites
-from heterolora.reporting.arms import CONTROL, Arm, arms
+from heterolora.reporting.arms import Arm, arms
 from heterolora.sites import ROLES, Site
 
 CHURN = 0.5

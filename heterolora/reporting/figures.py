@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from heterolora.drawing.grid import Grid, on_frequency
 from heterolora.drawing.heatmap import draw_cells, draw_grid
 from heterolora.records.read import Run
+from heterolora.records.schema import CONTROL
 from heterolora.reporting import agreement, style
-from heterolora.reporting.arms import CONTROL, Arm, arms, labels
+from heterolora.reporting.arms import Arm, arms, labels
 from heterolora.reporting.curves import GRAY, Curve, by_subject, panels, proxy_colors
 from heterolora.reporting.frame import finished, matching
 from heterolora.reporting.layout import Frequency

@@ -6,7 +6,7 @@ from itertools import groupby
 import pandas as pd
 
 from heterolora.records.read import Run
-from heterolora.reporting.arms import CONTROL
+from heterolora.records.schema import CONTROL
 from heterolora.reporting.cells import Cell, Comparison, listed, unequal_rows
 from heterolora.reporting.frame import Settings, in_any_order, matching
 from heterolora.reporting.layout import Table

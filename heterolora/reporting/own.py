@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from heterolora.errors import RecordError
-from heterolora.reporting.arms import CONTENTS, CONTROL, Arm, arms, labels
+from heterolora.records.schema import CONTROL
+from heterolora.reporting.arms import CONTENTS, Arm, arms, labels
 from heterolora.reporting.frame import Settings, shaping
 from heterolora.reporting.layout import Row, Table
 
@@ -76,7 +77,8 @@ def _row(
     where = {key: own[key] for key in varying if key in own}
     # Settings that runs of other arms have and these lack.
     where |= {key: None for key in varying if key not in own and runs[key].isna().all()}
-    return Row(where=where, baseline=baseline, controls={"random": control} if control else {})
+    controls = {"random": control} if control else {}
+    return Row(where=where, baseline=baseline, controls=controls, optional=True)
 
 
 def _varying(settings: Iterable[Settings]) -> list[str]:
