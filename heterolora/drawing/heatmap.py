@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from heterolora.drawing.grid import Grid
 
+SCORE_LABEL = "score (numbers: ranks)"
+"""Of the color bar beside scores and the ranks of sites that are on."""
+
 
 def heatmap(scores: Mapping[str, float], ranks: Mapping[str, int]) -> NDArray[np.uint8]:
     """Draw scores as colors, marking sites that are on with their rank; RGBA, (height, width, 4).
@@ -27,7 +30,7 @@ def heatmap(scores: Mapping[str, float], ranks: Mapping[str, int]) -> NDArray[np
     axes = figure.add_subplot()
     image = draw_grid(axes, grid)
     mark_ranks(axes, Grid.of(ranks))
-    figure.colorbar(image, ax=axes, label="score\n(number: rank of a site on)")
+    figure.colorbar(image, ax=axes, label=SCORE_LABEL)
     canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba()).copy()  # type: ignore[no-untyped-call]
 

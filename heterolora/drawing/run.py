@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from heterolora.drawing.grid import Grid, on_frequency
-from heterolora.drawing.heatmap import draw_grid, mark_ranks
+from heterolora.drawing.heatmap import SCORE_LABEL, draw_grid, mark_ranks
 
 Row = Mapping[str, Any]
 
@@ -48,8 +49,16 @@ def curves(title: str, steps: Sequence[Row], epochs: Sequence[Row]) -> Figure:
     for axes in (losses, measured):
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+    _widen(measured, 0.02)
     return figure
+
+
+def _widen(axes: Axes, least: float) -> None:
+    """Make the y axis cover at least `least`, so that nearly equal values look equal."""
+    low, high = axes.get_ylim()
+    missing = max(0.0, least - (high - low))
+    axes.set_ylim(low - missing / 2, high + missing / 2)
 
 
 def allocation(title: str, searches: Sequence[Row]) -> Figure:
@@ -69,7 +78,7 @@ def allocation(title: str, searches: Sequence[Row]) -> Figure:
         image = draw_grid(here, Grid.of(search["scores"]))
         mark_ranks(here, Grid.of(search["ranks"]))
         here.set_title(f"scores at step {search['step']}", fontsize=8)
-        figure.colorbar(image, ax=here, label="score (number: rank of a site that is on)")
+        figure.colorbar(image, ax=here, label=SCORE_LABEL)
     if several:
         shares = on_frequency([search["ranks"] for search in searches])
         image = draw_grid(axes[1], Grid.of(shares), cmap="viridis", vmin=0, vmax=1)

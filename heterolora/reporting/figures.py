@@ -109,7 +109,7 @@ def validation_curves(arms: Sequence[Arm], title: str, colors: Mapping[str, str]
     for axes in axes_of[max(len(parts) - across, 0) : len(parts)]:
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("epoch")
-    axes_of[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes_of[0].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.supylabel(f"validation {arms[0].runs[0].metric_in_words}", fontsize=7.5)
     style.legend_below(figure, axes_of[: len(parts)], columns)
     return figure
