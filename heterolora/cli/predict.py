@@ -49,8 +49,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         "--data",
         metavar="PATH",
         type=Path,
-        help="a parquet file with the task's columns to predict, or the folder where the task's\n"
-        "splits are now",
+        help="a file with the task's columns to predict (parquet, CSV, TSV or JSON lines), or the\n"
+        "folder where the task's splits are now",
     )
     parser.add_argument(
         "--task", metavar="NAME", help="another task that the run's model can predict, such as ax"
