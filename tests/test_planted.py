@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CommandLine, composed, edited, problems
-from heterolora.data.planted.labeling import TASK
+from heterolora.data.planted.labelling import TASK
 from omegaconf import DictConfig
 from torch import Tensor
 from transformers import AutoTokenizer, OPTForCausalLM
