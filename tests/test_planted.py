@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CommandLine, composed, edited, problems
-from heterolora.data.planted.labelling import TASK
 from omegaconf import DictConfig
 from torch import Tensor
 from transformers import AutoTokenizer, OPTForCausalLM
@@ -14,6 +13,7 @@ from heterolora.config import identity, prepare
 from heterolora.config.fingerprints import split_fingerprint
 from heterolora.data import sources
 from heterolora.data.planted import answers, planted_sites
+from heterolora.data.planted.labelling import TASK
 from heterolora.data.planted.teacher import HALVES, RANK, SIZE, teacher
 from heterolora.data.starter import MODEL_DIR
 from heterolora.errors import DataError
