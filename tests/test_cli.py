@@ -468,4 +468,4 @@ def test_a_dataset_that_cannot_be_reached_is_one_line(tiny, tmp_path, monkeypatc
     assert [one.partition(" ")[0] for one in out.splitlines()] == ["starting:"]
     (line,) = err.splitlines()
     assert "task.source=nyu-mll/glue/rte" in line
-    assert "task.path=DIR" in line
+    assert "task.path=PATH" in line

@@ -192,6 +192,8 @@ def test_what_is_wrong_is_one_line(checkpoints: dict[str, Path], pairs: Path) ->
         applied("dora", path, pairs, "method.config._target_=os.system")
     with pytest.raises(ModelError, match=r"method\.config: PEFT rejects it"):
         applied("dora", path, pairs, "+method.config.nothing=1")
+    with pytest.raises(ModelError, match=r"method\.rho=1000: .* the 16 inputs .*; use at most \d"):
+        applied("eva", path, pairs, "method.rho=1000")
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 from heterolora.adapters import Adapters
+from heterolora.errors import ModelError
 from heterolora.losses import inputs
 from heterolora.methods.base import Given, Method, Trained
 from heterolora.methods.peft import made, nearest, trainable
@@ -32,9 +34,20 @@ class Eva(Method):
         return True
 
     def apply(self, given: Given) -> Adapters:
-        """Decompose the inputs, and let PEFT prepare the model."""
+        """Decompose the inputs, and let PEFT prepare the model.
+
+        Raises:
+            ModelError: if `rho` allows more ranks than a layer has inputs.
+        """
         plain = {"_target_": "peft.LoraConfig", "target_modules": given.targets}
         rank = nearest(given, plain, "r")
+        layers: list[Any] = [given.model.get_submodule(name) for name in given.targets]
+        width = min(layer.in_features for layer in layers)
+        if rank * self.rho > width:
+            raise ModelError(
+                f"method.rho={self.rho:g}: allows more ranks than the {width} inputs of a layer; "
+                f"use at most {width / rank:g}"
+            )
         from peft import EvaConfig
         from peft.tuners.lora.eva import initialize_lora_eva_weights
 
