@@ -60,6 +60,8 @@ def test_differences_that_do_not_vary_have_no_interval() -> None:
     assert found.difference == pytest.approx(0.1)
     assert (found.std, found.interval, found.p) == (0.0, None, 0.5)
     assert seeds_needed(0.6, found.std) is None
+    thrice = paired(dict.fromkeys(range(3), -2.6), dict.fromkeys(range(3), -3.0))
+    assert (thrice.std, thrice.interval) == (0.0, None)  # though the mean of three 0.4 is not 0.4
 
 
 @given(NUMBERS, st.data())

@@ -64,6 +64,8 @@ def spread(values: Sequence[float]) -> Spread | None:
     if not values:
         return None
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    if std is not None and min(values) == max(values):
+        std = 0.0  # their computed mean may differ from them by float noise
     return Spread(len(values), float(np.mean(values)), std, float(np.median(values)))
 
 
