@@ -114,12 +114,14 @@ def test_the_allocation_at_the_time_does_not_matter(name, checkpoints, pairs) ->
 @pytest.mark.parametrize(
     "name", [n for n in ALL if "micro_batch_size" in composed(f"proxy={n}").proxy]
 )
-@pytest.mark.parametrize("family", WIRINGS)
+@pytest.mark.parametrize(
+    "family", [*WIRINGS[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in WIRINGS[2:])]
+)
 def test_micro_batches_do_not_matter(name, family, checkpoints, pairs) -> None:
     here = subject(checkpoints[family], pairs)
     randomize(here.adapters)
     reference = here.scores(configured(name, micro_batch_size=4))
-    for size in (1, 5, 64):
+    for size in (1, 5, 12, 64):
         scores = here.scores(configured(name, micro_batch_size=size))
         assert scores == pytest.approx(reference, rel=1e-4)
 

@@ -78,14 +78,11 @@ def _sections(
             yield _heading(name, None, choices.get(name)), None, {}
             for tracker, settings in (value or {}).items():
                 found = plugins.find(name, tracker)
-                yield (
-                    Text(f"tracking.{tracker}"),
-                    found,
-                    _all(f"tracking.{tracker}", found, settings),
-                )
+                section = f"tracking.{tracker}"
+                yield Text(section), found, _with_defaults(section, found, settings)
         elif isinstance(value, dict) and name not in ("importance", "table"):
             kind = _class(name, value)
-            yield _heading(name, kind, choices.get(name)), kind, _all(name, kind, value)
+            yield _heading(name, kind, choices.get(name)), kind, _with_defaults(name, kind, value)
 
 
 def _class(name: str, value: Mapping[str, Any]) -> type[BaseModel]:
@@ -110,7 +107,9 @@ def _heading(name: str, kind: type[BaseModel] | None, choice: str | None) -> Ren
     return line
 
 
-def _all(section: str, kind: type[BaseModel] | None, values: Mapping[str, Any]) -> dict[str, Any]:
+def _with_defaults(
+    section: str, kind: type[BaseModel] | None, values: Mapping[str, Any]
+) -> dict[str, Any]:
     """The values that are given, then the defaults of the keys that Hydra wants a plus for."""
     known = kind.model_json_schema()["properties"] if kind is not None else {}
     given = {f"{section}.{key}": value for key, value in values.items()}

@@ -39,9 +39,10 @@ class Eva(Method):
         Raises:
             ModelError: if `rho` allows more ranks than a layer has inputs.
         """
-        plain = {"_target_": "peft.LoraConfig", "target_modules": given.targets}
+        targets = given.targets
+        plain = {"_target_": "peft.LoraConfig", "target_modules": targets}
         rank = nearest(given, plain, "r")
-        layers: list[Any] = [given.model.get_submodule(name) for name in given.targets]
+        layers: list[Any] = [given.model.get_submodule(name) for name in targets]
         width = min(layer.in_features for layer in layers)
         if rank * self.rho > width:
             raise ModelError(

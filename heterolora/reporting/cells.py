@@ -160,14 +160,16 @@ def cells_of(table: Table, runs: pd.DataFrame) -> list[Cell]:
     seeds = sorted(set(runs["seed"]))
     several = runs["model.name"].nunique() > 1
     places = dict(iter(runs.groupby(["model.name", "task.name"])))
+    shown = {
+        model: _shown(table, [label for label, fit in fits.items() if fit[of_model.index].any()])
+        for model, of_model in runs.groupby("model.name")
+    }
     cells = []
     for model, task in sorted(places, key=lambda at: (at[0], [*table.tasks, at[1]].index(at[1]))):
         place = f"{task}, {model.split('/')[-1]}" if several else task
         placed = {"task": place} if len(places) > 1 else {}
         here = finished(places[model, task])
-        of_model = runs.index[runs["model.name"] == model]
-        filled = [label for label, found in fits.items() if found[of_model].any()]
-        for entry in _shown(table, filled):
+        for entry in shown[model]:
             own = here[fits[entry.label][here.index]].sort_values("seed", kind="stable")
             missing = tuple(seed for seed in seeds if seed not in set(own["seed"]))
             number = table.number(entry.label, model, task)
