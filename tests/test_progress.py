@@ -285,12 +285,14 @@ def test_a_signal_to_processes_that_share_a_sweep_is_one_line(
     sweep = ["-m", *tiny, "seed=0,1,2,3", "training.epochs=3000", f"hydra/launcher={launcher}"]
     sweep += ["hydra.launcher.n_jobs=2", "strategy=homogeneous"]
     for after in (1, 5, 10):  # before the workers are there, and while they start
-        code, _, lines = interrupted(after, signal.SIGINT, *sweep, group=group)
+        early = f"output={tmp_path / 'early'}"  # these records must not end the wait below
+        code, _, lines = interrupted(after, signal.SIGINT, *sweep, early, group=group)
         assert code == 130, after
         assert len(lines) == 1, after
-    process = start(*sweep)
+    outputs = tmp_path / "outputs"
+    process = start(*sweep, f"output={outputs}")
     until = time.monotonic() + 120
-    while len(list(tmp_path.rglob("metrics.jsonl"))) < 2 and time.monotonic() < until:
+    while len(list(outputs.rglob("metrics.jsonl"))) < 2 and time.monotonic() < until:
         time.sleep(0.2)
     time.sleep(3)
     (os.killpg if group else os.kill)(process.pid, signal.SIGTERM)
@@ -306,6 +308,6 @@ def test_a_signal_to_processes_that_share_a_sweep_is_one_line(
     }
     assert saved == {
         read["steps"]
-        for file in tmp_path.rglob("run.json")
+        for file in outputs.rglob("run.json")
         if (read := read_run(file.parent)) is not None
     }
