@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from records import write_run
 from scipy import stats
 
@@ -146,7 +147,27 @@ def test_each_row_meets_all_of_its_baselines_on_each_task(tmp_path: Path) -> Non
     assert len(p) == 6
     assert holm.min() == pytest.approx(min(1, 6 * p.min()))
     explanation = next(s.explanation for s in report.sections if s.title.startswith("Comparisons"))
-    assert "corrected for all 6 comparisons here" in explanation
+    assert "corrected for the 6 comparisons that have one" in explanation
+
+
+def test_only_the_comparisons_of_the_family_are_corrected(tmp_path: Path) -> None:
+    family = Table.model_validate(
+        {**CONTENT, "tuned": None, "tuning_seeds": [], "name": "study", "family": ["searched"]}
+    )
+    report = made(study(tmp_path, "mrpc", "rte"), family)
+    searched = report.numbers.query("row == 'searched'")
+    p = searched[["baseline_p", "random_p"]].stack()
+    holm = searched[["baseline_p_holm", "random_p_holm"]].stack()
+    assert len(p) == len(holm) == 4
+    assert holm.min() == pytest.approx(min(1, 4 * p.min()))
+    random = section(report, "Comparisons").query("row == 'random'")
+    assert [*random["Holm p"]] == ["-", "-"]
+    assert "-" not in [*random["p"]]
+
+
+def test_a_family_of_unknown_rows_is_refused() -> None:
+    with pytest.raises(ValidationError, match="family: there is no 'fastest'"):
+        Table.model_validate({**CONTENT, "name": "study", "family": ["fastest"]})
 
 
 def test_a_gain_has_its_cost_beside_it_and_what_is_ruled_out(tmp_path: Path) -> None:

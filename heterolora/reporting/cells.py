@@ -85,7 +85,7 @@ class Comparison:
         size: the difference between the paper's numbers, in points; `EFFECT` if there are none.
         seeds_needed: the number of seeds needed to detect a difference of that size; None if
             unknown.
-        p_holm: p, corrected over the whole table.
+        p_holm: p, corrected over the table's family of comparisons; None outside it.
     """
 
     cell: Cell
@@ -188,8 +188,13 @@ def _shown(table: Table, filled: Collection[str]) -> list[Entry]:
     ]
 
 
-def compare(cells: Sequence[Cell]) -> list[Comparison]:
-    """Make every comparison between a table's cells, and correct their p values together."""
+def compare(cells: Sequence[Cell], family: Collection[str] = ()) -> list[Comparison]:
+    """Make every comparison between a table's cells, and correct p values together.
+
+    Args:
+        cells: the cells.
+        family: the rows whose comparisons are corrected; all if empty.
+    """
     by_label = {(cell.model, cell.task, cell.label): cell for cell in cells}
     found = []
     for cell in cells:
@@ -201,7 +206,8 @@ def compare(cells: Sequence[Cell]) -> list[Comparison]:
                     size = round(abs(one.printed - two.printed), 1) or EFFECT
                 needed = seeds_needed(size, result.std)
                 found.append(Comparison(cell, other, role, result, size, needed))
-    p = pd.Series([one.paired.p for one in found], dtype=float).dropna()
+    tested = [one.paired.p if not family or one.cell.entry.row in family else None for one in found]
+    p = pd.Series(tested, dtype=float).dropna()
     corrected = dict(zip(p.index, holm([*p]), strict=True))
     return [replace(one, p_holm=corrected.get(index)) for index, one in enumerate(found)]
 

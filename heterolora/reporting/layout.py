@@ -139,6 +139,7 @@ class Table(Spec):
         tuning_seeds: the seeds of the runs that choose it, which are not reported; the reported
             ones if empty.
         seeds: the reported seeds, for running the experiment; see `heterolora.cli.study`.
+        family: the rows whose comparisons are corrected together; all if empty.
         stability: whether to show how alike the seeds of each row are.
         paper: the paper's numbers.
     """
@@ -156,6 +157,7 @@ class Table(Spec):
     tuned: str | None = None
     tuning_seeds: tuple[int, ...] = ()
     seeds: tuple[int, ...] = ()
+    family: tuple[str, ...] = ()
     stability: bool = False
     paper: Paper | None = None
 
@@ -223,6 +225,7 @@ class Table(Spec):
             raise ValueError(
                 f"report {self.report} {'must have no' if self.rows else 'needs'} rows"
             )
+        check("family", self.family, self.rows)
         for name, row in self.rows.items():
             check(f"rows.{name}.columns", row.columns, self.columns)
         for entry in self.entries.values():

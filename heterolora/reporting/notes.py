@@ -33,7 +33,7 @@ def notes_of(
 def limits(comparisons: Sequence[Comparison]) -> Iterator[str]:
     """Yield what the numbers of seeds cannot show."""
     counts = sorted({one.paired.n for one in comparisons})
-    tests = sum(one.paired.p is not None for one in comparisons)
+    tests = sum(one.p_holm is not None for one in comparisons)
     few = [n for n in counts if n > 1 and smallest_p(n) >= ALPHA]
     for n in few:
         yield f"n = {n} cannot give p < {smallest_p(n):g}, whatever the runs show"

@@ -168,8 +168,8 @@ def comparisons(found: Sequence[Comparison]) -> Section:
         "Difference: the row minus its baseline of equal budget, or minus random allocation, in "
         "points: the mean over the n seeds that both rows have, with its t interval. p: "
         f"two-sided sign-flip test, exact up to n = {EXACT} and estimated from {RESAMPLES + 1:,} "
-        f"sign vectors above that; Holm p: corrected for all {tests} comparisons here. Seeds "
-        "needed: for a t test to detect a difference of the paper's size (in points) at 0.05 "
+        f"sign vectors above that; Holm p: corrected for the {tests} comparisons that have one. "
+        "Seeds needed: for a t test to detect a difference of the paper's size (in points) at 0.05 "
         "with power 0.8, if differences vary as they do here (a rough estimate where seeds are "
         "few)."
     )

@@ -41,7 +41,7 @@ def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Re
         )
     if table.tuned:
         cells = [studies.at_best(cell, table.tuned, table.tuning_seeds) for cell in found]
-    compared = compare(cells)
+    compared = compare(cells, table.family)
     numbers = sections.numbers(table.name, cells, compared)
     parts = [
         *sections.grids(cells),
