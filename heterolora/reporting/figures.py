@@ -21,7 +21,9 @@ from heterolora.records.read import Run
 from heterolora.records.schema import CONTROL
 from heterolora.reporting import agreement, style
 from heterolora.reporting.arms import Arm, arms, labels
+from heterolora.reporting.cells import Comparison
 from heterolora.reporting.curves import GRAY, Curve, by_subject, panels, proxy_colors
+from heterolora.reporting.forest import forest_plot
 from heterolora.reporting.frame import finished, matching
 from heterolora.reporting.layout import Frequency
 from heterolora.reporting.standing import mean_standings, places
@@ -35,13 +37,19 @@ FEW = 3
 """Maximum number of panels in one column; more panels stand in two columns."""
 
 
-def draw(runs: pd.DataFrame, folder: Path, paper: Sequence[Frequency] = ()) -> list[Path]:
+def draw(
+    runs: pd.DataFrame,
+    folder: Path,
+    paper: Sequence[Frequency] = (),
+    compared: Sequence[Comparison] = (),
+) -> list[Path]:
     """Draw everything that the finished runs allow, as PNG and SVG.
 
     Args:
         runs: the frame of runs.
         folder: where the files are written.
         paper: the paper's frequencies by role, drawn beside those with the same settings.
+        compared: the comparisons of a table of these runs.
 
     Returns:
         The paths of the files.
@@ -50,9 +58,19 @@ def draw(runs: pd.DataFrame, folder: Path, paper: Sequence[Frequency] = ()) -> l
     with rc_context(STYLE):
         return [
             path
-            for name, figure in (*_figures(arms(runs), paper), *_standings(finished(runs)))
+            for name, figure in (
+                *_forests(compared),
+                *_figures(arms(runs), paper),
+                *_standings(finished(runs)),
+            )
             for path in style.save(figure, folder / style.slug(name))
         ]
+
+
+def _forests(compared: Sequence[Comparison]) -> Iterator[tuple[str, Figure]]:
+    shared = [one for one in compared if one.paired.n]
+    if shared:
+        yield "differences", forest_plot(shared, "Differences: mean, 95% interval and every seed")
 
 
 def _figures(found: Sequence[Arm], paper: Sequence[Frequency]) -> Iterator[tuple[str, Figure]]:

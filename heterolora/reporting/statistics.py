@@ -40,7 +40,8 @@ class Paired:
 
     Attributes:
         seeds: the seeds that both have.
-        difference: the mean of a - b over them; None if there is no such seed.
+        differences: a - b for each of them.
+        difference: the mean of these; None if there is no such seed.
         std: the sample standard deviation of the differences; None below two seeds.
         interval: the 95 % t interval of the mean difference; None below two seeds, or if the
             differences do not vary at all.
@@ -48,6 +49,7 @@ class Paired:
     """
 
     seeds: tuple[int, ...]
+    differences: tuple[float, ...]
     difference: float | None = None
     std: float | None = None
     interval: tuple[float, float] | None = None
@@ -72,15 +74,15 @@ def spread(values: Sequence[float]) -> Spread | None:
 def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
     """Compare two arms, each a number by seed: d_s = a_s - b_s for each common seed s."""
     seeds = tuple(sorted(a.keys() & b.keys()))
-    differences = np.round([a[seed] - b[seed] for seed in seeds], DIGITS)
-    found = spread(differences.tolist())
+    differences = tuple(np.round([a[seed] - b[seed] for seed in seeds], DIGITS).tolist())
+    found = spread(differences)
     if found is None or found.std is None:
-        return Paired(seeds, found.mean if found else None)
+        return Paired(seeds, differences, found.mean if found else None)
     interval = None
     if found.std > 0:
         bounds = stats.ttest_1samp(differences, 0).confidence_interval(1 - ALPHA)
         interval = (float(bounds.low), float(bounds.high))
-    return Paired(seeds, found.mean, found.std, interval, sign_flip(differences.tolist()))
+    return Paired(seeds, differences, found.mean, found.std, interval, sign_flip(differences))
 
 
 def sign_flip(differences: Sequence[float]) -> float:
