@@ -170,6 +170,16 @@ def test_a_family_of_unknown_rows_is_refused() -> None:
         Table.model_validate({**CONTENT, "name": "study", "family": ["fastest"]})
 
 
+def test_more_seeds_than_the_tables_own_are_not_missing_elsewhere(tmp_path: Path) -> None:
+    """As where a row is borrowed from a table of more seeds."""
+    table = Table.model_validate({**CONTENT, "name": "study", "seeds": [0, 1, 2]})
+    for row, seeds in {"plain": range(6), "random": range(3), "searched": range(2)}.items():
+        for seed in [100, 101, *seeds]:
+            add(tmp_path, row, 2e-4, seed, (50.0, 80.0))
+    missing = made(tmp_path, table).numbers.set_index("row")["missing_seeds"]
+    assert dict(missing) == {"plain": "", "random": "", "searched": "2"}
+
+
 def test_a_gain_has_its_cost_beside_it_and_what_is_ruled_out(tmp_path: Path) -> None:
     report = made(study(tmp_path, "mrpc"), FIXED)
     shown = section(report, "Gains").set_index(["row", "against"])

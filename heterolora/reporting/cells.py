@@ -34,7 +34,8 @@ class Cell(Arm):
         names: the first columns of its line in a section: the row, and the place if there are
             several.
         published: the paper's number, if there is one for this model and task.
-        missing: the seeds that other cells have and this one lacks.
+        missing: the seeds that other cells have and this one lacks; of the table's own seeds, if it
+            names any.
     """
 
     entry: Entry
@@ -157,7 +158,8 @@ def cells_of(table: Table, runs: pd.DataFrame) -> list[Cell]:
     """
     fits = {label: matching(runs, entry.where) for label, entry in table.entries.items()}
     runs = runs[matching(runs, *table.wheres)]
-    seeds = sorted(set(runs["seed"]))
+    found = {*runs["seed"]}
+    seeds = sorted(found & {*table.seeds} or found)  # a borrowed row may have more than the table's
     several = runs["model.name"].nunique() > 1
     places = dict(iter(runs.groupby(["model.name", "task.name"])))
     shown = {
