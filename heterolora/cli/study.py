@@ -1,7 +1,7 @@
 """Complete an experiment whose records are kept: run what is missing, keep it, and report.
 
-python scripts/study.py study_embedded
-python scripts/study.py study_glue --output outputs model.path=DIR hydra/launcher=packed
+python scripts/study.py study_r2
+python scripts/study.py study_r2 model=minilm model.path=DIR task=sst2 hydra/launcher=joblib
 
 If the experiment's table has tuning seeds, these run first, at every value; then the seeds that are
 reported run, each arm at the value that was best for it.
