@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from pydantic import ValidationError
 from records import write_run
 from scipy import stats
@@ -178,6 +179,21 @@ def test_more_seeds_than_the_tables_own_are_not_missing_elsewhere(tmp_path: Path
             add(tmp_path, row, 2e-4, seed, (50.0, 80.0))
     missing = made(tmp_path, table).numbers.set_index("row")["missing_seeds"]
     assert dict(missing) == {"plain": "", "random": "", "searched": "2"}
+
+
+@pytest.mark.parametrize(
+    ("second", "names"),
+    [("rte", ["mrpc", "rte"]), ("mrpc", ["mrpc, large", "mrpc, small"])],
+)
+def test_the_model_is_named_where_a_task_has_several(
+    second: str, names: list[str], tmp_path: Path
+) -> None:
+    path = ROOT / "heterolora" / "data" / "starter" / "model"
+    for rate, model, task in ((1e-4, "some/large", "mrpc"), (2e-4, "some/small", second)):
+        for row in ("plain", "random"):
+            at = [f"model.name={model}", f"model.path={path}", f"task.name={task}"]
+            add(tmp_path, row, rate, 0, (50.0, 80.0), overrides=at)
+    assert [*section(made(tmp_path, FIXED), "Comparisons")["task"]] == names
 
 
 def test_a_gain_has_its_cost_beside_it_and_what_is_ruled_out(tmp_path: Path) -> None:

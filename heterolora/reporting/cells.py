@@ -30,7 +30,7 @@ class Cell(Arm):
         entry: the entry of the table.
         model: the model of the runs.
         task: the task of the runs.
-        place: the task; with the model if the table has several models.
+        place: the task; with the model if the table has several models of it.
         names: the first columns of its line in a section: the row, and the place if there are
             several.
         published: the paper's number, if there is one for this model and task.
@@ -160,7 +160,7 @@ def cells_of(table: Table, runs: pd.DataFrame) -> list[Cell]:
     runs = runs[matching(runs, *table.wheres)]
     found = {*runs["seed"]}
     seeds = sorted(found & {*table.seeds} or found)  # a borrowed row may have more than the table's
-    several = runs["model.name"].nunique() > 1
+    models = runs.groupby("task.name")["model.name"].nunique()
     places = dict(iter(runs.groupby(["model.name", "task.name"])))
     shown = {
         model: _shown(table, [label for label, fit in fits.items() if fit[of_model.index].any()])
@@ -168,7 +168,7 @@ def cells_of(table: Table, runs: pd.DataFrame) -> list[Cell]:
     }
     cells = []
     for model, task in sorted(places, key=lambda at: (at[0], [*table.tasks, at[1]].index(at[1]))):
-        place = f"{task}, {model.split('/')[-1]}" if several else task
+        place = f"{task}, {model.split('/')[-1]}" if models[task] > 1 else task
         placed = {"task": place} if len(places) > 1 else {}
         here = finished(places[model, task])
         for entry in shown[model]:
