@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from records import write_run
@@ -41,6 +42,20 @@ def test_tuning_runs_that_are_missing_are_named(overrides: list[str], tmp_path: 
         RecordError, match=r"strategy=homogeneous at .*=0\.0001 has 0 of 2 tuning runs"
     ):
         list(study.best_arms(TABLE, tmp_path, [f"+experiment={NAME}", *overrides]))
+
+
+def test_a_run_that_another_experiment_has_too_is_counted_once(tmp_path: Path) -> None:
+    common = [f"+experiment={NAME}", f"hydra.sweeper.grids=[{{strategy:homogeneous,{RATES}}}]"]
+    (identities,) = study.arms("optimizer.learning_rate", common).values()
+    first = TABLE.tuning_seeds[0]
+    for rate, accuracy in {"0.0001": 0.6, "0.01": 0.7}.items():
+        arm = ["strategy=homogeneous", f"optimizer.learning_rate={rate}"]
+        made: dict[str, Any] = {"accuracies": [accuracy], "identity": identities[rate]}
+        for seed in TABLE.tuning_seeds:
+            write_run(tmp_path, *arm, f"name={NAME}", f"seed={seed}", **made)
+        write_run(tmp_path, *arm, "name=another", f"seed={first}", **made)
+    (best,) = study.best_arms(TABLE, tmp_path, common)
+    assert best == {"strategy": "homogeneous", "optimizer.learning_rate": "0.01"}
 
 
 def test_of_an_interrupted_sweep_what_has_finished_is_kept(tmp_path: Path) -> None:

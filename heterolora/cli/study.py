@@ -98,14 +98,14 @@ def best_arms(table: Table, output: Path, common: Sequence[str]) -> Iterator[Map
     """
     assert table.tuned is not None
     runs, _ = load(output)
-    found: dict[str, list[Run]] = {}
+    found: dict[str, dict[int, Run]] = {}  # another experiment may have the same run
     for run in runs:
         if run.seed in table.tuning_seeds and run.result.status in ("finished", "failed"):
-            found.setdefault(str(run.result.identity), []).append(run)
+            found.setdefault(str(run.result.identity), {})[run.seed] = run
     for arm, values in arms(table.tuned, common).items():
         named, means = " ".join(f"{k}={v}" for k, v in arm), {}
         for value, identity in values.items():
-            tuning = found.get(identity, [])
+            tuning = [*found.get(identity, {}).values()]
             if len(tuning) != len(table.tuning_seeds):
                 raise RecordError(
                     f"{output}: {named} at {table.tuned}={value} has {len(tuning)} of "
