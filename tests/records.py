@@ -16,6 +16,24 @@ PROVENANCE: dict[str, Any] = {
     "hardware": {"device": "cpu", "device_name": "x86_64"},
 }
 
+_STATIC = {"strategy.name": "static"}
+STUDY_ROWS: Mapping[str, Any] = {
+    "plain": {"where": {"strategy.name": "homogeneous"}},
+    "random": {"where": {**_STATIC, "proxy.name": "constant"}, "baseline": "plain"},
+    "searched": {
+        "where": {**_STATIC, "proxy.name": "gradnorm"},
+        "baseline": "plain",
+        "controls": {"random": "random"},
+    },
+}
+"""The rows of a small study, as in a table's YAML."""
+STUDY_ARMS = {
+    "plain": ["strategy=homogeneous"],
+    "random": ["strategy=static", "proxy=constant"],
+    "searched": ["strategy=static", "proxy=gradnorm"],
+}
+"""The overrides of the runs in each of these rows."""
+
 
 def write_run(
     output: Path,

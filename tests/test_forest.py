@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from records import write_run
+from records import STUDY_ARMS, STUDY_ROWS, write_run
 from scipy import stats
 
 from heterolora.cli.report import main
@@ -16,27 +16,13 @@ from heterolora.reporting.figures import draw
 from heterolora.reporting.forest import LETTERS, forest_plot
 from heterolora.reporting.frame import frame
 from heterolora.reporting.layout import Table
-from heterolora.reporting.tables import comparisons
+from heterolora.reporting.tables import report
 
-STATIC = {"strategy.name": "static"}
 CONTENT: dict[str, Any] = {
     "name": "study",
     "title": "A study",
     "caption": "Of allocation.",
-    "rows": {
-        "plain": {"where": {"strategy.name": "homogeneous"}},
-        "random": {"where": {**STATIC, "proxy.name": "constant"}, "baseline": "plain"},
-        "searched": {
-            "where": {**STATIC, "proxy.name": "gradnorm"},
-            "baseline": "plain",
-            "controls": {"random": "random"},
-        },
-    },
-}
-ROWS = {
-    "plain": ["strategy=homogeneous"],
-    "random": ["strategy=static", "proxy=constant"],
-    "searched": ["strategy=static", "proxy=gradnorm"],
+    "rows": STUDY_ROWS,
 }
 VALUES = {"plain": [0.80, 0.81, 0.79], "random": [0.80, 0.80, 0.80], "searched": [0.82, 0.80, 0.84]}
 
@@ -45,13 +31,13 @@ def write(output: Path, *tasks: str, seeds: int = 3, **more: Any) -> None:
     for task in tasks:
         for row, values in VALUES.items():
             for seed, value in enumerate(values[:seeds]):
-                arguments = [*ROWS[row], f"seed={seed}", f"task.name={task}", "name=study"]
+                arguments = [*STUDY_ARMS[row], f"seed={seed}", f"task.name={task}", "name=study"]
                 write_run(output, *arguments, accuracies=[value], **more)
 
 
 def plot(output: Path, table: Table | None = None) -> Figure:
     runs = frame(load(output)[0])
-    return forest_plot(comparisons(table or Table.model_validate(CONTENT), runs), "some")
+    return forest_plot(report(table or Table.model_validate(CONTENT), runs).comparisons, "some")
 
 
 def words(figure: Figure) -> list[str]:
@@ -118,7 +104,7 @@ def test_a_long_name_is_broken_between_words(tmp_path: Path) -> None:
 def test_draw_writes_it_where_rows_are_compared(tmp_path: Path) -> None:
     write(tmp_path, "mrpc")
     runs = frame(load(tmp_path)[0])
-    compared = comparisons(Table.model_validate(CONTENT), runs)
+    compared = report(Table.model_validate(CONTENT), runs).comparisons
     with_them = draw(runs, tmp_path / "some", compared=compared)
     without = draw(runs, tmp_path / "none")
     assert {path.name for path in with_them} - {path.name for path in without} == {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from pydantic import ValidationError
-from records import write_run
+from records import STUDY_ARMS, STUDY_ROWS, write_run
 from scipy import stats
 
 from heterolora.records.load import load
@@ -18,29 +18,15 @@ from heterolora.reporting.layout import Table
 from heterolora.reporting.report import Report
 
 KEY = "optimizer.learning_rate"
-STATIC = {"strategy.name": "static"}
 CONTENT: dict[str, Any] = {
     "title": "A study",
     "caption": "Of allocation.",
     "tuned": KEY,
     "tuning_seeds": [100, 101],
     "where": {"evaluation.split": "halves"},
-    "rows": {
-        "plain": {"where": {"strategy.name": "homogeneous"}},
-        "random": {"where": {**STATIC, "proxy.name": "constant"}, "baseline": "plain"},
-        "searched": {
-            "where": {**STATIC, "proxy.name": "gradnorm"},
-            "baseline": "plain",
-            "controls": {"random": "random"},
-        },
-    },
+    "rows": STUDY_ROWS,
 }
 STUDY = Table.model_validate({**CONTENT, "name": "study"})
-ARMS = {
-    "plain": ["strategy=homogeneous"],
-    "random": ["strategy=static", "proxy=constant"],
-    "searched": ["strategy=static", "proxy=gradnorm"],
-}
 
 
 def add(
@@ -50,7 +36,7 @@ def add(
     selecting, reporting = (percent / 100 for percent in halves)
     epoch = {"step": 100, "epoch": 1, "train_loss": 1.0, "validation_loss": 1.1, "f1": 0.5}
     epoch |= {"accuracy": selecting, "report_accuracy": reporting, "report_f1": 0.5}
-    arguments = [*ARMS[row], f"seed={seed}", f"{KEY}={rate}", "evaluation.split=halves"]
+    arguments = [*STUDY_ARMS[row], f"seed={seed}", f"{KEY}={rate}", "evaluation.split=halves"]
     arguments += ["name=study", *more.pop("overrides", [])]
     write_run(output, *arguments, accuracies=[selecting], best=epoch, last=epoch, **more)
 

@@ -30,7 +30,7 @@ from heterolora.reporting.layout import Table, experiments, frequencies, read
 from heterolora.reporting.own import own_table
 from heterolora.reporting.render import FORMATS, show
 from heterolora.reporting.report import Report
-from heterolora.reporting.tables import comparisons, report
+from heterolora.reporting.tables import report
 
 EXPERIMENTS = CONF / "experiment"
 
@@ -161,8 +161,7 @@ def main(arguments: Sequence[str]) -> None:
         from heterolora.reporting.figures import draw
 
         shown = reported(table, runs)
-        compared = comparisons(table, runs)
-        figures = draw(shown, asked.figures, frequencies(EXPERIMENTS), compared)
+        figures = draw(shown, asked.figures, frequencies(EXPERIMENTS), made.comparisons)
         figures.append(page.write(made, shown, asked.figures))
         for figure in figures:
             aside.print(figure)

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from heterolora.reporting import style
 from heterolora.reporting.cells import Comparison
 from heterolora.reporting.curves import GRAY
-from heterolora.reporting.statistics import spread
 
 LINE = 0.13
 """Height in inches of a line of text, and of a comparison below its name."""
@@ -60,6 +59,5 @@ def _draw(axes: Axes, height: int, one: Comparison) -> None:
     axes.plot(differences, [height] * len(differences), ".", color=GRAY, alpha=0.5, markersize=4)
     if one.paired.interval is not None:
         axes.hlines(height, *one.paired.interval, color="black", linewidth=1)
-    mean = spread(differences)
-    if mean is not None:
-        axes.plot(mean.mean, height, "D", color="black", markersize=3)
+    if (mean := one.paired.difference) is not None:
+        axes.plot(mean, height, "D", color="black", markersize=3)

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+if TYPE_CHECKING:
+    from heterolora.reporting.cells import Comparison
 
 NOTHING = "-"
 
@@ -34,6 +37,7 @@ class Report:
         sections: the sections, in reading order.
         notes: what a reader must know to interpret it.
         numbers: the same content as numbers, a row per cell; None or NaN for what is not known.
+        comparisons: the comparisons between its rows; none if it has no rows.
     """
 
     title: str
@@ -41,6 +45,7 @@ class Report:
     sections: Sequence[Section]
     notes: Sequence[str]
     numbers: pd.DataFrame
+    comparisons: Sequence["Comparison"] = ()
 
 
 def section(title: str, explanation: str, rows: Sequence[Mapping[str, Any]]) -> Section:

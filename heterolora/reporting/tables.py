@@ -7,7 +7,7 @@ import pandas as pd
 
 from heterolora.errors import RecordError
 from heterolora.reporting import recall, sections, studies
-from heterolora.reporting.cells import Cell, Comparison, cells_of, compare, reported
+from heterolora.reporting.cells import cells_of, compare, reported
 from heterolora.reporting.diagnostics import diagnostics
 from heterolora.reporting.layout import Table
 from heterolora.reporting.notes import nearest, notes_of
@@ -18,15 +18,6 @@ SPECIAL: Mapping[str, Callable[[Table, pd.DataFrame], Report]] = {
     "recall": recall.by_rule,
 }
 """The functions that make reports without rows."""
-
-
-def comparisons(table: Table, runs: pd.DataFrame) -> list[Comparison]:
-    """Make the comparisons of a table over the seeds that it reports; none if it has no rows."""
-    return (
-        []
-        if table.report in SPECIAL
-        else compare(_reported(table, cells_of(table, runs)), table.family)
-    )
 
 
 def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Report:
@@ -43,12 +34,13 @@ def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Re
     if table.report in SPECIAL:
         made = SPECIAL[table.report](table, runs)
         return replace(made, notes=[*left_out, *made.notes])
-    found = cells_of(table, runs)
+    cells = found = cells_of(table, runs)
     if not found:
         raise RecordError(
             f"no run here belongs to {table.title}{nearest(table, runs)}; run {table.again}"
         )
-    cells = _reported(table, found)
+    if table.tuned:
+        cells = [studies.at_best(cell, table.tuned, table.tuning_seeds) for cell in found]
     compared = compare(cells, table.family)
     numbers = sections.numbers(table.name, cells, compared)
     parts = [
@@ -67,10 +59,4 @@ def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Re
         *diagnostics(reported(table, runs)),
     ]
     parts = [part for part in parts if len(part.frame)]
-    return Report(table.title, table.caption, parts, notes, numbers)
-
-
-def _reported(table: Table, cells: Sequence[Cell]) -> Sequence[Cell]:
-    if table.tuned is None:
-        return cells
-    return [studies.at_best(cell, table.tuned, table.tuning_seeds) for cell in cells]
+    return Report(table.title, table.caption, parts, notes, numbers, compared)
