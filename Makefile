@@ -86,6 +86,13 @@ study: $(STUDY) ## Run the missing runs of the study in docs/study.md, keep thei
 $(STUDY): setup
 	$(BIN)/python scripts/study.py $@ --output $(OUTPUT) $(if $(MODEL),model=$(MODEL)) $(if $(TASK),task=$(TASK)) $(LAUNCH) $(RUN)
 
+.PHONY: study-report
+study-report: setup ## Print the tables of the study and draw its figures from the records in docs/study, running nothing
+	@set -e; for table in planted screening screening_scarce $(STUDY); do \
+	    $(BIN)/python scripts/report.py docs/study --table $$table --format $(FORMAT) \
+	        --figures $(OUTPUT)/figures/$$table; \
+	done
+
 .PHONY: starter
 starter: setup ## Build the embedded model and its tokenizer from scratch (half an hour)
 	$(BIN)/python scripts/build_starter.py

@@ -44,7 +44,7 @@ def test_tuning_runs_that_are_missing_are_named(overrides: list[str], tmp_path: 
         list(study.best_arms(TABLE, tmp_path, [f"+experiment={NAME}", *overrides]))
 
 
-def test_a_run_that_another_experiment_has_too_is_counted_once(tmp_path: Path) -> None:
+def test_of_a_run_that_experiments_share_the_finished_one_counts_once(tmp_path: Path) -> None:
     common = [f"+experiment={NAME}", f"hydra.sweeper.grids=[{{strategy:homogeneous,{RATES}}}]"]
     (identities,) = study.arms("optimizer.learning_rate", common).values()
     first = TABLE.tuning_seeds[0]
@@ -54,6 +54,7 @@ def test_a_run_that_another_experiment_has_too_is_counted_once(tmp_path: Path) -
         for seed in TABLE.tuning_seeds:
             write_run(tmp_path, *arm, f"name={NAME}", f"seed={seed}", **made)
         write_run(tmp_path, *arm, "name=another", f"seed={first}", **made)
+        write_run(tmp_path, *arm, "name=without_memory", f"seed={first}", **made, status="failed")
     (best,) = study.best_arms(TABLE, tmp_path, common)
     assert best == {"strategy": "homogeneous", "optimizer.learning_rate": "0.01"}
 

@@ -98,8 +98,9 @@ def best_arms(table: Table, output: Path, common: Sequence[str]) -> Iterator[Map
     """
     assert table.tuned is not None
     runs, _ = load(output)
-    found: dict[str, dict[int, Run]] = {}  # another experiment may have the same run
-    for run in runs:
+    found: dict[str, dict[int, Run]] = {}
+    # Another experiment may have the same run; the one that finished counts.
+    for run in sorted(runs, key=lambda run: run.finished):
         if run.seed in table.tuning_seeds and run.result.status in ("finished", "failed"):
             found.setdefault(str(run.result.identity), {})[run.seed] = run
     for arm, values in arms(table.tuned, common).items():
