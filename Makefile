@@ -87,7 +87,7 @@ $(STUDY): setup
 	$(BIN)/python scripts/study.py $@ --output $(OUTPUT) $(if $(MODEL),model=$(MODEL)) $(if $(TASK),task=$(TASK)) $(LAUNCH) $(RUN)
 
 .PHONY: study-report
-study-report: setup ## Print the tables of the study and draw its figures from the records in docs/study, running nothing
+study-report: setup ## Print the study's tables and draw its figures from the records in docs/study, without training
 	@set -e; for table in planted screening screening_scarce $(STUDY); do \
 	    $(BIN)/python scripts/report.py docs/study --table $$table --format $(FORMAT) \
 	        --figures $(OUTPUT)/figures/$$table; \

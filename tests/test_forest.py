@@ -41,7 +41,7 @@ def plot(output: Path, table: Table | None = None) -> Figure:
 
 
 def words(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.axes[0].texts]
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
 def test_each_comparison_has_its_seeds_mean_and_interval(tmp_path: Path) -> None:
@@ -68,11 +68,16 @@ def test_each_comparison_has_its_seeds_mean_and_interval(tmp_path: Path) -> None
     assert all(name < mean.get_ydata()[0] for name, mean in zip(heights, means, strict=True))
 
 
-def test_each_task_has_its_name_above_its_comparisons(tmp_path: Path) -> None:
-    write(tmp_path, "mrpc", "rte")
-    found = words(plot(tmp_path))
-    assert (found[0], found[4]) == ("mrpc", "rte")
-    assert found[1:4] == found[5:]
+def test_each_task_has_its_name_and_scale(tmp_path: Path) -> None:
+    write(tmp_path, "mrpc")
+    write(tmp_path, "mnli", higher_is_better=False)
+    figure = plot(tmp_path)
+    found = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    assert set(found) == {"mrpc", "mnli"}
+    assert words(figure)[:3] == words(figure)[3:]
+    assert "right is better" in found["mrpc"].get_xlabel()
+    assert "left is better" in found["mnli"].get_xlabel()
+    assert not found["mrpc"].get_shared_x_axes().joined(*found.values())
 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from heterolora.reporting.curves import GRAY
 LINE = 0.13
 """Height in inches of a line of text, and of a comparison below its name."""
 
+AROUND = 0.5
+"""Height in inches of what is above and below the comparisons of a task."""
+
 LETTERS = 64
 """Maximum number of characters in a line of a name."""
 
@@ -20,38 +23,43 @@ LETTERS = 64
 def forest_plot(found: Sequence[Comparison], title: str) -> Figure:
     """Draw comparisons: a faint point per seed, the mean, and its 95 % t interval.
 
-    Those of one task and model stand together, under its name if there are several.
+    Those of one task and model stand together, on a scale of their own, under its name if there
+    are several.
 
     Args:
         found: the comparisons, each with one seed or more.
         title: the title of the figure.
     """
-    places = list(dict.fromkeys(one.cell.place for one in found))
-    lines: list[str | Comparison] = []
-    for place in places:
-        lines += [place] if len(places) > 1 else []
-        for one in found:
-            if one.cell.place == place:
-                name = f"{one.cell.label} vs. {one.other.label}"
-                lines += [*textwrap.wrap(name, LETTERS), one]
-    figure, axes = style.panel(title, 0.75 + LINE * len(lines))
+    lines_of: dict[str, list[str | Comparison]] = {}
+    for one in found:
+        name = f"{one.cell.label} vs. {one.other.label}"
+        lines_of.setdefault(one.cell.place, []).extend([*textwrap.wrap(name, LETTERS), one])
+    heights = [AROUND + LINE * len(lines) for lines in lines_of.values()]
+    figure, stacked = style.stack(title, heights)
+    for axes, (place, lines) in zip(stacked, lines_of.items(), strict=True):
+        if len(lines_of) > 1:
+            axes.set_title(place, loc="left", weight="bold")
+        _fill(axes, lines)
+    return figure
+
+
+def _fill(axes: Axes, lines: Sequence[str | Comparison]) -> None:
     axes.axvline(0, color=GRAY, linewidth=0.6)
     axes.set(ylim=(len(lines), -0.8), yticks=[])
     axes.spines["left"].set_visible(False)
     for height, line in enumerate(lines):
         if isinstance(line, Comparison):
             _draw(axes, height, line)
+            better = "right" if line.cell.runs[0].higher_is_better else "left"
+            axes.set_xlabel(f"difference in points ({better} is better)")
         else:
-            _write(axes, height, line, "bold" if line in places else "normal")
-    better = "right" if found[0].cell.runs[0].higher_is_better else "left"
-    axes.set_xlabel(f"difference in points ({better} is better)")
-    return figure
+            _write(axes, height, line)
 
 
-def _write(axes: Axes, height: int, line: str, weight: str) -> None:
+def _write(axes: Axes, height: int, line: str) -> None:
     across = axes.get_yaxis_transform()
     around = {"facecolor": "white", "linewidth": 0, "pad": 1}  # over the line at 0
-    axes.text(0, height + 0.1, line, transform=across, va="center", weight=weight, bbox=around)
+    axes.text(0, height + 0.1, line, transform=across, va="center", bbox=around)
 
 
 def _draw(axes: Axes, height: int, one: Comparison) -> None:

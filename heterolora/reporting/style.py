@@ -50,10 +50,27 @@ def panel(title: str, height: float) -> tuple[Figure, Axes]:
 
 def panels(title: str, height: float, shape: tuple[int, int]) -> tuple[Figure, list[Axes]]:
     """Make a figure of one column's width with a grid of axes, which share their scales."""
+    figure = _figure(title, height)
+    return figure, figure.subplots(*shape, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+
+
+def stack(title: str, heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """Make a figure of one column's width with axes one below the other, each with its own scale.
+
+    Args:
+        title: the title of the figure.
+        heights: the height of each in inches, with its labels.
+    """
+    figure = _figure(title, 0.3 + sum(heights))
+    ratios = {"height_ratios": heights}
+    return figure, figure.subplots(len(heights), squeeze=False, gridspec_kw=ratios).ravel().tolist()
+
+
+def _figure(title: str, height: float) -> Figure:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     lines = [part for line in title.splitlines() for part in textwrap.wrap(line, 62)]
     figure.suptitle("\n".join(lines), fontsize=7.5)
-    return figure, figure.subplots(*shape, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    return figure
 
 
 def legend_below(figure: Figure, rows: Sequence[Axes], columns: int) -> None:
