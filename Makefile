@@ -90,7 +90,7 @@ $(STUDY): setup
 study-report: setup ## Print the study's tables and draw its figures from the records in docs/study, without training
 	@set -e; for table in planted screening screening_scarce $(STUDY); do \
 	    $(BIN)/python scripts/report.py docs/study --table $$table --format $(FORMAT) \
-	        --figures $(OUTPUT)/figures/$$table; \
+	        --figures $(OUTPUT)/figures/study/$$table; \
 	done
 
 .PHONY: starter
