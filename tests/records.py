@@ -1,14 +1,18 @@
 """Records as a run leaves them, with numbers that a test chooses."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conftest import composed
+from conftest import composed, edited
 
 from heterolora import run as experiment
 from heterolora.config import identity
 from heterolora.records.record import Record
+
+VALUE = re.compile(r"(seed|name|\w+\.[\w.]+)=")
+"""An override that changes a value, and chooses no file of a group."""
 
 PROVENANCE: dict[str, Any] = {
     "code": {"commit": "0" * 40, "dirty": False},
@@ -59,9 +63,10 @@ def write_run(
         provenance: the content of `provenance.json`.
         result: what differs from the defaults in `run.json`.
     """
-    config = experiment.prepare(
-        composed(*overrides, f"output={output}", f"training.epochs={len(accuracies)}")
-    )
+    values = [one for one in overrides if VALUE.match(one)]
+    composed_once = composed(*(one for one in overrides if one not in values))
+    values += [f"output={output}", f"training.epochs={len(accuracies)}"]
+    config = experiment.prepare(edited(composed_once, *values))
     directory = experiment.directory_of(config)
     record = Record.open(directory, config.resolved(), provenance)
     rows = [
