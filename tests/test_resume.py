@@ -5,7 +5,7 @@ import json
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import children
 import pytest
@@ -49,19 +49,20 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module")
-def commands(checkpoints, pairs, tmp_path_factory) -> dict[str, Command]:
-    """For each variant the command, run once without any interruption, as people would."""
+def uninterrupted(checkpoints, pairs, tmp_path_factory) -> Callable[[str], Command]:
+    """The command of a variant, run once without any interruption, as people would."""
     model = checkpoints["opt-post-norm"]
     assert AutoConfig.from_pretrained(model).dropout == 0.1  # else its generator would not count
-    made = {}
-    for name, overrides in VARIANTS.items():
-        output = tmp_path_factory.mktemp(name) / "outputs"
+
+    @functools.cache
+    def made(variant: str) -> Command:
+        output = tmp_path_factory.mktemp(variant) / "outputs"
         cfg = composed(
             *(f"model.path={model}", "task=rte", f"task.path={pairs}"),
             *("tracking=local", "device=cpu", "training.log_every=3"),
-            *("training.epochs=3", "training.batch_size=8", *overrides),
+            *("training.epochs=3", "training.batch_size=8", *VARIANTS[variant]),
         )
-        command = made[name] = Command(cfg, output)
+        command = Command(cfg, output)
         assert command.run() == 0, command.log.read_text()
         command.reference = command.outcome()
         counted = command.output.with_name("events")
@@ -73,6 +74,8 @@ def commands(checkpoints, pairs, tmp_path_factory) -> dict[str, Command]:
         command.events = int(counted.read_text())
         # That saving changes nothing is the first thing that resuming needs.
         assert repeated.outcome() == command.reference
+        return command
+
     return made
 
 
@@ -103,13 +106,13 @@ def killed(command: Command, kind: str, rng: random.Random) -> int:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_and_resumed_it_is_the_same_run(commands, tmp_path) -> None:
+def test_killed_at_any_moment_and_resumed_it_is_the_same_run(uninterrupted, tmp_path) -> None:
     rng = random.Random(20240614)
     kinds = ["in a step", "in a search", "at a file", "at a file", "at any time"]
     seen: dict[str, int] = {}
     for index in range(KILLS):
         kind = kinds[index % len(kinds)]
-        command = commands[rng.choice(list(commands))].at(tmp_path / "outputs")
+        command = uninterrupted(rng.choice(list(VARIANTS))).at(tmp_path / "outputs")
         code = killed(command, kind, rng)
         assert code == -signal.SIGKILL or kind == "at any time"
         folders = sorted(path.name for path in command.output.rglob("*step-*"))
@@ -129,12 +132,12 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(commands, tmp_path)
 @pytest.mark.parametrize(
     "variant",
     [
-        *("gradnorm", "pruning", "scheduled", "sensitivity"),
-        pytest.param("running", marks=pytest.mark.slow),
+        *("gradnorm", "sensitivity"),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("pruning", "running", "scheduled")),
     ],
 )
-def test_killed_again_and_again_it_gets_there(variant, commands, tmp_path) -> None:
-    command = commands[variant].at(tmp_path / "outputs")
+def test_killed_again_and_again_it_gets_there(variant, uninterrupted, tmp_path) -> None:
+    command = uninterrupted(variant).at(tmp_path / "outputs")
     kills = 0
     while (code := command.run(EVERY_STEP, fate=functools.partial(children.in_step, 5))) != 0:
         assert code == -signal.SIGKILL
@@ -168,19 +171,19 @@ def interrupted(command: Command, fate: children.Fate, code: int, step: int) -> 
         (children.in_evaluation, 2, 16),
     ],
 )
-def test_sigterm_waits_for_the_step_and_is_143(place, count, step, commands, tmp_path) -> None:
-    command = commands["constant"].at(tmp_path / "outputs")
+def test_sigterm_waits_for_the_step_and_is_143(place, count, step, uninterrupted, tmp_path) -> None:
+    command = uninterrupted("constant").at(tmp_path / "outputs")
     fate = functools.partial(place, count, signal.SIGTERM)
     interrupted(command, fate, code=143, step=step)
 
 
-def test_ctrl_c_waits_for_the_step_and_is_130(commands, tmp_path) -> None:
-    command = commands["gradnorm"].at(tmp_path / "outputs")
+def test_ctrl_c_waits_for_the_step_and_is_130(uninterrupted, tmp_path) -> None:
+    command = uninterrupted("gradnorm").at(tmp_path / "outputs")
     interrupted(command, functools.partial(children.in_step, 7, signal.SIGINT), 130, 7)
 
 
-def test_a_second_ctrl_c_does_not_wait(commands, tmp_path) -> None:
-    command = commands["gradnorm"].at(tmp_path / "outputs")
+def test_a_second_ctrl_c_does_not_wait(uninterrupted, tmp_path) -> None:
+    command = uninterrupted("gradnorm").at(tmp_path / "outputs")
     assert command.run(fate=functools.partial(children.in_step, 7, signal.SIGINT, 2)) == 130
     assert list(command.output.rglob("step-*")) == []
     assert command.run() == 0
@@ -188,32 +191,32 @@ def test_a_second_ctrl_c_does_not_wait(commands, tmp_path) -> None:
     assert command.outcome() == command.reference
 
 
-def test_in_the_background_ctrl_c_is_ignored(commands, tmp_path) -> None:
+def test_in_the_background_ctrl_c_is_ignored(uninterrupted, tmp_path) -> None:
     """As the shell that started it there has it."""
-    command = commands["constant"].at(tmp_path / "outputs")
+    command = uninterrupted("constant").at(tmp_path / "outputs")
     assert command.run(fate=functools.partial(children.ignored_in_step, 7)) == 0
     assert command.outcome() == command.reference
 
 
-def test_sigusr2_saves_and_goes_to_the_handler_that_was_there(commands, tmp_path) -> None:
-    command = commands["gradnorm"].at(tmp_path / "outputs")
+def test_sigusr2_saves_and_goes_to_the_handler_that_was_there(uninterrupted, tmp_path) -> None:
+    command = uninterrupted("gradnorm").at(tmp_path / "outputs")
     interrupted(command, functools.partial(children.requeued_in_step, 9, 75), 75, 9)
 
 
-def test_sigusr2_without_a_handler_ends_the_run(commands, tmp_path) -> None:
-    command = commands["gradnorm"].at(tmp_path / "outputs")
+def test_sigusr2_without_a_handler_ends_the_run(uninterrupted, tmp_path) -> None:
+    command = uninterrupted("gradnorm").at(tmp_path / "outputs")
     code = 128 + signal.SIGUSR2
     interrupted(command, functools.partial(children.in_step, 9, signal.SIGUSR2), code, 9)
 
 
-def test_a_handler_that_returns_lets_the_run_go_on(commands, tmp_path) -> None:
-    command = commands["gradnorm"].at(tmp_path / "outputs")
+def test_a_handler_that_returns_lets_the_run_go_on(uninterrupted, tmp_path) -> None:
+    command = uninterrupted("gradnorm").at(tmp_path / "outputs")
     assert command.run(fate=functools.partial(children.requeued_in_step, 9, None)) == 0
     assert command.outcome() == command.reference
 
 
-def test_rerun_starts_over(commands, tmp_path) -> None:
-    command = commands["gradnorm"].at(tmp_path / "outputs")
+def test_rerun_starts_over(uninterrupted, tmp_path) -> None:
+    command = uninterrupted("gradnorm").at(tmp_path / "outputs")
     assert command.run(EVERY_STEP, fate=functools.partial(children.in_step, 9)) < 0
     assert command.run("rerun=true") == 0
     assert "resumed" not in command.log.read_text()
