@@ -50,7 +50,7 @@ SHORT = [
     *("tracking=local", "device=cpu", "training.epochs=2", "training.batch_size=8"),
     *("training.log_every=1", "training.limit_examples=57", "training.micro_batch_size=3"),
     *("evaluation.batch_size=16", "training.max_grad_norm=1.0", "proxy=gradnorm"),
-    *("proxy.num_batches=2", "strategy.searches_per_epoch=4", "optimizer.learning_rate=0.05"),
+    *("proxy.num_batches=2", "strategy.searches_per_epoch=4", "optimizer.learning_rate=0.01"),
     *("search_space.projections=[q,v,o,up]", "strategy.enable_rate=0.5"),
 ]
 MEMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -194,8 +194,7 @@ def test_fifty_steps_of_any_number_of_processes(
     engine: str, size: int, command: Command, plain: Path, pairs: Path, tmp_path: Path
 ) -> None:
     shortcuts = ["search_space=lora_shortcuts", "rank_budget=l2_s11", "proxy=snip"]
-    long = ["training.epochs=7", "optimizer.learning_rate=0.01", *shortcuts]
-    long += ["+proxy@importance.eva=eva"]
+    long = ["training.epochs=7", *shortcuts, "+proxy@importance.eva=eva"]
     command = command_of(plain, pairs, tmp_path / "long", "proxy.num_batches=2", *long)
     assert command.run() == 0, command.log.read_text()
     assert len(numbers(command)[0]) > 50
@@ -519,7 +518,7 @@ def places(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 
 KINDS = {
-    "rte": ["evaluation.split=halves", "evaluation.test=test", "optimizer.learning_rate=0.01"],
+    "rte": ["evaluation.split=halves", "evaluation.test=test"],
     "multirc": ["evaluation.test=test", "optimizer.learning_rate=0.001"],
     "record": ["evaluation.test=test", "optimizer.learning_rate=0.001"],
     "wikitext2": ["task.stride=6", "task.max_length=24"],
@@ -534,7 +533,7 @@ def test_tasks_of_every_kind_in_three_processes(
     kind: str, engine: str, places: dict[str, Path], tmp_path: Path
 ) -> None:
     """Batches of an evaluation cut groups and streams in two; what is trained can be predicted."""
-    # The Llama has large weights: no two choices have one score. Rounding grows in long steps.
+    # The Llama has large weights: no two choices have one score, and rounding grows in long steps.
     model = places["opt" if kind == "rte" else "llama"]
     more = [one for one in KINDS[kind] if engine == "distributed" or "packing" not in one]
     more = ["evaluation.batch_size=5", *more]
