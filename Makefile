@@ -44,13 +44,19 @@ setup: $(VENV)/.done ## Create .venv with the tested package versions
 run: setup ## Allocate, fine-tune and evaluate on the embedded model and task; RUN="seed=13 proxy=snip" overrides settings
 	$(BIN)/python train.py proxy=gradnorm strategy=dynamic $(RUN)
 
-.PHONY: test
-test: setup ## Run all tests except the slow ones
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: test-all
-test-all: setup ## Run all tests with coverage. The slow ones install SLURM and Chromium (need root and apt-get), start and kill many processes, or build a wheel
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under=90
+.PHONY: test
+test: setup ## Run the tests, except the slow ones
+	$(PYTEST) -m 'not slow and not exhaustive' --durations 30
+
+.PHONY: test-slow
+test-slow: setup ## Run the slow tests: they install SLURM and Chromium (as root, with apt-get), start and kill many processes, or build a wheel
+	$(PYTEST) -m 'slow and not exhaustive' --durations 30
+
+.PHONY: test-exhaustive
+test-exhaustive: setup ## Run all products of cases of which the other targets test the factors (hours)
+	$(PYTEST) -m exhaustive --timeout 0 --durations 30
 
 .PHONY: contracts
 contracts: setup ## Run the contract tests of one proxy, selection rule or strategy, including your own: NAME=gradnorm

@@ -2,9 +2,11 @@
 
 import copy
 import functools
+import io
 import random
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -301,37 +303,58 @@ class Finished:
 CommandLine = Callable[..., Finished]
 
 
+def _main(*arguments: str) -> int:
+    """The exit code of `python train.py ...`, all of it but the start of an interpreter."""
+    GlobalHydra.instance().clear()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
+            return command.main()
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 1
+    finally:
+        GlobalHydra.instance().clear()
+
+
 @pytest.fixture
-def command_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
-    """`python train.py ...`, all of it but the start of an interpreter."""
+def command_line(capfd: pytest.CaptureFixture[str]) -> CommandLine:
+    """`python train.py ...`, and all that it prints."""
 
     def call(*arguments: str) -> Finished:
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
         capfd.readouterr()
-        GlobalHydra.instance().clear()
-        try:
-            code = command.main()
-        except SystemExit as leaving:
-            code = leaving.code if isinstance(leaving.code, int) else 1
-        finally:
-            GlobalHydra.instance().clear()
+        code = _main(*arguments)
         out, err = capfd.readouterr()
         return Finished(code, out, err)
 
     return call
 
 
-@pytest.fixture
-def tiny(checkpoints: dict[str, Path], pairs: Path, tmp_path: Path) -> list[str]:
-    """Overrides for a run of a second: the tiny post-norm OPT on the tiny pairs."""
+def run_command(*arguments: str) -> Finished:
+    """As `command_line`, for fixtures that serve several tests, which cannot use `capfd`.
+
+    What is written past `sys.stdout` and `sys.stderr` is not in the result.
+    """
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = _main(*arguments)
+    return Finished(code, out.getvalue(), err.getvalue())
+
+
+def tiny_run(checkpoint: Path, pairs: Path, output: Path) -> list[str]:
+    """Overrides for a run of a second on the tiny pairs."""
     return [
-        f"model.path={checkpoints['opt-post-norm']}",
+        f"model.path={checkpoint}",
         "task=rte",
         f"task.path={pairs}",
-        f"output={tmp_path / 'outputs'}",
+        f"output={output}",
         "tracking=local",
         "device=cpu",
         "training.epochs=2",
         "training.batch_size=8",
         "proxy.num_batches=2",
     ]
+
+
+@pytest.fixture
+def tiny(checkpoints: dict[str, Path], pairs: Path, tmp_path: Path) -> list[str]:
+    """Overrides for a run of the tiny post-norm OPT, with an output folder of the test's own."""
+    return tiny_run(checkpoints["opt-post-norm"], pairs, tmp_path / "outputs")
