@@ -9,12 +9,13 @@ from typing import Protocol
 import torch
 
 from heterolora.adapters import Adapters, Space
+from heterolora.adapters.trained import Trained
 from heterolora.allocation import Pool, enabled_rank, homogeneous_budget, make_pools
 from heterolora.architectures import Loaded, layers_of
 from heterolora.config import Config, checkpoints
 from heterolora.config.schema import SchedulerConfig
 from heterolora.errors import DataError, ModelError, UserError, one_line
-from heterolora.methods.base import Given, Trained
+from heterolora.methods.base import Given
 from heterolora.proxies.base import Examples
 from heterolora.state import stateful
 from heterolora.strategies import Search

@@ -4,15 +4,18 @@ A loss returns sum and count separately, so that the mean over any set of batche
 however the examples are split into batches: `mean = (sum of sums) / (sum of counts)`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from heterolora.lazy import F, torch
 
-Batch = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Batch = Mapping[str, "Tensor"]
 """The model's inputs, each (n, ...), such as `input_ids` and `attention_mask`, and `labels`."""
 
 LABELS, GROUPS, CHOICES, CREDITS = "labels", "groups", "choices", "credits"
@@ -23,7 +26,7 @@ where there is a choice; inputs are then (n, choices, length), labels are 1 wher
 right, and credits are what each choice is worth.
 """
 
-Loss = Callable[[Any, Batch], tuple[Tensor, Tensor | int]]
+Loss = Callable[[Any, Batch], "tuple[Tensor, Tensor | int]"]
 """`(the model's output, batch) -> (the sum of the losses, how many were summed)`."""
 
 Autocast = Callable[[], AbstractContextManager[object]]

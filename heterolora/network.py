@@ -3,8 +3,6 @@
 import functools
 import os
 
-from huggingface_hub import constants, get_session
-
 PREFETCH = (
     "fill the cache on a machine with internet access (run `python scripts/prefetch.py` with the "
     "arguments of this command) and point HF_HOME at it"
@@ -23,6 +21,8 @@ def try_hub() -> None:
     Its library would try each request six times, in 23 seconds and with twelve warnings, and there
     are many requests; so it is asked once here, through the same proxies.
     """
+    from huggingface_hub import constants, get_session
+
     if constants.HF_HUB_OFFLINE:
         return
     try:
@@ -37,5 +37,7 @@ def stay_offline() -> None:
     # huggingface_hub reads its variable when it is imported, and from then on uses this constant,
     # as do transformers and datasets, which is imported later. W&B reads its variable when a run
     # starts; a mode that is given only to wandb.init leaves its telemetry on.
+    from huggingface_hub import constants
+
     constants.HF_HUB_OFFLINE = True
     os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}

@@ -1,14 +1,13 @@
 """Torch generators for the named random streams of a run (`heterolora.streams`)."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 from typing import Self
 
-import torch
-
+from heterolora.lazy import torch
 from heterolora.streams import derive
-
-CPU = torch.device("cpu")
 
 
 def torch_generator(seed: int, *names: object) -> torch.Generator:
@@ -23,12 +22,13 @@ class Stream:
     changed. Outside they are as before, and the next `with` continues where the last one ended.
     """
 
-    def __init__(self, seed: int, *names: object, device: torch.device = CPU) -> None:
-        self._device = device
+    def __init__(self, seed: int, *names: object, device: torch.device | None = None) -> None:
+        cpu = torch.device("cpu")
+        self._device = device or cpu
         stream = derive(seed, *names)
         self.states = {
             kind: torch.Generator(where).manual_seed(stream).get_state()
-            for kind, where in {"cpu": CPU, device.type: device}.items()
+            for kind, where in {"cpu": cpu, self._device.type: self._device}.items()
         }
         self._before: dict[str, torch.Tensor] = {}
 

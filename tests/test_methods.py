@@ -15,7 +15,7 @@ from heterolora.config import checkpoints as located
 from heterolora.config import identity, prepare
 from heterolora.data import sources
 from heterolora.errors import ModelError
-from heterolora.methods.houlsby import Bottleneck
+from heterolora.adapters.bottleneck import Bottleneck
 from heterolora.records.record import read_rows
 from heterolora.training.trainer import Trainer
 

@@ -19,12 +19,14 @@ from heterolora.config import (
     prepare,
     rules,
     storage_rules,
+    task_rules,
 )
 from heterolora.config.checkpoints import sites
 from heterolora.config.validation import bound
 from heterolora.sites import LORA_ROLES
 
 EMBEDDED = ["device=cpu", "tracking=local"]
+ROOMS = [rules, task_rules, model_rules, storage_rules, engine_rules]
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +47,11 @@ def test_a_rule_asks_for_sections_by_their_types() -> None:
         return []
 
     assert bound(some) == {"budget_by_any_name": "rank_budget", "s": "search_space"}
-    every = (*rules.RULES, *model_rules.RULES, *storage_rules.RULES, *engine_rules.RULES)
-    for rule in every:
+    for rule in (rule for room in ROOMS for rule in room.RULES):
         assert bound(rule).keys() == typing.get_type_hints(rule).keys() - {"return"}
 
 
-@pytest.mark.parametrize("room", [rules, model_rules, storage_rules, engine_rules])
+@pytest.mark.parametrize("room", ROOMS)
 def test_every_rule_is_asked(room: ModuleType) -> None:
     written = {
         name

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from heterolora import run as experiment
 from heterolora.adapters import LowRank
-from heterolora.config import model_rules, plugins
+from heterolora.config import plugins, task_rules
 from heterolora.losses import inputs
 from heterolora.proxies import GradNorm, Snip
 from heterolora.proxies.running import Running
@@ -334,11 +334,11 @@ def test_what_observes_sees_into_no_compiled_model(checkpoints, pairs) -> None:
         LocalEngine(here.adapters, *rest, observers=[proxy.observe], forward=model)
     compiled, eager = (SimpleNamespace(compile=value) for value in (True, False))
     for section, start in OBSERVING:
-        (line,) = model_rules.observed_is_eager(compiled, section)
+        (line,) = task_rules.observed_is_eager(compiled, section)
         assert line.startswith(start)
-        assert list(model_rules.observed_is_eager(eager, section)) == []
+        assert list(task_rules.observed_is_eager(eager, section)) == []
     for other in (None, proxy_section("gradnorm"), proxy_section("constant")):
-        assert list(model_rules.observed_is_eager(compiled, other)) == []
+        assert list(task_rules.observed_is_eager(compiled, other)) == []
 
 
 @pytest.mark.parametrize(
@@ -348,16 +348,16 @@ def test_what_observes_sees_into_no_compiled_model(checkpoints, pairs) -> None:
 @pytest.mark.parametrize(("section", "start"), OBSERVING)
 def test_steps_are_observed_for_a_later_search(section, start, strategy, refused) -> None:
     chosen = plugins.find("strategy", strategy)(**composed(f"strategy={strategy}").strategy)
-    lines = list(model_rules.observed_is_searched(chosen, section, {}))
+    lines = list(task_rules.observed_is_searched(chosen, section, {}))
     assert len(lines) == refused
     assert all(line.startswith(start) and "set strategy=dynamic" in line for line in lines)
-    assert list(model_rules.observed_is_searched(chosen, proxy_section("gradnorm"), {})) == []
+    assert list(task_rules.observed_is_searched(chosen, proxy_section("gradnorm"), {})) == []
 
 
 def test_importance_is_of_no_training_step() -> None:
     dynamic = plugins.find("strategy", "dynamic")(**composed("strategy=dynamic").strategy)
     running, sensitivity = (section for section, _ in OBSERVING)
-    lines = model_rules.observed_is_searched(dynamic, None, {"one": running, "two": sensitivity})
+    lines = task_rules.observed_is_searched(dynamic, None, {"one": running, "two": sensitivity})
     first, second = lines
     assert first.startswith("importance.one.source=running: ")
     assert second.startswith("importance.two.name=sensitivity: ")

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from heterolora.errors import UserError
@@ -28,3 +29,26 @@ class Parser(argparse.ArgumentParser):
         """Exit code 2."""
         print(f"error: {message}; --help lists the options", file=sys.stderr)
         raise SystemExit(UserError.exit_code)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command on a finished run takes: `run`, `weights` and `model`."""
+    parser.add_argument("run", type=Path, help="the directory of a finished run")
+    parser.add_argument(
+        "--weights",
+        choices=("best", "last"),
+        default="best",
+        help="weights of the best epoch or of the last (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        help="folder of the pretrained model, if it has moved since the run",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """`device`, of a command that computes."""
+    parser.add_argument(
+        "--device", help="device, such as cpu (default: the run's, if this machine has it)"
+    )

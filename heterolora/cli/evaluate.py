@@ -8,6 +8,8 @@ and the answer is the letter with the highest likelihood; the table has every su
 over all questions. Data comes from the hub or its cache.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import logging
@@ -15,21 +17,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import transformers
-
-from heterolora.cli.arguments import Parser
+from heterolora.cli.arguments import Parser, add_arguments, add_device
 from heterolora.cli.run import report_errors
-from heterolora.cli.trained import TrainedRun, add_arguments, add_device, opened
 from heterolora.config.validation import suggestion
 from heterolora.errors import ConfigError, DataError, RecordError, one_line
 from heterolora.files import write_atomically, writing
+from heterolora.lazy import torch
 from heterolora.records import schema
 from heterolora.seeding import use_deterministic_kernels
-from heterolora.training.memory import memory_advice
 from heterolora.training.precision import autocast_for, matmul_precision
+
+if TYPE_CHECKING:
+    from heterolora.cli.trained import TrainedRun
 
 SHOTS = {"mmlu": 5}
 """How many examples a benchmark is published with, where the harness gives none by itself."""
@@ -67,6 +68,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Evaluate, write the numbers, and print their table."""
     asked = parsed(arguments)
+    from heterolora.cli.trained import opened  # and Transformers, which --help does without
+
     trained = opened(asked)
     if not trained.config.task.build().needs_decoder:
         raise RecordError(
@@ -97,6 +100,8 @@ def imported() -> SimpleNamespace:
     Raises:
         ConfigError: if it is not installed.
     """
+    import transformers
+
     # It sets up logging of its own, and some of it takes its time.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()
@@ -153,6 +158,8 @@ def measured(
     Raises:
         DataError: if it cannot run a task, such as without its data.
     """
+    from heterolora.training.memory import memory_advice
+
     config, device = trained.config, torch.device(trained.config.device)
     shots = {name: SHOTS.get(name) if asked.shots is None else asked.shots for name in names}
     use_deterministic_kernels()

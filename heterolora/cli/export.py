@@ -8,24 +8,25 @@ Then load it, without this project (peft) or without PEFT as well (merged):
   AutoModelForSequenceClassification.from_pretrained(OUT)
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import transformers
 from safetensors import SafetensorError
 
-from heterolora import architectures
-from heterolora.architectures import Loaded
-from heterolora.cli.arguments import Parser
+from heterolora.cli.arguments import Parser, add_arguments
 from heterolora.cli.run import report_errors
-from heterolora.cli.trained import TrainedRun, add_arguments, opened, saved
 from heterolora.errors import RecordError, one_line
 from heterolora.files import writing
-from heterolora.integrations.card import model_card
-from heterolora.integrations.peft import to_peft
+
+if TYPE_CHECKING:
+    from heterolora.architectures import Loaded
+    from heterolora.cli.trained import TrainedRun
 
 PEFT = """\
 from peft import PeftModel
@@ -47,17 +48,24 @@ heterolora.load(model, "{out}")"""
 
 def peft(loaded: Loaded, weights: Path, out: Path) -> None:
     """An adapter of PEFT."""
+    from heterolora import architectures
+    from heterolora.integrations.peft import to_peft
+
     to_peft(architectures.load(loaded.model, weights), out)
 
 
 def merged(loaded: Loaded, weights: Path, out: Path) -> None:
     """An ordinary checkpoint, the adapters added to its weights."""
+    from heterolora import architectures
+
     architectures.merge(loaded.model, weights)
     loaded.model.save_pretrained(out)
 
 
 def own(loaded: Loaded, weights: Path, out: Path) -> None:
     """What `heterolora.load` reads: everything, shortcuts too."""
+    from heterolora import architectures
+
     architectures.save(architectures.load(loaded.model, weights), out)
 
 
@@ -95,6 +103,10 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Write what is asked, and print where it is and how it is loaded."""
     asked = parsed(arguments)
+    import transformers  # which takes longer to import than it takes to print the help
+
+    from heterolora.cli.trained import opened
+
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     trained = opened(asked)
@@ -158,6 +170,8 @@ def replace(source: Path, folder: Path) -> None:
 
 def exported(weights: Path) -> tuple[int, int, int]:
     """Of a file of weights: the sites that are on, all sites, and the parameters that are on."""
+    from heterolora.cli.trained import saved
+
     _, state, _ = saved(weights)
     ranks, tensors = state["ranks"], state["tensors"]
     count = sum(
@@ -169,6 +183,8 @@ def exported(weights: Path) -> tuple[int, int, int]:
 
 def card_of(trained: TrainedRun, usage: str, library: str) -> str:
     """The model card, from the numbers of the record."""
+    from heterolora.integrations.card import model_card
+
     run, config, which = trained.run, trained.config, trained.which
     row, counts = getattr(run.result, which), run.result.parameters
     assert row is not None

@@ -8,36 +8,37 @@ The table is a parquet file with the columns index, logits, prediction, and labe
 have labels. For test splits of GLUE and SuperGLUE it also writes the submission file.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import torch
-import transformers
 from hydra import compose
 from omegaconf import OmegaConf
-from pyarrow import parquet
 
-from heterolora.cli.arguments import Parser
+from heterolora.cli.arguments import Parser, add_arguments, add_device
 from heterolora.cli.compose import composing, options
 from heterolora.cli.run import report_errors
-from heterolora.cli.trained import TrainedRun, add_arguments, add_device, opened
 from heterolora.config import TaskConfig, plugins, suggestion
-from heterolora.data import sources
 from heterolora.data.submissions import submission
 from heterolora.data.tables import read_files
 from heterolora.errors import ConfigError, DataError, RecordError
 from heterolora.files import write_atomically, writing
+from heterolora.lazy import torch
 from heterolora.records import schema
 from heterolora.seeding import use_deterministic_kernels
-from heterolora.tasks.base import Columns
 from heterolora.tasks.predicting import Predicting
-from heterolora.training.evaluation import outputs
 from heterolora.training.precision import autocast_for, matmul_precision
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from heterolora.cli.trained import TrainedRun
+    from heterolora.tasks.base import Columns
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
@@ -68,6 +69,10 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Predict, write what is asked, and print where it is."""
     asked = parsed(arguments)
+    import transformers  # which takes longer to import than it takes to print the help
+
+    from heterolora.cli.trained import opened
+
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     trained = opened(asked).on_device(asked.device)
@@ -126,6 +131,8 @@ def read(task: TaskConfig, data: Path | None, split: str | None) -> Data:
     Raises:
         DataError: if it cannot be read.
     """
+    from heterolora.data import sources
+
     if data is not None and not data.is_dir():
         columns = read_files([data], f"--data {data}", task.build().texts)
         return Data(str(data), split or data.stem, columns)
@@ -180,6 +187,10 @@ def other_task(name: str, own: TaskConfig) -> TaskConfig:
 
 def predicted(trained: TrainedRun, task: Predicting, data: Data) -> Predicted:
     """What the model says of every example."""
+    import pyarrow as pa
+
+    from heterolora.training.evaluation import outputs
+
     config = trained.config
     examples = task.check(data.columns, data.where)
     device = torch.device(config.device)
@@ -208,6 +219,9 @@ def predicted(trained: TrainedRun, task: Predicting, data: Data) -> Predicted:
 
 def write_table(file: Path, table: pa.Table) -> None:
     """Write a parquet file, atomically."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
     sink = pa.BufferOutputStream()
     parquet.write_table(table, sink)
     write_atomically(file, sink.getvalue().to_pybytes())

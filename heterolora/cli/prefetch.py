@@ -14,7 +14,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import transformers
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -22,8 +21,7 @@ from omegaconf import DictConfig
 from heterolora.cli.compose import composing
 from heterolora.cli.run import report_errors
 from heterolora.cli.sweeper import composed, swept
-from heterolora.config import Config, checkpoints
-from heterolora.data import sources
+from heterolora.config import Config
 from heterolora.errors import ConfigError
 from heterolora.locations import INSTALLED
 from heterolora.preparing import prepare
@@ -35,6 +33,11 @@ CACHES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
 def main() -> None:
     """Fetch each model and task once, and print where they are."""
     overrides = parsed(sys.argv[1:])
+    import transformers  # which takes longer to import than it takes to print the help
+
+    from heterolora.config import checkpoints
+    from heterolora.data import sources
+
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     is_sweep, runs = runs_of(overrides)

@@ -6,15 +6,16 @@ python scripts/report.py outputs --table table4 --format latex --output table4.t
 python scripts/report.py outputs/main --table table2 --where training.epochs=5 --figures figures
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -23,14 +24,13 @@ from heterolora.cli.run import report_errors
 from heterolora.errors import ConfigError, RecordError, one_line
 from heterolora.locations import CONF
 from heterolora.records.load import load
-from heterolora.reporting import page
-from heterolora.reporting.cells import reported, runs_of
-from heterolora.reporting.frame import frame, matching
 from heterolora.reporting.layout import Table, experiments, frequencies, read
-from heterolora.reporting.own import own_table
 from heterolora.reporting.render import FORMATS, show
-from heterolora.reporting.report import Report
-from heterolora.reporting.tables import report
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from heterolora.reporting.report import Report
 
 EXPERIMENTS = CONF / "experiment"
 
@@ -109,6 +109,9 @@ def table_for(name: str | None, folder: Path, runs: pd.DataFrame) -> tuple[Table
     Without a name it is that of the only experiment that the runs are of; else that of the runs
     which are of none.
     """
+    from heterolora.reporting.cells import runs_of
+    from heterolora.reporting.own import own_table
+
     of = runs["name"].map(lambda name: str(name).partition("/")[0])
     known = experiments(EXPERIMENTS)
     found = sorted({*of} & known.keys())
@@ -148,6 +151,12 @@ def plain(made: Report) -> dict[str, list[dict[str, Any]]]:
 def main(arguments: Sequence[str]) -> None:
     """Report, draw and log what is asked."""
     asked = parsed(arguments)
+    # pandas and SciPy take longer to import than it takes to print the help.
+    from heterolora.reporting import page
+    from heterolora.reporting.cells import reported
+    from heterolora.reporting.frame import frame, matching
+    from heterolora.reporting.tables import report
+
     aside = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     records, left_out = load(asked.folder)
     every = frame(records)

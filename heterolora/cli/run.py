@@ -80,7 +80,7 @@ def task(cfg: DictConfig) -> float:
 
 def help_on(overrides: list[str]) -> None:
     """Print every group and key."""
-    from heterolora.cli import help  # and torch, which the proxies are made of
+    from heterolora.cli import help  # and pydantic, which a run does not need before it is told
 
     help.show(overrides, Console())
 
@@ -115,9 +115,13 @@ def single(cfg: DictConfig) -> float:
     Raises:
         UserError: for anything that the user can put right.
     """
+    from heterolora.config import check  # and pydantic, which --cfg does without
+
     screen = Screen(own_display())
-    if first() and "torch" not in sys.modules:  # the next line takes its time
-        screen.say(beginning(cfg))
+    if "torch" not in sys.modules:  # which takes its time
+        if first():
+            screen.say(beginning(cfg))
+        check(cfg)
     screen.doing("importing torch and Transformers")
     quiet_libraries()
     from heterolora.distributed import running

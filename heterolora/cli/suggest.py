@@ -9,29 +9,25 @@ if labels are fractions); without, it is a language model.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import torch
-import transformers
-
-from heterolora.architectures import load_pretrained
 from heterolora.cli.arguments import Parser
 from heterolora.cli.run import report_errors
 from heterolora.errors import ConfigError, DataError, one_line
 from heterolora.files import writing
-from heterolora.integrations.suggest import suggest
+from heterolora.lazy import torch
 from heterolora.tasks import CausalLM, Classification, Task
 
-READERS: dict[str, Any] = {
-    ".csv": pd.read_csv,
-    ".tsv": lambda file: pd.read_csv(file, sep="\t"),
-    ".jsonl": lambda file: pd.read_json(file, lines=True),
-    ".json": pd.read_json,
-    ".parquet": pd.read_parquet,
+READERS: dict[str, Callable[[Any, Path], Any]] = {
+    ".csv": lambda pd, file: pd.read_csv(file),
+    ".tsv": lambda pd, file: pd.read_csv(file, sep="\t"),
+    ".jsonl": lambda pd, file: pd.read_json(file, lines=True),
+    ".json": lambda pd, file: pd.read_json(file),
+    ".parquet": lambda pd, file: pd.read_parquet(file),
 }
+"""How pandas reads each type of file."""
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
@@ -91,6 +87,11 @@ def png(name: str) -> Path:
 def main(arguments: Sequence[str]) -> None:
     """Print the allocation, and the configuration for PEFT."""
     asked = parsed(arguments)
+    import transformers  # which takes longer to import than it takes to print the help
+
+    from heterolora.architectures import load_pretrained
+    from heterolora.integrations.suggest import suggest
+
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
@@ -143,10 +144,12 @@ def read(
     Raises:
         DataError: if it cannot be read, or a column is missing.
     """
+    import pandas as pd
+
     if file.suffix not in READERS:
         raise DataError(f"{file}: must be of type {', '.join(READERS)}; convert it")
     try:
-        frame: pd.DataFrame = READERS[file.suffix](file)
+        frame: pd.DataFrame = READERS[file.suffix](pd, file)
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read ({one_line(error)[:160]})") from error
     label = label or ("label" if "label" in frame else None)

@@ -152,29 +152,6 @@ def weights_of(directory: Path, which: str) -> Path:
     return directory / schema.CHECKPOINT / f"{which}.safetensors"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every command on a finished run takes: `run`, `weights` and `model`."""
-    parser.add_argument("run", type=Path, help="the directory of a finished run")
-    parser.add_argument(
-        "--weights",
-        choices=("best", "last"),
-        default="best",
-        help="weights of the best epoch or of the last (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--model",
-        metavar="DIR",
-        help="folder of the pretrained model, if it has moved since the run",
-    )
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """`device`, of a command that computes."""
-    parser.add_argument(
-        "--device", help="device, such as cpu (default: the run's, if this machine has it)"
-    )
-
-
 def opened(asked: argparse.Namespace) -> TrainedRun:
     """The run that a command line with `add_arguments` asks for.
 

@@ -1,7 +1,7 @@
 """The configuration of a run: its schema, the rules across its sections, and its identity."""
 
 from heterolora.config.identity import NOT_IN_IDENTITY, identity, without
-from heterolora.config.preparation import changes, prepare
+from heterolora.config.preparation import changes, check, prepare
 from heterolora.config.schema import (
     Config,
     MethodConfig,
@@ -30,6 +30,7 @@ __all__ = [
     "StrategyConfig",
     "TaskConfig",
     "changes",
+    "check",
     "identity",
     "prepare",
     "suggestion",

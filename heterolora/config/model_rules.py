@@ -1,4 +1,4 @@
-"""Rules across sections of the configuration that consult the model, the proxy or the device.
+"""Rules across sections of the configuration that consult the model or the device.
 
 They need torch and transformers, which take seconds to import.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from heterolora.allocation import enabled_rank, make_pools
-from heterolora.config import checkpoints, task_rules
+from heterolora.config import checkpoints
 from heterolora.config.schema import (
     Device,
     ModelConfig,
@@ -21,12 +21,12 @@ from heterolora.config.schema import (
     SearchSpaceConfig,
     SelectionConfig,
     StrategyConfig,
+    TaskConfig,
     TrainingConfig,
 )
 from heterolora.config.validation import Rule, suggestion
 from heterolora.errors import ModelError, shown
 from heterolora.proxies.control import Control
-from heterolora.proxies.spectral import Spectral
 from heterolora.sites import Site
 from heterolora.training.precision import resolve_device, resolve_precision
 
@@ -165,25 +165,6 @@ def adapters_fit_memory(
         )
 
 
-def proxy_for_search(strategy: StrategyConfig, proxy: ProxyConfig | None) -> Iterable[str]:
-    """A strategy that searches needs a proxy."""
-    if strategy.build().searches and proxy is None:
-        yield f"proxy=null: strategy={strategy.name} needs one; choose it with proxy=gradnorm"
-
-
-def gains_for_selection(
-    strategy: StrategyConfig, proxy: ProxyConfig | None, selection: SelectionConfig | None
-) -> Iterable[str]:
-    """A selection by gains needs a proxy that provides the gain of each rank."""
-    if not strategy.build().searches or proxy is None or selection is None:
-        return
-    if selection.build().needs_gains and not isinstance(proxy.build(), Spectral):
-        yield (
-            f"selection={selection.name}: needs the gain of each rank, but proxy={proxy.name} "
-            "scores whole sites; choose proxy=gradsvd or proxy=eva, or selection=proportional"
-        )
-
-
 def synflow_on_device(
     proxy: ProxyConfig | None, strategy: StrategyConfig, device: Device
 ) -> Iterable[str]:
@@ -264,58 +245,6 @@ def _memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def observed_is_eager(training: TrainingConfig, proxy: ProxyConfig | None) -> Iterable[str]:
-    """An observer of training steps cannot see into a compiled model."""
-    if training.compile and proxy and (found := proxy.observing("proxy")):
-        setting, remedy = found
-        yield (
-            f"{setting}: cannot observe the steps of training.compile=true; {remedy}, or set "
-            "training.compile=false"
-        )
-
-
-def observed_is_searched(
-    strategy: StrategyConfig, proxy: ProxyConfig | None, importance: dict[str, ProxyConfig]
-) -> Iterable[str]:
-    """Scores from training steps need a search after the first, which no step precedes."""
-    chosen = strategy.build()
-    found = proxy.observing("proxy") if proxy else None
-    if (
-        found
-        and chosen.searches
-        and not any(step for epoch in range(2) for step in chosen.search_steps(epoch, 1000, 2000))
-    ):
-        setting, remedy = found
-        yield (
-            f"{setting}: strategy={strategy.name} searches only before training; {remedy}, or set "
-            "strategy=dynamic"
-        )
-    for name, other in importance.items():
-        if found := other.observing(f"importance.{name}"):
-            setting, remedy = found
-            yield f"{setting}: scores are taken before training; {remedy}"
-
-
-def weights_for_gora(
-    space: SearchSpaceConfig,
-    strategy: StrategyConfig,
-    proxy: ProxyConfig | None,
-    importance: dict[str, ProxyConfig],
-) -> Iterable[str]:
-    """GoRA scores weights, and a shortcut has none."""
-    if not space.shortcuts:
-        return
-    asked = {f"importance.{name}.name": other for name, other in importance.items()}
-    if proxy is not None and strategy.build().searches:
-        asked["proxy"] = proxy
-    for key, one in asked.items():
-        if one.name == "gora":
-            yield (
-                f"{key}=gora: GoRA needs the weight that a site adapts, and shortcuts have none; "
-                "set search_space=lora"
-            )
-
-
 def control_tells_sites_apart(
     model: ModelConfig,
     space: SearchSpaceConfig,
@@ -342,14 +271,25 @@ def control_tells_sites_apart(
         )
 
 
+def decoder_for_task(task: TaskConfig, model: ModelConfig) -> Iterable[str]:
+    """The next token is predicted by a model that has not seen it."""
+    if not task.build().needs_decoder:
+        return
+    try:
+        family = checkpoints.family(model)
+    except ModelError:
+        return  # reported by model_is_usable
+    if not family.decoder:
+        yield (
+            f"{model.where}: is a {family.model_type} model, which reads in both directions and "
+            f"so sees the tokens that task {task.name} asks it to predict; choose a decoder, such "
+            "as model=opt_125m"
+        )
+
+
 RULES: tuple[Rule, ...] = (
-    observed_is_eager,
-    observed_is_searched,
-    weights_for_gora,
     control_tells_sites_apart,
-    *task_rules.RULES,
-    proxy_for_search,
-    gains_for_selection,
+    decoder_for_task,
     model_is_usable,
     projections_exist,
     exclusions_are_sites,

@@ -1,6 +1,6 @@
 """From a configuration composed by Hydra to a typed one."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -8,7 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from heterolora import network
 from heterolora.config.schema import Config
-from heterolora.config.validation import problems_of_changes, validate
+from heterolora.config.validation import Rule, problems_of_changes, validate
 from heterolora.errors import ConfigError, one_line
 
 
@@ -16,37 +16,53 @@ def prepare(cfg: DictConfig) -> Config:
     """Validate a composed configuration and settle what depends on the machine.
 
     Raises:
-        ConfigError: with all problems.
+        ConfigError: with all problems of the values and of the sections with each other; or, if
+            there are none, with all that only the model or the device shows.
     """
-    # These rules need torch, which readers of records do not.
-    from heterolora.config import engine_rules, model_rules, rules, storage_rules
+    config = validate(_resolved(cfg), _rules(), _model_rules)
     from heterolora.training.precision import resolve_device, resolve_precision
 
-    asked = (*rules.RULES, *model_rules.RULES, *storage_rules.RULES, *engine_rules.RULES)
-    config = validate(_resolved(cfg), asked)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     return config.model_copy(update={"device": str(device), "precision": precision})
 
 
-ASKED = ("model", "search_space", "proxy")
-"""Sections that only the model or the proxy itself can check."""
+def check(cfg: DictConfig) -> None:
+    """Check what needs neither torch nor Transformers, which take seconds to import.
+
+    Raises:
+        ConfigError: with all problems of the values and of the sections with each other.
+    """
+    validate(_resolved(cfg), _rules())
+
+
+ASKED = ("model", "search_space")
+"""Sections that only the model itself can check."""
 
 
 def changes(cfg: DictConfig, changed: Collection[str]) -> list[str]:
     """Return the problems with the sections `changed` of a configuration that was valid before.
 
-    torch and transformers take seconds to import, so rules that need them are applied only if what
-    was changed requires them; `prepare` applies all rules.
+    Rules that consult the model are applied only if what was changed requires them; `prepare`
+    applies all rules.
     """
-    from heterolora.config import rules
-
-    asked = rules.RULES
+    asked = _rules()
     if not set(ASKED).isdisjoint(changed):
-        from heterolora.config import engine_rules, model_rules, storage_rules
-
-        asked = (*asked, *model_rules.RULES, *storage_rules.RULES, *engine_rules.RULES)
+        asked = (*asked, *_model_rules())
     return problems_of_changes(_resolved(cfg), asked, changed)
+
+
+def _rules() -> Sequence[Rule]:
+    from heterolora.config import engine_rules, rules, task_rules
+
+    return (*rules.RULES, *task_rules.RULES, *engine_rules.RULES)
+
+
+def _model_rules() -> Sequence[Rule]:
+    """Return the rules that need torch and Transformers."""
+    from heterolora.config import model_rules, storage_rules
+
+    return (*model_rules.RULES, *storage_rules.RULES)
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:

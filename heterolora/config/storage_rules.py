@@ -12,9 +12,7 @@ from heterolora.config.schema import (
     MethodConfig,
     ModelConfig,
     Precision,
-    ProxyConfig,
     SearchSpaceConfig,
-    StrategyConfig,
 )
 from heterolora.config.validation import Rule
 from heterolora.errors import ModelError
@@ -48,27 +46,6 @@ def quantization_is_there(model: ModelConfig, device: Device) -> Iterable[str]:
             f"model.quantization={model.quantization}: needs bitsandbytes, which is not installed; "
             "pip install 'heterolora[quantization]', or set model.quantization=null"
         )
-
-
-def weights_are_numbers(
-    model: ModelConfig,
-    strategy: StrategyConfig,
-    proxy: ProxyConfig | None,
-    importance: dict[str, ProxyConfig],
-) -> Iterable[str]:
-    """Some proxies compute with weights, but quantized weights are codes."""
-    if model.quantization is None:
-        return
-    asked = {f"importance.{name}.name": other for name, other in importance.items()}
-    if proxy is not None and strategy.build().searches:
-        asked["proxy"] = proxy
-    for key, one in asked.items():
-        if one.build().reads_weights:
-            yield (
-                f"{key}={one.name}: computes with the model's weights, but "
-                f"model.quantization={model.quantization} stores them as codes; choose another, "
-                "such as gradnorm, or set model.quantization=null"
-            )
 
 
 def whole_layers_for_peft(
@@ -116,7 +93,6 @@ def attention_is_there(model: ModelConfig, precision: Precision, device: Device)
 RULES: tuple[Rule, ...] = (
     bf16_needs_bf16,
     quantization_is_there,
-    weights_are_numbers,
     whole_layers_for_peft,
     attention_is_there,
 )

@@ -1,18 +1,22 @@
 """What a person sees: progress during a run, and a summary at its end."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from heterolora.drawing.grid import Grid, on_frequency
 from heterolora.loggers.base import Row, RunInfo
 from heterolora.loggers.progress import Pace, Screen, duration
 from heterolora.records.schema import CONTROL, EpochRow, RunRecord, SearchRow, TestRow
+
+if TYPE_CHECKING:
+    from heterolora.drawing.grid import Grid
 
 QUIET = 60
 """Seconds of silence after which a log file gets a line."""
@@ -171,6 +175,8 @@ def print_summary(
         console.print(f"[bold]{label:<12}[/bold]{escape(text)}", highlight=False, soft_wrap=True)
     if searches:
         console.print("[bold]sites on[/bold]    % of the searches", highlight=False)
+        from heterolora.drawing.grid import Grid, on_frequency  # and NumPy
+
         frequency = Grid.of(on_frequency([search.ranks for search in searches]))
         console.print(_frequency_table(frequency), highlight=False)
 
@@ -193,7 +199,7 @@ def _frequency_table(frequency: Grid) -> Table:
     for role in frequency.roles:
         table.add_column(role, justify="right")
     for layer, shares in zip(frequency.layers, frequency.values, strict=True):
-        cells = ("" if np.isnan(share) else f"{100 * share:.0f}" for share in shares)
+        cells = ("" if math.isnan(share) else f"{100 * share:.0f}" for share in shares)
         table.add_row(str(layer), *cells)
     means = (f"{100 * mean:.0f}" for mean in frequency.role_means().values())
     table.add_row("mean", *means, style="bold")

@@ -1,20 +1,21 @@
-"""The base class of methods, and the parameters that a method trains."""
+"""The base class of methods, and what a method is given."""
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import nn
-from transformers import PreTrainedModel
-
-from heterolora.adapters import Adapters, Space
-from heterolora.architectures import Loaded, check_whole, layers_of, projection_name
 from heterolora.proxies.base import Examples
 from heterolora.settings import Settings
 from heterolora.sites import Site
-from heterolora.unpadding import Unpadding
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from heterolora.adapters import Adapters, Space
+    from heterolora.architectures import Loaded
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Method(Settings, ABC):
         return False
 
     @abstractmethod
-    def apply(self, given: "Given") -> Adapters:
+    def apply(self, given: Given) -> Adapters:
         """Prepare the model, in place.
 
         Raises:
@@ -74,6 +75,8 @@ class Given:
         Raises:
             ModelError: if a role is only a part of a linear layer.
         """
+        from heterolora.architectures import check_whole, layers_of, projection_name
+
         loaded = self.loaded
         check_whole(loaded.model.config, loaded.family, self.space.lora)
         layers = range(len(layers_of(loaded.model, loaded.family)))
@@ -87,39 +90,8 @@ class Given:
 
     def prepare(self) -> None:
         """Make the model skip padding and keep no cache, as a model with adapters does."""
+        from heterolora.architectures import layers_of
+        from heterolora.unpadding import Unpadding
+
         self.model.config.use_cache = False
         Unpadding(self.model, list(layers_of(self.model, self.loaded.family)))
-
-
-class Trained(Adapters):
-    """Parameters that are trained in full, besides the head; there are no sites.
-
-    Args:
-        model: the model that contains them.
-        own: the trained parameters apart from the head, by their names in the model.
-        head: the parameters of the task head.
-        seed: the seed of the run.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        own: Mapping[str, nn.Parameter],
-        head: Iterable[nn.Parameter],
-        seed: int,
-    ) -> None:
-        self._own = dict(own)
-        super().__init__(model, {}, head, seed)
-
-    @property
-    def count(self) -> int:
-        """The number of trained parameters, without the head's."""
-        return sum(parameter.numel() for parameter in self._own.values())
-
-    def follow(self, optimizer: torch.optim.Optimizer) -> None:
-        """Hook into the steps of `optimizer` where the method needs to; by default, do nothing."""
-
-    def named_tensors(self) -> dict[str, nn.Parameter]:
-        """Return all trained parameters: `model.<name>` and `head.<name>`."""
-        named = {f"model.{name}": parameter for name, parameter in self._own.items()}
-        return named | super().named_tensors()

@@ -1,10 +1,15 @@
 """BitFit (https://arxiv.org/abs/2106.10199)."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from heterolora.adapters import Adapters
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from heterolora.errors import ModelError
-from heterolora.methods.base import Given, Method, Trained
+from heterolora.methods.base import Given, Method
+
+if TYPE_CHECKING:
+    from heterolora.adapters import Adapters
 
 
 @dataclass(frozen=True)
@@ -17,6 +22,8 @@ class BitFit(Method):
         Raises:
             ModelError: if the model has no biases, like Llama.
         """
+        from heterolora.adapters.trained import Trained
+
         own = {n: p for n, p in given.without_head().items() if n.rpartition(".")[2] == "bias"}
         if not own:
             raise ModelError(

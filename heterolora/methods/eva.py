@@ -1,16 +1,20 @@
 """EVA (https://arxiv.org/abs/2410.07170)."""
 
+from __future__ import annotations
+
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from heterolora.adapters import Adapters
 from heterolora.errors import ModelError
 from heterolora.losses import inputs
-from heterolora.methods.base import Given, Method, Trained
+from heterolora.methods.base import Given, Method
 from heterolora.methods.peft import made, nearest, trainable
 from heterolora.seeding import Stream
 from heterolora.settings import setting
+
+if TYPE_CHECKING:
+    from heterolora.adapters import Adapters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,8 @@ class Eva(Method):
             )
         from peft import EvaConfig
         from peft.tuners.lora.eva import initialize_lora_eva_weights
+
+        from heterolora.adapters.trained import Trained
 
         settings = {
             **plain,

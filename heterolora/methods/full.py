@@ -1,9 +1,14 @@
 """Full fine-tuning."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from heterolora.adapters import Adapters
-from heterolora.methods.base import Given, Method, Trained
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from heterolora.methods.base import Given, Method
+
+if TYPE_CHECKING:
+    from heterolora.adapters import Adapters
 
 
 @dataclass(frozen=True)
@@ -12,5 +17,7 @@ class Full(Method):
 
     def apply(self, given: Given) -> Adapters:
         """Prepare the model without freezing anything."""
+        from heterolora.adapters.trained import Trained
+
         given.prepare()
         return Trained(given.model, given.without_head(), given.loaded.head, given.seed)

@@ -1,10 +1,15 @@
 """Linear probing."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from heterolora.adapters import Adapters
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from heterolora.errors import ModelError
-from heterolora.methods.base import Given, Method, Trained
+from heterolora.methods.base import Given, Method
+
+if TYPE_CHECKING:
+    from heterolora.adapters import Adapters
 
 
 @dataclass(frozen=True)
@@ -17,6 +22,8 @@ class Head(Method):
         Raises:
             ModelError: if the model has no new head for the task.
         """
+        from heterolora.adapters.trained import Trained
+
         if not given.loaded.head:
             raise ModelError(
                 "method=head: the model has no new head, so nothing would be trained; choose "

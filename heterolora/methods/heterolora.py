@@ -1,11 +1,14 @@
 """Low-rank adapters whose ranks a strategy may allocate (https://arxiv.org/abs/2406.14956)."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from __future__ import annotations
 
-from heterolora.adapters import Adapters
-from heterolora.architectures import wire
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
 from heterolora.methods.base import Given, Method
+
+if TYPE_CHECKING:
+    from heterolora.adapters import Adapters
 
 
 @dataclass(frozen=True)
@@ -16,5 +19,7 @@ class HeteroLoRA(Method):
 
     def apply(self, given: Given) -> Adapters:
         """Wire the model; the budget applies to searches."""
+        from heterolora.architectures import wire
+
         loaded = given.loaded
         return wire(loaded.model, loaded.family, given.space, loaded.head, given.seed)

@@ -1,40 +1,21 @@
 """Bottleneck adapters (https://arxiv.org/abs/1902.00751)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from heterolora.adapters import Adapters
-from heterolora.adapters.low_rank import kaiming_uniform
-from heterolora.architectures import layers_of
-from heterolora.methods.base import Given, Method, Trained
+from heterolora.lazy import torch
+from heterolora.methods.base import Given, Method
 from heterolora.seeding import torch_generator
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from heterolora.adapters import Adapters
 
 ROLES = ("o", "down")
 """Projections whose outputs pass through an adapter: the last of the attention and of the FFN."""
-
-
-class Bottleneck(nn.Module):
-    """`y + W2 relu(W1 y + b1) + b2` of a linear layer's output y; W2, b1 and b2 start at zero."""
-
-    def __init__(self, base: nn.Linear, width: int, generator: torch.Generator) -> None:
-        super().__init__()
-        d, like = base.out_features, base.weight
-        self.base = base
-        self.down = nn.Linear(d, width, device=like.device)
-        self.up = nn.Linear(width, d, device=like.device)
-        with torch.no_grad():
-            self.down.weight.copy_(kaiming_uniform((width, d), generator))
-            for zero in (self.down.bias, self.up.weight, self.up.bias):
-                zero.zero_()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `x` (..., in_features) to (..., out_features)."""
-        y: Tensor = self.base(x)
-        added: Tensor = self.up(torch.relu(self.down(y)))
-        return y + added
 
 
 @dataclass(frozen=True)
@@ -46,6 +27,10 @@ class Houlsby(Method):
 
     def apply(self, given: Given) -> Adapters:
         """Insert the adapters."""
+        from heterolora.adapters.bottleneck import Bottleneck
+        from heterolora.adapters.trained import Trained
+        from heterolora.architectures import layers_of
+
         layers = list(layers_of(given.model, given.loaded.family))
         paths = [given.loaded.family.projections[role] for role in ROLES]
         bases: list[Any] = [layer.get_submodule(path) for layer in layers for path in paths]
@@ -56,7 +41,7 @@ class Houlsby(Method):
         for index, layer in enumerate(layers):
             for role, path in zip(ROLES, paths, strict=True):
                 base = layer.get_submodule(path)
-                assert isinstance(base, nn.Linear)
+                assert isinstance(base, torch.nn.Linear)
                 generator = torch_generator(given.seed, "initialisation", f"layers.{index}.{role}")
                 adapter = Bottleneck(base, width, generator)
                 layer.set_submodule(path, adapter)

@@ -1,15 +1,18 @@
 """Any method that PEFT has a configuration for (https://huggingface.co/docs/peft)."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from heterolora.adapters import Adapters
-from heterolora.architectures.shell import shell
 from heterolora.errors import ModelError, one_line, printable, shown
-from heterolora.methods.base import Given, Method, Trained
+from heterolora.methods.base import Given, Method
 from heterolora.seeding import Stream
 from heterolora.settings import class_at, setting
+
+if TYPE_CHECKING:
+    from heterolora.adapters import Adapters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,8 @@ class Peft(Method):
         Raises:
             ModelError: if there is no such configuration, or the model does not support it.
         """
+        from heterolora.adapters.trained import Trained
+
         settings = dict(self.config)
         if self.targets_layers:
             settings["target_modules"] = given.targets
@@ -63,6 +68,8 @@ def nearest(given: Given, settings: Mapping[str, Any], size: str) -> int:
 
     The parameter count must grow linearly with `size`.
     """
+    from heterolora.architectures.shell import shell
+
     # Counting does not need the initial weights, some of which are costly to compute.
     bare = {"init_lora_weights": False} if "init_lora_weights" in settings else {}
     counts: list[int] = []

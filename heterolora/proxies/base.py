@@ -3,18 +3,16 @@
 A proxy never touches the model's own tensors; see `passes`.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import torch
-from torch import Tensor
-
-from heterolora.adapters import Adapters, Ranked
-from heterolora.adapters.low_rank import kaiming_uniform
+from heterolora.lazy import torch
 from heterolora.losses import Autocast, Batch, Loss, default_loss
 from heterolora.proxies.passes import (
     AB,
@@ -29,6 +27,11 @@ from heterolora.proxies.running import Running
 from heterolora.seeding import torch_generator
 from heterolora.settings import Settings, setting
 from heterolora.sites import Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from heterolora.adapters import Adapters, Ranked
 
 Weights = Literal["current", "probe"]
 
@@ -177,6 +180,8 @@ class SaliencyProxy(Proxy):
 
     def _theta(self, adapters: Ranked[Any]) -> AB:
         """Return the A and B at which to score, detached from the model."""
+        from heterolora.adapters.low_rank import kaiming_uniform
+
         probe = self.weights_scored(adapters) == "probe"
         theta: AB = {}
         for site, adapter in adapters.items():

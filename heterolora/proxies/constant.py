@@ -1,16 +1,20 @@
 """CONSTANT: random allocation, the control (paper, Appendix C.1)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from heterolora.adapters import Ranked
 from heterolora.losses import Autocast, Batch, Loss, default_loss
 from heterolora.proxies.base import Proxy
 from heterolora.proxies.control import drawn
 from heterolora.settings import setting
 from heterolora.sites import Site
+
+if TYPE_CHECKING:
+    from heterolora.adapters import Ranked
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,21 @@
 """Controls: scores that depend on where a site is, and not on model or data."""
 
+from __future__ import annotations
+
 import random
 from abc import abstractmethod
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from heterolora.adapters import Ranked
 from heterolora.losses import Autocast, Batch, Loss, default_loss
 from heterolora.proxies.base import Proxy
 from heterolora.sites import Site
 from heterolora.streams import python_generator
+
+if TYPE_CHECKING:
+    from heterolora.adapters import Ranked
 
 LESS_THAN_ANY_PLACE = 2.0**-20
 """The scale of the random number that orders sites of equal place, the same at every search."""

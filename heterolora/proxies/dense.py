@@ -1,17 +1,21 @@
 """The gradient with respect to the whole matrix that an adapter adds to."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from heterolora.adapters import Ranked
+from heterolora.lazy import torch
 from heterolora.losses import Autocast, Batch, Loss
 from heterolora.proxies.base import SampleProxy
 from heterolora.proxies.passes import evaluation_mode, overrides
 from heterolora.sites import Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from heterolora.adapters import Ranked
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,23 @@
 """EVA: how much of a site's input each rank can explain (https://arxiv.org/abs/2410.07170)."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.func import functional_call
-
-from heterolora.adapters import Ranked
+from heterolora.lazy import torch
 from heterolora.losses import Autocast, Batch, Loss, default_loss, inputs
 from heterolora.proxies.base import SampleProxy
 from heterolora.proxies.passes import as_they_stand, evaluation_mode, mask_of, moved
 from heterolora.proxies.spectral import Gains, Spectral
 from heterolora.sites import Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from heterolora.adapters import Ranked
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Eva(Spectral, SampleProxy):
                     moments[site].addmm_(rows.T, rows)  # in place, which autocast leaves alone
 
                 with _told(adapters, add), autocast():
-                    functional_call(model, tensors, kwargs=inputs(here))
+                    torch.func.functional_call(model, tensors, kwargs=inputs(here))
         return moments
 
 

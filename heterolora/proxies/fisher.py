@@ -1,12 +1,11 @@
 """FISHER: empirical Fisher information (https://arxiv.org/abs/1801.05787)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from heterolora.adapters import Ranked
 from heterolora.losses import Autocast, Batch, Loss
 from heterolora.proxies.base import Examples, SaliencyProxy
 from heterolora.proxies.passes import (
@@ -19,6 +18,11 @@ from heterolora.proxies.passes import (
     wide_zeros,
 )
 from heterolora.settings import setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from heterolora.adapters import Ranked
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,23 @@
 """GORA: the importance of the weight beside a site (https://arxiv.org/abs/2502.12171)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from heterolora.adapters import Ranked
 from heterolora.errors import ModelError
+from heterolora.lazy import torch
 from heterolora.losses import Autocast, Batch, Loss, default_loss
 from heterolora.proxies.base import SampleProxy
 from heterolora.proxies.passes import as_they_stand, evaluation_mode
 from heterolora.sites import Site
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from heterolora.adapters import Ranked
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,15 @@
 """GRAD-NORM (paper, Appendix C.4; https://arxiv.org/abs/2101.08134)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from heterolora.lazy import torch
 from heterolora.proxies.base import DataProxy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

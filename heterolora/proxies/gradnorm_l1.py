@@ -1,10 +1,14 @@
 """GRAD-NORM with the 1-norm, the decrease of the loss under sign descent."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from heterolora.proxies.base import DataProxy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,19 @@
 """GRAD-SVD: how much of a site's gradient a low-rank update can capture."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from heterolora.adapters import Ranked
+from heterolora.lazy import torch
 from heterolora.losses import Autocast, Batch, Loss, default_loss
 from heterolora.proxies.dense import DenseProxy
 from heterolora.proxies.spectral import Gains, Spectral
+
+if TYPE_CHECKING:
+    from heterolora.adapters import Ranked
 
 
 @dataclass(frozen=True)

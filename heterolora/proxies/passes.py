@@ -5,21 +5,23 @@ The model is evaluated as a function of parameters that are passed in
 unchanged by construction; only the training flags are set and restored.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-
-from heterolora.adapters import Ranked
-from heterolora.adapters.passing import Matrices
+from heterolora.lazy import torch
 from heterolora.losses import Autocast, Batch, Loss, inputs, summed
 from heterolora.sites import Site
-from heterolora.unpadding import without_padding
 
-AB = dict[Site, Matrices]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from heterolora.adapters import Ranked
+    from heterolora.adapters.passing import Matrices
+
+AB = dict[Site, "Matrices"]
 """For each site, its A (r, d_in) and B (d_out, r), or the gradients with respect to them."""
 
 
@@ -43,11 +45,13 @@ def summed_gradients(
         loss: maps the model's output and a batch to the sum of the losses and their count.
         autocast: makes the context that sets the precision of the forward pass.
     """
+    from heterolora.unpadding import without_padding
+
     totals = wide_zeros(leaves)
     for batch in batches:
         here = {name: moved(value, leaves[0].device) for name, value in batch.items()}
         with autocast(), without_padding():
-            output = functional_call(adapters.model, dict(tensors), kwargs=inputs(here))
+            output = torch.func.functional_call(adapters.model, dict(tensors), kwargs=inputs(here))
         total_loss, _ = summed(loss, output, here)
         parts = torch.autograd.grad(total_loss / batch_size, leaves)
         for total, part in zip(totals, parts, strict=True):
@@ -98,7 +102,7 @@ def mask_of(batch: Batch) -> Tensor:
 
 def moved(value: Any, device: torch.device) -> Any:
     """Return a tensor on `device`; anything else, such as a length, unchanged."""
-    return value.to(device) if isinstance(value, Tensor) else value
+    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def overrides(adapters: Ranked[Any], theta: AB) -> dict[str, Tensor]:

@@ -1,15 +1,18 @@
 """Gradients observed in the training steps between two searches."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from heterolora.adapters import LowRank, Ranked
-from heterolora.adapters.passing import Matrices
+from heterolora.lazy import torch
 from heterolora.sites import Site
+
+if TYPE_CHECKING:
+    from heterolora.adapters import LowRank, Ranked
+    from heterolora.adapters.passing import Matrices
 
 
 @dataclass

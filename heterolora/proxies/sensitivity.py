@@ -1,20 +1,24 @@
 """SENSITIVITY: AdaLoRA's importance, from the training steps (https://arxiv.org/abs/2303.10512)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from heterolora.adapters import Adapters, LowRank, Ranked
-from heterolora.adapters.passing import Matrices
 from heterolora.losses import Autocast, Batch, Loss, default_loss
 from heterolora.proxies.base import LossProxy, Weights
 from heterolora.proxies.running import Running, own, parsed, plain
 from heterolora.settings import setting
 from heterolora.sites import Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from heterolora.adapters import Adapters, LowRank, Ranked
+    from heterolora.adapters.passing import Matrices
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Sensitivity(LossProxy):
         self._smoothed.load_state_dict(state)
 
     @cached_property
-    def _smoothed(self) -> "Smoothed":
+    def _smoothed(self) -> Smoothed:
         """The averages. Not a field: they are no setting, and equal proxies do not share them."""
         return Smoothed(beta1=self.beta1, beta2=self.beta2)
 

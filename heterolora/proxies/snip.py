@@ -1,11 +1,15 @@
 """SNIP (paper, Appendix C.2; https://arxiv.org/abs/1810.02340)."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from heterolora.proxies.base import DataProxy, Weights
 from heterolora.settings import setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

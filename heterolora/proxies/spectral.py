@@ -1,16 +1,20 @@
 """Proxies that give the gain of each rank of a site."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from heterolora.adapters import Ranked
 from heterolora.allocation import Candidates
 from heterolora.losses import Autocast, Batch, Loss, default_loss
 from heterolora.proxies.base import Proxy
 from heterolora.sites import Site
+
+if TYPE_CHECKING:
+    from heterolora.adapters import Ranked
 
 Gains = Mapping[Site, list[float]]
 """For each site, the gains of its first, second, ... rank, in non-increasing order."""

@@ -1,20 +1,22 @@
 """SYNFLOW (paper, Appendix C.3; https://arxiv.org/abs/2006.05467)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
-from torch.func import functional_call
-from torch.nn import functional as F
-
-from heterolora.adapters import Ranked
 from heterolora.errors import ModelError
+from heterolora.lazy import F, torch
 from heterolora.losses import Autocast, Batch, Loss, summed
 from heterolora.proxies.base import Examples, SaliencyProxy, Weights
 from heterolora.proxies.passes import AB, first, mask_of, overrides, paired
 from heterolora.settings import setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from heterolora.adapters import Ranked
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class SynFlow(SaliencyProxy):
         device = embeddings.weight.device
         ones = torch.ones(1, length, embeddings.embedding_dim, dtype=torch.float64, device=device)
         mask = torch.ones(1, length, dtype=torch.int64, device=device)
-        output = functional_call(
+        output = torch.func.functional_call(
             model, tensors, kwargs={"inputs_embeds": ones, "attention_mask": mask}
         )
         leaves = [matrix for pair in absolute.values() for matrix in pair]

@@ -9,7 +9,8 @@ import pandas as pd
 
 from heterolora.config import Config
 from heterolora.records.read import Run, flat
-from heterolora.reporting.frame import ORIGINS, Settings, finished, shaping, shown
+from heterolora.reporting.frame import ORIGINS, finished, shaping, shown
+from heterolora.reporting.layout import Settings
 from heterolora.reporting.statistics import Spread, spread
 
 FIRST = (

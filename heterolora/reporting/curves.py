@@ -10,7 +10,7 @@ import numpy as np
 
 from heterolora.records.schema import CONTROL
 from heterolora.reporting.arms import Arm, labels
-from heterolora.reporting.frame import Settings
+from heterolora.reporting.layout import Settings
 
 PROXY_COLORS: Mapping[str, str] = {
     **{CONTROL: "#CC79A7", "gradnorm": "#0072B2"},

@@ -7,9 +7,7 @@ import pandas as pd
 
 from heterolora.config.identity import shaping_settings
 from heterolora.records.read import Run, flat
-
-Settings = Mapping[str, Any]
-"""Values by dotted key."""
+from heterolora.reporting.layout import Settings
 
 ORIGINS: Mapping[str, str] = {
     "code commit": "code.commit",

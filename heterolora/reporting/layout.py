@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -12,8 +12,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from yaml import YAMLError
 
 from heterolora.errors import ConfigError, one_line
-from heterolora.reporting.frame import Settings
-from heterolora.reporting.statistics import Spread, spread
+
+if TYPE_CHECKING:
+    from heterolora.reporting.statistics import Spread
+
+Settings = Mapping[str, Any]
+"""Values by dotted key."""
 
 
 class Spec(BaseModel):
@@ -40,8 +44,10 @@ class Number(Spec):
     summary: tuple[int, float, float] | None = None
 
     @property
-    def logs(self) -> Spread | None:
+    def logs(self) -> "Spread | None":
         """The authors' logs of the cell, summarized; None if there are none."""
+        from heterolora.reporting.statistics import Spread, spread  # and SciPy
+
         if self.summary is not None:
             n, mean, std = self.summary
             return Spread(n, mean, std, mean)

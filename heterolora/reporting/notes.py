@@ -8,8 +8,8 @@ import pandas as pd
 from heterolora.records.read import Run
 from heterolora.records.schema import CONTROL
 from heterolora.reporting.cells import Cell, Comparison, listed, unequal_rows
-from heterolora.reporting.frame import Settings, in_any_order, matching
-from heterolora.reporting.layout import Table
+from heterolora.reporting.frame import in_any_order, matching
+from heterolora.reporting.layout import Settings, Table
 from heterolora.reporting.statistics import ALPHA, EXACT, RESAMPLES, fewest_pairs, smallest_p
 
 

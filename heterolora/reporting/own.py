@@ -8,8 +8,8 @@ import pandas as pd
 from heterolora.errors import RecordError
 from heterolora.records.schema import CONTROL
 from heterolora.reporting.arms import CONTENTS, Arm, arms, labels
-from heterolora.reporting.frame import Settings, shaping
-from heterolora.reporting.layout import Row, Table
+from heterolora.reporting.frame import shaping
+from heterolora.reporting.layout import Row, Settings, Table
 
 DATA = ("model", "task")
 """Sections that tell cells of one row apart: tasks stand side by side."""

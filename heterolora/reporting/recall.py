@@ -7,8 +7,7 @@ import pandas as pd
 from heterolora.errors import RecordError
 from heterolora.records.read import Run
 from heterolora.reporting.arms import CONTENTS, Arm, arms, labels
-from heterolora.reporting.frame import Settings
-from heterolora.reporting.layout import Table
+from heterolora.reporting.layout import Settings, Table
 from heterolora.reporting.notes import unfinished
 from heterolora.reporting.report import Report, Section, text
 

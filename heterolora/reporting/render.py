@@ -1,7 +1,10 @@
 """A report in formats for people and for programs."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -9,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from heterolora.reporting.page import page
-from heterolora.reporting.report import Report
+if TYPE_CHECKING:
+    from heterolora.reporting.report import Report
 
 WIDTH = 100
 """Columns of a terminal report that is written to a file or a pipe."""
@@ -73,12 +76,19 @@ def csv(report: Report) -> str:
     return str(report.numbers.to_csv(index=False))
 
 
+def html(report: Report) -> str:
+    """Render a page by itself; see `page`."""
+    from heterolora.reporting.page import page
+
+    return page(report)
+
+
 FORMATS: Mapping[str, Callable[[Report], str]] = {
     "terminal": terminal,
     "markdown": markdown,
     "latex": latex,
     "csv": csv,
-    "html": page,
+    "html": html,
 }
 
 _TEX = str.maketrans(

@@ -1,20 +1,23 @@
 """The base class of tasks: everything that depends on what the model is trained to do."""
 
+from __future__ import annotations
+
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
-
+from heterolora.lazy import torch
 from heterolora.losses import Batch
 from heterolora.seeding import torch_generator
 from heterolora.settings import Settings
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.metrics import METRICS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 Columns = Mapping[str, Sequence[Any]]
 """The rows of a dataset, by column."""
@@ -37,7 +40,7 @@ class Examples:
         """Iterate over the values of each example, in the order of the columns."""
         return zip(*self.columns.values(), strict=True)
 
-    def limited(self, count: int) -> "Examples":
+    def limited(self, count: int) -> Examples:
         """Return a random subset of `count` rows in their order, the same in every run.
 
         A smaller subset is contained in a larger one. If there are fewer rows, all are returned.
@@ -45,7 +48,7 @@ class Examples:
         order = torch.randperm(len(self), generator=torch_generator(0, "limit")).tolist()
         return self._at(sorted(order[:count]))
 
-    def parted(self, count: int) -> tuple["Examples", "Examples"]:
+    def parted(self, count: int) -> tuple[Examples, Examples]:
         """Split off a random subset of `count` rows, the same in every run.
 
         Returns:
@@ -61,7 +64,7 @@ class Examples:
             digest.update(repr(row).encode())
         return digest.hexdigest()[:16]
 
-    def _at(self, indices: Sequence[int]) -> "Examples":
+    def _at(self, indices: Sequence[int]) -> Examples:
         return Examples({name: [rows[i] for i in indices] for name, rows in self.columns.items()})
 
 

@@ -1,15 +1,19 @@
 """Causal language modeling: predict every token of a text from those before it."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import PreTrainedTokenizerBase
-
+from heterolora.lazy import torch
 from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.packing import Packable
 from heterolora.tasks.tokens import check_columns, check_texts, tokenize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,16 @@
 """A tokenized split whose examples are queries with choices."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from heterolora.lazy import torch
 from heterolora.tasks.encoded import Encoded
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

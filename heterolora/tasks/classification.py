@@ -1,16 +1,15 @@
 """Classification and regression of texts or pairs of texts."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Literal, Self
-
-import torch
-from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from heterolora.errors import DataError, printable, shown
+from heterolora.lazy import torch
 from heterolora.losses import LABELS, Batch, cross_entropy, squared_error
 from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples, Metric
@@ -18,6 +17,10 @@ from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.metrics import compute_metric
 from heterolora.tasks.predicting import Predicting, highest
 from heterolora.tasks.tokens import check_columns, check_texts, tokenize
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 MetricName = Literal[
     "accuracy",
@@ -56,6 +59,8 @@ class Classification(Predicting):
     @property
     def model_class(self) -> Any:
         """Any model with a head on the whole sequence."""
+        from transformers import AutoModelForSequenceClassification
+
         return AutoModelForSequenceClassification
 
     @property

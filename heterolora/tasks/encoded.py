@@ -1,15 +1,17 @@
 """A tokenized split and its batches."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
-
+from heterolora.lazy import F, torch
 from heterolora.losses import GROUPS, LABELS
 from heterolora.seeding import torch_generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Encoded:
             order = self._grouped(order, size, self.window, generator)
         return self._cut(order[skip * size :], size, self.multiple)
 
-    def halves(self) -> tuple["Encoded", "Encoded"]:
+    def halves(self) -> tuple[Encoded, Encoded]:
         """Split the examples into two disjoint random halves, the same in every run.
 
         If examples belong to groups, the groups are split, and no group is divided.
@@ -101,16 +103,16 @@ class Encoded:
         )
         return self.subset(first), self.subset(second)
 
-    def subset(self, indices: Sequence[int]) -> "Encoded":
+    def subset(self, indices: Sequence[int]) -> Encoded:
         """Return the examples at `indices`."""
         features = {name: [rows[i] for i in indices] for name, rows in self.features.items()}
         return replace(self, features=features)
 
-    def with_labels(self, labels: Sequence[Tensor], padding: int = -100) -> "Encoded":
+    def with_labels(self, labels: Sequence[Tensor], padding: int = -100) -> Encoded:
         """Return the same examples with labels; `padding` applies to labels of tokens."""
         return self.with_feature(LABELS, labels, padding)
 
-    def with_feature(self, name: str, values: Sequence[Tensor], padding: int = 0) -> "Encoded":
+    def with_feature(self, name: str, values: Sequence[Tensor], padding: int = 0) -> Encoded:
         """Return the same examples with one more feature; `padding` applies to token features."""
         return replace(
             self,
@@ -145,7 +147,7 @@ class Encoded:
         if rows[0].dim() == 0:
             return torch.stack(rows)
         padding = self.padding[name]
-        joined = pad_sequence(rows, batch_first=True, padding_value=padding)
+        joined = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=padding)
         return F.pad(joined, (0, length - joined.shape[1]), value=padding)
 
     def _there(self, tensor: Tensor) -> Tensor:

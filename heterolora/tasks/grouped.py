@@ -1,14 +1,13 @@
 """Classification of examples that belong together, such as the answers to one question."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
-
-import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Self
 
 from heterolora.errors import DataError
+from heterolora.lazy import torch
 from heterolora.losses import GROUPS, Batch
 from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples, Metric
@@ -16,6 +15,10 @@ from heterolora.tasks.classification import Predictions
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.prompted import Prompted
 from heterolora.tasks.tokens import check_columns
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,18 +1,22 @@
 """Instruction tuning: predict the answer from a prompt, made from the instruction by a template."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from string import Formatter
-
-import torch
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from heterolora.errors import DataError, ModelError, shown
+from heterolora.lazy import torch
 from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.packing import Packable
 from heterolora.tasks.tokens import check_columns, check_texts, labeled
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,18 +1,16 @@
 """Multiple choice: the head scores each choice, and the highest score is the query's answer."""
 
+from __future__ import annotations
+
 import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
-
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from heterolora.errors import DataError, printable, shown
+from heterolora.lazy import torch
 from heterolora.losses import CHOICES, CREDITS, LABELS, Batch, choice_cross_entropy, choice_scores
 from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples, Metric
@@ -20,6 +18,10 @@ from heterolora.tasks.choices import Choices
 from heterolora.tasks.predicting import Predicting, highest
 from heterolora.tasks.prompted import fields_of, filled, template_problems
 from heterolora.tasks.tokens import check_columns, check_texts, tokenize
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 CHOICE = "choice"
 """The name of the choice in templates."""
@@ -57,6 +59,8 @@ class MultipleChoice(Predicting):
     @property
     def model_class(self) -> Any:
         """Any model with a head on the whole sequence."""
+        from transformers import AutoModelForSequenceClassification
+
         return AutoModelForSequenceClassification
 
     @property
@@ -125,12 +129,13 @@ class MultipleChoice(Predicting):
         features: dict[str, list[Tensor]] = {}
         padding: dict[str, int] = {CHOICES: 0, LABELS: 0, CREDITS: 0}
         limit, truncated = min(self.max_length, positions), 0
+        pad = torch.nn.utils.rnn.pad_sequence
         for row in range(len(examples)):
             one = tokenize(self._made(examples, row), tokenizer, limit, device)
             padding |= one.padding
             truncated += bool(one.truncated)
             made = {
-                name: pad_sequence(list(rows), True, one.padding[name]).to(torch.int32)
+                name: pad(list(rows), True, one.padding[name]).to(torch.int32)
                 for name, rows in one.features.items()
             }
             for name, tensor in {**made, **self._measures(examples, row)}.items():

@@ -1,16 +1,18 @@
 """The base class of language modeling tasks, which predict every token from those before it."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Self
-
-from torch import Tensor
-from transformers import AutoModelForCausalLM
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from heterolora.losses import Batch, next_token
 from heterolora.settings import setting
 from heterolora.tasks.base import Metric, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class NextToken(Task):
     @property
     def model_class(self) -> Any:
         """Any decoder with its language modeling head."""
+        from transformers import AutoModelForCausalLM
+
         return AutoModelForCausalLM
 
     @property

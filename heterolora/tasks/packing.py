@@ -5,20 +5,24 @@ and `labels`. It has no `attention_mask`: the restart of the positions tells the
 example ends (`heterolora.architectures.packed_rows`).
 """
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
-
+from heterolora.lazy import torch
 from heterolora.losses import LABELS
 from heterolora.settings import setting
 from heterolora.tasks.base import Examples
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.next_token import NextToken
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 NOWHERE = -1
 """The position ID of padding tokens, each of which is then an example of its own."""

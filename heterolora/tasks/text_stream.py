@@ -1,18 +1,22 @@
 """Language modeling of a whole split as one text, as for WikiText."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from heterolora.errors import DataError
+from heterolora.lazy import torch
 from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.next_token import NextToken
 from heterolora.tasks.tokens import check_columns, check_texts, labeled
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,19 +1,22 @@
 """Token labels: what a language model has to predict at each position of a text."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
-
-import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from heterolora.errors import DataError, printable
+from heterolora.lazy import torch
 from heterolora.losses import LABELS, Batch, token_cross_entropy
 from heterolora.settings import setting
 from heterolora.tasks.base import Columns, Examples, Metric, Task
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.tokens import check_columns, check_texts, tokenize
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 NONE = -100
 """The label of a token at which nothing has to be predicted."""
@@ -36,6 +39,8 @@ class TokenLabels(Task):
     @property
     def model_class(self) -> Any:
         """Any decoder with its language modeling head."""
+        from transformers import AutoModelForCausalLM
+
         return AutoModelForCausalLM
 
     @property

@@ -1,15 +1,19 @@
 """Tokenization of texts, and the checks that every task makes."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
 
-import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from heterolora.errors import DataError, printable
+from heterolora.lazy import torch
 from heterolora.losses import LABELS
 from heterolora.tasks.base import Columns
 from heterolora.tasks.encoded import Encoded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 
 def check_columns(columns: Columns, keys: Mapping[str, str], where: str) -> None:

@@ -1,12 +1,13 @@
 """Devices and number formats."""
 
+from __future__ import annotations
+
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
-import torch
-
+from heterolora.lazy import torch
 from heterolora.losses import Autocast
 
 

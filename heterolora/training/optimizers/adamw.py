@@ -1,9 +1,10 @@
 """AdamW (https://arxiv.org/abs/1711.05101), the optimizer of the paper."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-import torch
-
+from heterolora.lazy import torch
 from heterolora.settings import setting
 from heterolora.training.optimizers.base import Optimizer
 

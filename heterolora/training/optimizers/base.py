@@ -1,13 +1,16 @@
 """The settings of an optimizer."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-
-from heterolora.adapters import Adapters
-from heterolora.adapters.freezing import freeze_disabled
+from heterolora.lazy import torch
 from heterolora.settings import Settings, setting
+
+if TYPE_CHECKING:
+    from heterolora.adapters import Adapters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,8 @@ class Optimizer(Settings, ABC):
         Raises:
             UserError: if it cannot be created.
         """
+        from heterolora.adapters.freezing import freeze_disabled
+
         optimizer = self.over(list(adapters.named_tensors().values()))
         freeze_disabled(optimizer, adapters)
         return optimizer

@@ -1,11 +1,12 @@
 """Any other optimizer of torch, or of a package whose optimizers are constructed alike."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from heterolora.errors import TrainingError, one_line, printable, shown
+from heterolora.lazy import torch
 from heterolora.settings import class_at, setting
 from heterolora.training.optimizers.base import Optimizer
 
