@@ -1,13 +1,19 @@
 """The floors of the package, and its sizes, read from the source itself."""
 
 import ast
+import json
+import os
+import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from test_plugins import package
+
+from heterolora.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 GROUND = [
@@ -168,13 +174,6 @@ def test_allocation_is_pure() -> None:
         assert {name.split(".")[0] for name in imports(FILES[file])} <= allowed
 
 
-@pytest.mark.parametrize("module", ["config", "allocation"])
-def test_what_needs_no_torch_does_not_load_it(module: str) -> None:
-    code = f"import sys, heterolora.{module}; sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-
-
 @pytest.mark.parametrize("file", sorted(FILES))
 def test_files_and_functions_are_short(file: str) -> None:
     text = FILES[file].read_text()
@@ -196,9 +195,119 @@ def test_a_wheel_has_every_package() -> None:
     assert project["tool"]["setuptools"]["packages"] == [*packages, "heterolora.conf"]
 
 
-def test_help_needs_no_torch() -> None:
-    code = (
-        "import sys, heterolora.cli.run; print({'torch', 'transformers', 'wandb'} & {*sys.modules})"
+HEAVY = {
+    *("torch", "transformers", "tokenizers", "peft", "accelerate", "datasets", "huggingface_hub"),
+    *("numpy", "scipy", "sklearn", "pandas", "pyarrow", "statsmodels", "matplotlib", "lm_eval"),
+    *("wandb", "wandb_workspaces", "mlflow", "tensorboard", "httpx", "httpx2", "requests"),
+    *("joblib", "submitit", "hydra", "pydantic"),
+}
+"""Packages that take their time to import; the first ones seconds."""
+
+CHILD = """
+import contextlib, io, json, runpy, sys, traceback
+
+def run(command):
+    what, *sys.argv[1:] = command
+    sys.argv[0] = what
+    if what == "-c":
+        exec(command[1], {})
+    elif what.endswith(".py"):
+        runpy.run_path(what, run_name="__main__")
+    else:
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+
+for command in json.loads(sys.argv[1]):
+    code = 0
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+        try:
+            run(command)
+        except SystemExit as leaving:
+            code = leaving.code or 0
+        except BaseException:
+            code = traceback.format_exc()
+    print(json.dumps([code, out.getvalue(), sorted({name.split(".")[0] for name in sys.modules})]))
+"""
+"""Runs some command lines, and prints of each its exit code, what it said, and what is imported."""
+
+
+def imported(
+    *commands: Sequence[str], path: Path | None = None
+) -> list[tuple[int | str, str, set[str]]]:
+    """What `CHILD` prints of command lines that are run one after another in a process.
+
+    Args:
+        commands: each a file, a module or `-c`, and its arguments.
+        path: a folder from which to import as well.
+    """
+    folders = [str(folder) for folder in (ROOT, path) if folder is not None]
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps(commands)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
-    assert done.stdout.strip() == b"set()"
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return [(code, said, HEAVY & {*names}) for code, said, names in lines]
+
+
+CONFIGURED = {"hydra", "pydantic"}
+"""What checking or describing a configuration takes."""
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "says", "imports"),
+    [
+        ("train.py --help", 0, "optimizer.learning_rate", CONFIGURED),
+        ("train.py --cfg job", 0, "learning_rate:", {"hydra"}),
+        ("train.py optimizer.lr=1", 2, "error: optimizer.lr: unknown key", CONFIGURED),
+        (
+            "train.py optimizer.learning_rate=-1",
+            2,
+            "error: optimizer.learning_rate=-1: must be greater than 0",
+            CONFIGURED,
+        ),
+        ("scripts/report.py --help", 0, "--figures", CONFIGURED),
+    ],
+)
+def test_what_a_command_imports(command: str, code: int, says: str, imports: set[str]) -> None:
+    """Help and mistakes are told in a second or two; with torch they would take many."""
+    ((left_with, said, found),) = imported(command.split())
+    assert (left_with, found) == (code, imports), said
+    assert says in said
+
+
+def test_what_the_help_of_each_command_imports() -> None:
+    """One after another in one process: what one of them imports, those after it have as well."""
+    commands = ["", *sorted(COMMANDS, key=lambda name: name == "run")]
+    lines = [["heterolora", *name.split(), "--help"] for name in commands]
+    for name, (code, said, found) in zip(commands, imported(*lines), strict=True):
+        assert code == 0, (name, said)
+        assert "usage: " in said or "python train.py KEY=VALUE" in said, name
+        assert found <= CONFIGURED, name
+
+
+def test_the_help_shows_the_plugin_of_another_package_without_torch(tmp_path: Path) -> None:
+    line = ["train.py", "proxy=mine", "optimizer=sgd", "task=copa", "--help"]
+    folder = package(tmp_path, "mine = my_scores.mine:Mine")
+    ((code, said, found),) = imported(line, path=folder)
+    assert (code, found) == (0, CONFIGURED), said
+    assert "proxy=mine" in said
+    assert re.search(r"^ +proxy\.power +0\.5 +The exponent", said, re.MULTILINE)
+
+
+EVERY_PLUGIN = """
+from heterolora.config import plugins
+found = [plugins.find(g, n) for g in plugins.GROUPS if g != "tracking" for n in plugins.choices(g)]
+print(len([*found, *plugins.trackers()]))
+"""
+
+
+def test_no_plugin_needs_torch_to_be_described() -> None:
+    lines = [("-c", "import heterolora, heterolora.allocation"), ("-c", EVERY_PLUGIN)]
+    (code, said, found), described = imported(*lines)
+    assert (code, found) == (0, set()), said
+    code, said, found = described
+    assert (code, found) == (0, CONFIGURED - {"hydra"}), said
+    assert int(said) > 40

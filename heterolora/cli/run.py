@@ -80,7 +80,7 @@ def task(cfg: DictConfig) -> float:
 
 def help_on(overrides: list[str]) -> None:
     """Print every group and key."""
-    from heterolora.cli import help  # and pydantic, which a run does not need before it is told
+    from heterolora.cli import help  # and pydantic, which --cfg does without
 
     help.show(overrides, Console())
 

@@ -10,28 +10,26 @@ from heterolora import network
 from heterolora.config.schema import Config
 from heterolora.config.validation import Rule, problems_of_changes, validate
 from heterolora.errors import ConfigError, one_line
+from heterolora.training.precision import resolve_device, resolve_precision
 
 
 def prepare(cfg: DictConfig) -> Config:
     """Validate a composed configuration and settle what depends on the machine.
 
     Raises:
-        ConfigError: with all problems of the values and of the sections with each other; or, if
-            there are none, with all that only the model or the device shows.
+        ConfigError: with all problems.
     """
-    config = validate(_resolved(cfg), _rules(), _model_rules)
-    from heterolora.training.precision import resolve_device, resolve_precision
-
+    config = validate(_resolved(cfg), (*_rules(), *_model_rules()))
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     return config.model_copy(update={"device": str(device), "precision": precision})
 
 
 def check(cfg: DictConfig) -> None:
-    """Check what needs neither torch nor Transformers, which take seconds to import.
+    """Check all that needs neither torch nor Transformers, which take seconds to import.
 
     Raises:
-        ConfigError: with all problems of the values and of the sections with each other.
+        ConfigError: with all problems but those that only the model or the device shows.
     """
     validate(_resolved(cfg), _rules())
 
@@ -53,6 +51,7 @@ def changes(cfg: DictConfig, changed: Collection[str]) -> list[str]:
 
 
 def _rules() -> Sequence[Rule]:
+    """Return the rules that need neither torch nor Transformers."""
     from heterolora.config import engine_rules, rules, task_rules
 
     return (*rules.RULES, *task_rules.RULES, *engine_rules.RULES)

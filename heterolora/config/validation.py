@@ -19,17 +19,12 @@ Rule = Callable[..., Iterable[str]]
 sections that it reads; it is applied if these are valid by themselves."""
 
 
-def validate(
-    raw: Mapping[str, Any],
-    rules: Sequence[Rule],
-    later: Callable[[], Sequence[Rule]] = tuple,
-) -> Config:
+def validate(raw: Mapping[str, Any], rules: Sequence[Rule]) -> Config:
     """Check a composed configuration as a whole, and type it.
 
     Args:
         raw: the configuration as plain, resolved values.
         rules: checks across sections, made in addition to those of the schema.
-        later: returns more of them, that take seconds to import; called if nothing is wrong.
 
     Returns:
         The typed configuration. With a strategy that never searches, `proxy` and `selection` are
@@ -39,9 +34,8 @@ def validate(
         ConfigError: with every problem found, one line each.
     """
     sections, problems = _sections(raw, Config.model_fields)
-    problems += [problem for rule in rules for problem in _asked(rule, sections)]
-    if not problems:
-        problems += [problem for rule in later() for problem in _asked(rule, sections)]
+    for rule in rules:
+        problems.extend(_asked(rule, sections))
     if problems:
         raise ConfigError(problems)
     if not sections["strategy"].build().searches:

@@ -1,13 +1,14 @@
 """A search: score all sites, select, apply."""
 
+from __future__ import annotations
+
 import logging
 import random
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from heterolora.adapters import Ranked
 from heterolora.allocation import Pool, Selection, Top, select_pools
 from heterolora.losses import Autocast, Loss, default_loss
 from heterolora.proxies import Proxy
@@ -15,6 +16,9 @@ from heterolora.proxies.base import Examples
 from heterolora.proxies.spectral import candidates
 from heterolora.state import Stateful, stateful
 from heterolora.streams import python_generator
+
+if TYPE_CHECKING:
+    from heterolora.adapters import Ranked
 
 logger = logging.getLogger(__name__)
 
