@@ -10,12 +10,12 @@ from conftest import CONF, CommandLine, composed, edited, problems
 from torch import nn
 
 from heterolora.adapters import Adapters
+from heterolora.adapters.bottleneck import Bottleneck
 from heterolora.build import build_adapters, build_budget
 from heterolora.config import checkpoints as located
 from heterolora.config import identity, prepare
 from heterolora.data import sources
 from heterolora.errors import ModelError
-from heterolora.adapters.bottleneck import Bottleneck
 from heterolora.records.record import read_rows
 from heterolora.training.trainer import Trainer
 
