@@ -60,7 +60,7 @@ class Settings:
     """
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = _hints(type(self))
         for one in fields(self):
             value = getattr(self, one.name)
             hint = hints[one.name]
@@ -79,6 +79,12 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Return name and settings as plain values."""
         return {"name": self.name} | {f.name: getattr(self, f.name) for f in settable(type(self))}
+
+
+@functools.cache
+def _hints(kind: type[Settings]) -> dict[str, Any]:
+    """Return the types of the fields of a class."""
+    return get_type_hints(kind)
 
 
 def class_in(package: str, name: str, kind: Any = Settings) -> Any:

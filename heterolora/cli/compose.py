@@ -45,7 +45,7 @@ def offer_plugins() -> None:
     """
     if not added_by():
         return
-    from heterolora.config import plugins  # and torch, which --help does without
+    from heterolora.config import plugins  # and what these packages import
 
     for group, name, values in plugins.offered():
         ConfigStore.instance().store(group=group, name=name, node=values)

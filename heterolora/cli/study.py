@@ -125,7 +125,7 @@ def best_arms(table: Table, output: Path, common: Sequence[str]) -> Iterator[Map
 
 def arms(key: str, common: Sequence[str]) -> dict[tuple[tuple[str, str], ...], dict[str, str]]:
     """For each arm of an experiment, by its overrides, the identity at each value of `key`."""
-    from heterolora.config import identity  # and torch, which --help does without
+    from heterolora.config import identity  # and its schema, which --help does without
     from heterolora.preparing import prepare
 
     found: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
