@@ -51,6 +51,10 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
+"""Returns the types of the fields of a class."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """A frozen dataclass that checks its own fields.
@@ -79,12 +83,6 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Return name and settings as plain values."""
         return {"name": self.name} | {f.name: getattr(self, f.name) for f in settable(type(self))}
-
-
-@functools.cache
-def _hints(kind: type[Settings]) -> dict[str, Any]:
-    """Return the types of the fields of a class."""
-    return get_type_hints(kind)
 
 
 def class_in(package: str, name: str, kind: Any = Settings) -> Any:

@@ -129,6 +129,8 @@ def section(settings: type[Settings], group: str, name: str) -> type[PluginConfi
         __base__=chosen.base,
         __doc__=settings.__doc__,
         __module__=settings.__module__,
+        # Each field has its description; pydantic would look for one in the source of all callers.
+        __cls_kwargs__={"use_attribute_docstrings": False},
         **fields,
     )
     made.settings = settings
