@@ -118,7 +118,7 @@ def single(cfg: DictConfig) -> float:
     from heterolora.config import check  # and pydantic, which --cfg does without
 
     screen = Screen(own_display())
-    if "torch" not in sys.modules:  # which takes its time
+    if "torch" not in sys.modules:  # importing it takes seconds
         if first():
             screen.say(beginning(cfg))
         check(cfg)
