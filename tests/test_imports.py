@@ -1,6 +1,7 @@
 """The floors of the package, and its sizes, read from the source itself."""
 
 import ast
+import functools
 import json
 import os
 import re
@@ -58,10 +59,21 @@ FILES = {str(path.relative_to(ROOT)): path for path in (ROOT / "heterolora").rgl
 LINES, FUNCTION_LINES = 400, 60
 
 
-def imports(path: Path, root: Path = ROOT) -> Iterator[str]:
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    """The syntax of a file, which several tests read."""
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def imports(path: Path, root: Path = ROOT) -> tuple[str, ...]:
     """The full name of everything that a file imports, wherever in the file it does."""
+    return tuple(_imports(path, root))
+
+
+def _imports(path: Path, root: Path) -> Iterator[str]:
     package = list(path.relative_to(root).with_suffix("").parts[:-1])
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -179,7 +191,7 @@ def test_files_and_functions_are_short(file: str) -> None:
     text = FILES[file].read_text()
     assert len(text.splitlines()) <= LINES
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree(FILES[file])):
         if isinstance(node, functions) and node.end_lineno is not None:
             assert node.end_lineno - node.lineno < FUNCTION_LINES, node.name
 
