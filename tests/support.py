@@ -1,9 +1,14 @@
 """Objects that several test files build: tasks, loaded checkpoints, subjects, proxies."""
 
-from collections.abc import Iterable
+import copy
+import functools
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from conftest import composed
 
@@ -19,6 +24,30 @@ from heterolora.sites import Site
 from heterolora.tasks import Encoded
 
 RANK, ALPHA = 2, 16
+
+
+def covering(
+    *factors: Sequence[Any], times: int = 1, also: Iterable[tuple[Any, ...]] = ()
+) -> list[Any]:
+    """The full product for `parametrize`, most of it marked `exhaustive`.
+
+    What is not marked has every value of every factor at least `times` times, each time beside
+    other values of the next factor, and the cases of `also`.
+    """
+    longest = max(map(len, factors))
+    chosen = {
+        tuple((turn + shift * place) % len(factor) for place, factor in enumerate(factors))
+        for shift in range(times)
+        for turn in range(longest)
+    }
+    chosen |= {tuple(f.index(v) for f, v in zip(factors, case, strict=True)) for case in also}
+    return [
+        pytest.param(
+            *(factor[index] for factor, index in zip(factors, case, strict=True)),
+            marks=() if case in chosen else pytest.mark.exhaustive,
+        )
+        for case in itertools.product(*(range(len(factor)) for factor in factors))
+    ]
 
 
 def task(**changes: object) -> TaskConfig:
@@ -48,13 +77,40 @@ def checkpoint(path: Path) -> ModelConfig:
     return ModelConfig(name="tiny", path=str(path), revision=None)
 
 
-def load(path: Path, seed: int = 0) -> Loaded:
+def read(path: Path, seed: int = 0) -> Loaded:
+    """A checkpoint with the head of `task()`, from its files."""
     return checkpoints.load(checkpoint(path), task().build(), seed)
+
+
+@functools.cache
+def _read_once(path: Path, seed: int, state: frozenset[tuple[str, int, int]]) -> Loaded:
+    return read(path, seed)
+
+
+def _kept(path: Path, seed: int = 0) -> Loaded:
+    """A checkpoint that was read once, and again only if its files have changed: not to touch."""
+    files = ((file.name, file.stat()) for file in path.iterdir())
+    state = frozenset((name, stat.st_mtime_ns, stat.st_size) for name, stat in files)
+    return _read_once(path, seed, state)
+
+
+def load(path: Path, seed: int = 0) -> Loaded:
+    """As `read`, but a copy of what was read once; the tokenizer is shared."""
+    kept = _kept(path, seed)
+    return copy.deepcopy(kept, {id(shared): shared for shared in (kept.tokenizer, kept.family)})
+
+
+@functools.cache
+def proxy_settings() -> Mapping[str, Mapping[str, object]]:
+    """The settings of every proxy: those under conf/proxy and of other packages, composed once."""
+    names = plugins.choices("proxy")
+    all_of_them = composed(*(f"+proxy@importance.{name}={name}" for name in names)).importance
+    return {name: dict(all_of_them[name]) for name in names}
 
 
 def proxy_section(name: str, **changes: object) -> ProxyConfig:
     """That of conf/proxy/<name>.yaml, with 3 batches of 4 if it takes any."""
-    settings = dict(composed(f"proxy={name}").proxy) | changes
+    settings = {**proxy_settings()[name], **changes}
     if "num_batches" in settings:
         settings |= {"num_batches": 3, "batch_size": 4}
     section = plugins.find("proxy", name)
@@ -87,17 +143,23 @@ def space(**changes: object) -> Space:
     return Space(**(settings | changes))
 
 
-def subject(path: Path, pairs: Path, seed: int = 0, searched: Space | None = None) -> Subject:
-    loaded = load(path)
+@functools.cache
+def _training(path: Path, pairs: Path) -> tuple[Encoded, Loss]:
+    """The training pairs, encoded for a checkpoint: nobody changes them."""
+    loaded = _kept(path)
     of_pairs = task(path=str(pairs), sentences=("sentence1", "sentence2"))
     made = of_pairs.build()
-    examples = made.encode(
-        sources.load(of_pairs, "train"), loaded.tokenizer, loaded.positions, torch.device("cpu")
-    )
+    rows = sources.load(of_pairs, "train")
+    encoded = made.encode(rows, loaded.tokenizer, loaded.positions, torch.device("cpu"))
+    return encoded, made.loss
+
+
+def subject(path: Path, pairs: Path, seed: int = 0, searched: Space | None = None) -> Subject:
+    loaded = load(path)
     adapters = architectures.wire(
         loaded.model, loaded.family, searched or space(), loaded.head, seed
     )
-    return Subject(adapters, examples, made.loss)
+    return Subject(adapters, *_training(path, pairs))
 
 
 def matrices(adapters: Adapters) -> list[torch.nn.Parameter]:

@@ -8,7 +8,18 @@ from collections.abc import Iterator
 import pytest
 import torch
 from conftest import CONF, LAYOUTS, MODELS, WIRINGS, composed, tiny_tokenizer, write_parquet
-from support import RANK, Subject, configured, randomize, space, subject, switch_on, task
+from support import (
+    RANK,
+    Subject,
+    configured,
+    covering,
+    proxy_settings,
+    randomize,
+    space,
+    subject,
+    switch_on,
+    task,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -31,8 +42,9 @@ DISTINCT = {"constant": 1, "eva": 3}
 """How many scores differ, where not all do: q and v of a layer have the same input, EVA's."""
 
 
-@every_proxy
-@pytest.mark.parametrize("family", LAYOUTS)
+@pytest.mark.parametrize(
+    ("name", "family"), covering(ALL, LAYOUTS, times=3, also=[("synflow", "modernbert")])
+)
 def test_a_finite_score_for_each_site(name, family, checkpoints, pairs) -> None:
     here = subject(checkpoints[family], pairs)
     scores = here.scores(configured(name))
@@ -111,12 +123,10 @@ def test_the_allocation_at_the_time_does_not_matter(name, checkpoints, pairs) ->
     assert here.scores(configured(name)) == everything
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in ALL if "micro_batch_size" in composed(f"proxy={n}").proxy]
-)
-@pytest.mark.parametrize(
-    "family", [*WIRINGS[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in WIRINGS[2:])]
-)
+IN_MICRO_BATCHES = [name for name in ALL if "micro_batch_size" in proxy_settings()[name]]
+
+
+@pytest.mark.parametrize(("name", "family"), covering(IN_MICRO_BATCHES, WIRINGS, times=2))
 def test_micro_batches_do_not_matter(name, family, checkpoints, pairs) -> None:
     here = subject(checkpoints[family], pairs)
     randomize(here.adapters)
@@ -164,13 +174,10 @@ def test_snip_is_the_gradient_of_a_mask(checkpoints, pairs) -> None:
     model = here.adapters.model.double().eval()
 
     def loss() -> float:
-        total = 0.0
-        for start in (0, 4, 8):
-            batch = here.examples.batch(range(start, start + 4))
-            labels = batch.pop("labels")
-            with torch.no_grad():
-                total += F.cross_entropy(model(**batch).logits, labels).item()
-        return total
+        batch = here.examples.batch(range(12))
+        labels = batch.pop("labels")
+        with torch.no_grad():  # the means of three batches of 4, summed
+            return F.cross_entropy(model(**batch).logits, labels, reduction="sum").item() / 4
 
     site = here.adapters.sites[1]
     adapter = here.adapters[site]
@@ -186,8 +193,10 @@ def test_snip_is_the_gradient_of_a_mask(checkpoints, pairs) -> None:
     assert scores[site] == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("objective", ["loss", "output"])
-@pytest.mark.parametrize("family", [name for name in MODELS if name != "gemma2"])
+@pytest.mark.parametrize(
+    ("objective", "family"),
+    covering(["loss", "output"], [name for name in MODELS if name != "gemma2"]),
+)
 def test_synflow_by_its_formula(objective, family, checkpoints, pairs) -> None:
     here = subject(checkpoints[family], pairs)
     randomize(here.adapters)
@@ -198,9 +207,9 @@ def test_synflow_by_its_formula(objective, family, checkpoints, pairs) -> None:
         parameter.requires_grad_(True)
     length = max(len(row) for row in here.examples.features["input_ids"][:12])
     ones = torch.ones(1, length, model.get_input_embeddings().embedding_dim).double()
+    logits = model(inputs_embeds=ones, attention_mask=torch.ones(1, length)).logits
     total = 0.0
-    for label in here.examples.labels[:12]:
-        logits = model(inputs_embeds=ones, attention_mask=torch.ones(1, length)).logits
+    for label in here.examples.labels[:12]:  # each of an input of ones, and so of these logits
         loss = F.cross_entropy(logits, label[None]) / 4
         total = total + (loss if objective == "loss" else logits.sum() / 12)
     total.backward()
