@@ -31,16 +31,19 @@ def covering(
 ) -> list[Any]:
     """The full product for `parametrize`, most of it marked `exhaustive`.
 
-    What is not marked has every value of every factor at least `times` times, each time beside
-    other values of the next factor, and the cases of `also`.
+    What is not marked is `times` cases with each value of the longest factor, which go through the
+    values of the other factors in turn, and the cases of `also`.
     """
-    longest = max(map(len, factors))
-    chosen = {
-        tuple((turn + shift * place) % len(factor) for place, factor in enumerate(factors))
-        for shift in range(times)
-        for turn in range(longest)
-    }
-    chosen |= {tuple(f.index(v) for f, v in zip(factors, case, strict=True)) for case in also}
+    main = max(range(len(factors)), key=lambda place: len(factors[place]))
+    chosen = {tuple(f.index(v) for f, v in zip(factors, case, strict=True)) for case in also}
+    for turn, shift in itertools.product(range(len(factors[main])), range(times)):
+        case, stride = [], 1
+        for place, factor in enumerate(factors):
+            case.append(turn if place == main else (turn // stride + shift) % len(factor))
+            stride *= 1 if place == main else len(factor)
+        chosen.add(tuple(case))
+    for place, factor in enumerate(factors):
+        assert {case[place] for case in chosen} == {*range(len(factor))}
     return [
         pytest.param(
             *(factor[index] for factor, index in zip(factors, case, strict=True)),
@@ -101,16 +104,16 @@ def load(path: Path, seed: int = 0) -> Loaded:
 
 
 @functools.cache
-def proxy_settings() -> Mapping[str, Mapping[str, object]]:
-    """The settings of every proxy: those under conf/proxy and of other packages, composed once."""
-    names = plugins.choices("proxy")
-    all_of_them = composed(*(f"+proxy@importance.{name}={name}" for name in names)).importance
-    return {name: dict(all_of_them[name]) for name in names}
+def settings_of(group: str) -> Mapping[str, Mapping[str, Any]]:
+    """The settings of every choice in a group: under conf or of other packages, composed once."""
+    names = plugins.choices(group)
+    every = composed(*(f"+{group}@importance.{name}={name}" for name in names)).importance
+    return {name: dict(every[name]) for name in names}
 
 
 def proxy_section(name: str, **changes: object) -> ProxyConfig:
     """That of conf/proxy/<name>.yaml, with 3 batches of 4 if it takes any."""
-    settings = {**proxy_settings()[name], **changes}
+    settings = {**settings_of("proxy")[name], **changes}
     if "num_batches" in settings:
         settings |= {"num_batches": 3, "batch_size": 4}
     section = plugins.find("proxy", name)

@@ -1,5 +1,8 @@
 """Dynamic allocation in a Trainer of Transformers, on a PEFT model."""
 
+import copy
+import functools
+import gc
 import json
 import os
 import random
@@ -14,6 +17,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from support import covering
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, SequentialSampler
 from transformers import (
@@ -44,10 +48,24 @@ def rows() -> list[dict[str, Any]]:
     ]
 
 
-def model(path: Path, dropout: float = 0.0, **settings: Any) -> nn.Module:
+@pytest.fixture(autouse=True, scope="module")
+def _little_to_collect() -> Iterator[None]:
+    """A Trainer collects garbage at its end, which need not look at all that was imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@functools.cache
+def classifier(path: Path, dropout: float) -> nn.Module:
     torch.manual_seed(0)
     options = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    base = AutoModelForSequenceClassification.from_pretrained(path, **options)
+    return AutoModelForSequenceClassification.from_pretrained(path, **options)
+
+
+def model(path: Path, dropout: float = 0.0, **settings: Any) -> nn.Module:
+    base = copy.deepcopy(classifier(path, dropout))
+    torch.manual_seed(0)
     settings = {"r": CAPACITY, "lora_alpha": 8, "target_modules": ["query", "value"]} | settings
     return get_peft_model(base, LoraConfig(task_type="SEQ_CLS", **settings))
 
@@ -61,7 +79,7 @@ def arguments(folder: Path, **changes: Any) -> TrainingArguments:
         "weight_decay": 0.1,
         "lr_scheduler_type": "constant",
         "max_grad_norm": 0.0,
-        "save_strategy": "epoch",
+        "save_strategy": "no",
         "logging_steps": 2,
         "report_to": [],
         "use_cpu": True,
@@ -257,7 +275,7 @@ def test_a_checkpoint_loads_as_it_was_trained(checkpoints: dict[str, Path], tmp_
 
     back = callback()
     lora = model(checkpoints["bert"])
-    trainer(lora, arguments(tmp_path), back, Remember()).train()
+    trainer(lora, arguments(tmp_path, save_strategy="epoch"), back, Remember()).train()
     assert sorted(seen) == [STEPS, 2 * STEPS, 3 * STEPS]
     for step, expected in seen.items():
         base = model(checkpoints["bert"]).unload()
@@ -299,12 +317,12 @@ def test_a_training_that_is_resumed_ends_the_same(
     checkpoints: dict[str, Path],
     tmp_path: Path,
 ) -> None:
-    settings = {"save_strategy": "steps", "save_steps": 3, "max_grad_norm": 1.0}
+    saving = {"save_strategy": "steps", "save_steps": 3}
     whole, whole_back = (
         model(checkpoints["bert"], dropout=0.1),
         callback(proxy="constant", strategy=strategy),
     )
-    trainer(whole, arguments(tmp_path / "whole", **settings), whole_back).train()
+    trainer(whole, arguments(tmp_path / "whole", max_grad_norm=1.0), whole_back).train()
 
     class Stop(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -313,7 +331,7 @@ def test_a_training_that_is_resumed_ends_the_same(
     first = model(checkpoints["bert"], dropout=0.1)
     trainer(
         first,
-        arguments(tmp_path / "parts", **settings),
+        arguments(tmp_path / "parts", max_grad_norm=1.0, **saving),
         callback(proxy="constant", strategy=strategy),
         Stop(),
     ).train()
@@ -321,7 +339,7 @@ def test_a_training_that_is_resumed_ends_the_same(
         model(checkpoints["bert"], dropout=0.1),
         callback(proxy="constant", strategy=strategy),
     )
-    trainer(again, arguments(tmp_path / "parts", **settings), back).train(
+    trainer(again, arguments(tmp_path / "parts", max_grad_norm=1.0, **saving), back).train(
         resume_from_checkpoint=True
     )
     for name, tensor in trained(whole).items():
@@ -363,7 +381,8 @@ def test_until_the_first_search_every_adapter_has_the_starting_rank(
 def test_a_checkpoint_without_ranks_is_refused(
     checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    trainer(model(checkpoints["bert"]), arguments(tmp_path, num_train_epochs=1)).train()
+    args = arguments(tmp_path, num_train_epochs=1, save_strategy="epoch")
+    trainer(model(checkpoints["bert"]), args).train()
     with pytest.raises(ModelError, match="the checkpoint of step 6 has no ranks"):
         trainer(model(checkpoints["bert"]), arguments(tmp_path), callback()).train(
             resume_from_checkpoint=True
@@ -391,7 +410,7 @@ def test_without_a_trace_on_the_random_numbers(
 ) -> None:
     """All on, as without it: the searches draw from streams of their own."""
     alone, beside = (model(checkpoints["bert"], dropout=0.1) for _ in range(2))
-    args = arguments(tmp_path, num_train_epochs=1, save_strategy="no")
+    args = arguments(tmp_path, num_train_epochs=1)
     trainer(alone, args).train()
     trainer(beside, args, callback(budget_rank=CAPACITY)).train()
     for name, tensor in trained(alone).items():
@@ -405,7 +424,7 @@ def test_a_stream_without_length(checkpoints: dict[str, Path], tmp_path: Path) -
                 yield from rows()
 
     back = callback(strategy=hl.strategies.Dynamic(searches_per_epoch=2))
-    args = arguments(tmp_path, max_steps=8, save_strategy="no")
+    args = arguments(tmp_path, max_steps=8)
     Trainer(
         model=model(checkpoints["bert"]), args=args, train_dataset=Stream(), callbacks=[back]
     ).train()
@@ -417,7 +436,7 @@ def test_a_stream_without_length(checkpoints: dict[str, Path], tmp_path: Path) -
 
 def test_what_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     def train(lora: nn.Module, **changes: Any) -> None:
-        trainer(lora, arguments(tmp_path, save_strategy="no"), callback(**changes)).train()
+        trainer(lora, arguments(tmp_path), callback(**changes)).train()
 
     path = checkpoints["bert"]
     with pytest.raises(ModelError, match="BertForSequenceClassification: is not a PEFT model"):
@@ -467,14 +486,15 @@ def test_adapters_that_were_trained_before_go_on(
     assert sum(not p.any() for n, p in lora.named_parameters() if "lora_B" in n) == 3
 
 
-@pytest.mark.parametrize("optim", ["adamw_torch", "sgd", "adafactor"])
-@pytest.mark.parametrize("trained_before", [False, True])
+@pytest.mark.parametrize(
+    ("trained_before", "optim"), covering([True, False], ["adamw_torch", "sgd", "adafactor"])
+)
 def test_ranks_come_and_go_under_any_optimizer(
     trained_before: bool, optim: str, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     lora = model(checkpoints["bert"], init_lora_weights=not trained_before)
     back = callback(selection="proportional", proxy=Shaken())
-    args = arguments(tmp_path, save_strategy="no", optim=optim)
+    args = arguments(tmp_path, optim=optim)
     trainer(lora, args, back, Watch(back)).train()
     assert len({json.dumps(row["ranks"]) for row in back.searches}) > 3
 
@@ -487,7 +507,7 @@ def test_a_training_that_was_broken_off_leaves_nothing_behind(
             if state.global_step == 4:
                 raise KeyboardInterrupt
 
-    args = arguments(tmp_path, num_train_epochs=1, save_strategy="no")
+    args = arguments(tmp_path, num_train_epochs=1)
     lora, back = model(checkpoints["bert"]), callback(proxy="constant")
     with pytest.raises(KeyboardInterrupt):
         trainer(lora, args, back, Break()).train()
@@ -505,7 +525,7 @@ def test_a_second_training_goes_on_from_the_first(
 ) -> None:
     """A Trainer keeps its optimizer, and with it what is off."""
     lora, back = model(checkpoints["bert"]), callback(proxy="constant")
-    run = trainer(lora, arguments(tmp_path, save_strategy="no"), back)
+    run = trainer(lora, arguments(tmp_path), back)
     run.train()
     whole = {site: adapter.matrices[1] for site, adapter in back._sites.items()}
     assert any(not torch.equal(b, back._sites[site].B) for site, b in whole.items())
@@ -538,7 +558,7 @@ def test_a_stream_with_a_length_and_batches_of_the_trainer(
             sizes.extend(len(batch["labels"]) for batch in batches)
             return super().scores(adapters, batches, *args)
 
-    args = arguments(tmp_path, save_strategy="no", per_device_train_batch_size=4)
+    args = arguments(tmp_path, per_device_train_batch_size=4)
     given = {"model": model(checkpoints["bert"]), "args": args, "train_dataset": Stream()}
     Trainer(**given, callbacks=[callback(proxy=Sizes(), strategy="static")]).train()
     assert sizes == [4] * (ROWS // 4)
@@ -561,7 +581,7 @@ class Own(hl.proxies.Proxy):
 
 path, out = Path(sys.argv[1]), Path(sys.argv[2])
 lora, back = model(path), callback(proxy=Own(), selection="proportional")
-args = arguments(out, num_train_epochs=1, save_strategy="no", per_device_train_batch_size=4)
+args = arguments(out, num_train_epochs=1, per_device_train_batch_size=4)
 Trainer(model=lora, args=args, train_dataset=rows(), callbacks=[back]).train()
 sums = {n: p.double().sum().item() for n, p in lora.named_parameters() if "lora_" in n}
 found = {"ranks": [row["ranks"] for row in back.searches], "sums": sums}

@@ -1,11 +1,14 @@
 """The contract of every family on models with any head and with none."""
 
 import copy
+import functools
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
 from conftest import ENCODERS, LORA_ONLY, MODELS, WIRINGS, WITH_SHORTCUTS
-from support import load, randomize, space, switch_on
+from support import covering, load, randomize, space, switch_on
 from torch import Tensor
 from transformers import (
     AutoModel,
@@ -14,6 +17,7 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    PretrainedConfig,
     PreTrainedModel,
 )
 
@@ -44,13 +48,30 @@ HEADS = {
 
 every_head = pytest.mark.parametrize(("head", "family"), HEADS, ids="-".join)
 each_wiring = pytest.mark.parametrize("family", WIRINGS)
-either = pytest.mark.parametrize("stacked", [False, True], ids=["lora", "shortcuts"])
+
+
+def with_and_without_shortcuts(heads: Iterable[tuple[str, str]]) -> list[Any]:
+    """Each head and family with LoRA alone or with shortcuts too, in turn; else `exhaustive`."""
+    cases = []
+    for index, (head, family) in enumerate(heads):
+        ways = [False] if family in LORA_ONLY else [False, True]
+        for stacked in ways:
+            marks = () if stacked == ways[index % len(ways)] else pytest.mark.exhaustive
+            name = f"{head}-{family}-{'shortcuts' if stacked else 'lora'}"
+            cases.append(pytest.param(head, family, stacked, marks=marks, id=name))
+    return cases
+
+
+@functools.cache
+def config_of(family: str) -> PretrainedConfig:
+    return MODELS[family]().config
 
 
 def built(head: str, family: str) -> PreTrainedModel:
     """A model as a user has it: of random weights, in evaluation mode."""
+    config = copy.deepcopy(config_of(family))
     torch.manual_seed(0)
-    model = CLASSES[head].from_config(MODELS[family]().config)
+    model = CLASSES[head].from_config(config)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape)  # norms and biases with a say
     return model.eval()
@@ -83,11 +104,8 @@ def output(model: PreTrainedModel, head: str) -> Tensor:
     return tensor
 
 
-@either
-@every_head
+@pytest.mark.parametrize(("head", "family", "stacked"), with_and_without_shortcuts(HEADS))
 def test_zero_adapters_change_no_bit_and_off_equals_absent(head, family, stacked) -> None:
-    if stacked and family in LORA_ONLY:
-        pytest.skip("it cannot have shortcuts")
     model = built(head, family)
     base = output(copy.deepcopy(model), head)
     adapters = wired(model, stacked)
@@ -110,18 +128,15 @@ TRAINED = {
 
 
 @every_head
-def test_the_head_is_what_is_outside_the_base_but_no_language_models(head, family) -> None:
+def test_layers_are_found_and_the_head_is_outside_the_base_but_no_language_models(
+    head, family
+) -> None:
     model = built(head, family)
+    assert len(layers_of(model, family_of(model))) == 3
     expected = [n for n, _ in model.named_parameters() if n.startswith(TRAINED.get(head, ("?",)))]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert [names[id(parameter)] for parameter in head_of(model)] == expected
     assert bool(expected) is (head in TRAINED)
-
-
-@every_head
-def test_layers_are_found(head, family) -> None:
-    model = built(head, family)
-    assert len(layers_of(model, family_of(model))) == 3
 
 
 def test_a_part_of_a_model_is_refused_in_one_line() -> None:
@@ -131,9 +146,10 @@ def test_a_part_of_a_model_is_refused_in_one_line() -> None:
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("asked_before", [False, True])
-@pytest.mark.parametrize("head", ["classification", "bare"])
-@pytest.mark.parametrize("family", WITH_SHORTCUTS)
+@pytest.mark.parametrize(
+    ("family", "head", "asked_before"),
+    covering(WITH_SHORTCUTS, ["classification", "bare"], [False, True], times=2),
+)
 def test_hidden_states_and_attentions_are_those_of_the_plain_model(
     family, head, asked_before
 ) -> None:
@@ -165,12 +181,13 @@ def test_hidden_states_are_recorded_once_under_checkpointing(family) -> None:
     assert len(found.hidden_states) == 4
 
 
-@either
-@pytest.mark.parametrize("head", ["classification", "causal"])
-@pytest.mark.parametrize("family", DECODERS)
-def test_a_wired_decoder_keeps_no_cache_unless_asked(family, head, stacked) -> None:
-    if stacked and family in LORA_ONLY:
-        pytest.skip("it cannot have shortcuts")
+@pytest.mark.parametrize(
+    ("head", "family", "stacked"),
+    with_and_without_shortcuts(
+        (head, family) for head in ("classification", "causal") for family in DECODERS
+    ),
+)
+def test_a_wired_decoder_keeps_no_cache_unless_asked(head, family, stacked) -> None:
     model = built(head, family)
     assert model(**batch()).past_key_values is not None
     wired(model, stacked)

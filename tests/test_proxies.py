@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from conftest import CONF, LAYOUTS, MODELS, WIRINGS, composed, tiny_tokenizer, write_parquet
+from conftest import CONF, LAYOUTS, MODELS, WIRINGS, tiny_tokenizer, write_parquet
 from support import (
     RANK,
     Subject,
     configured,
     covering,
-    proxy_settings,
     randomize,
+    settings_of,
     space,
     subject,
     switch_on,
@@ -123,7 +123,7 @@ def test_the_allocation_at_the_time_does_not_matter(name, checkpoints, pairs) ->
     assert here.scores(configured(name)) == everything
 
 
-IN_MICRO_BATCHES = [name for name in ALL if "micro_batch_size" in proxy_settings()[name]]
+IN_MICRO_BATCHES = [name for name in ALL if "micro_batch_size" in settings_of("proxy")[name]]
 
 
 @pytest.mark.parametrize(("name", "family"), covering(IN_MICRO_BATCHES, WIRINGS, times=2))
@@ -273,9 +273,8 @@ def test_sites_that_are_drawn_once_stay(checkpoints, pairs) -> None:
 
 
 def test_synflow_is_refused_before_a_device_without_float64_is_used() -> None:
-    cfg = composed("proxy=synflow", "strategy=static")
-    proxy = plugins.find("proxy", "synflow")(**cfg.proxy)
-    static = plugins.find("strategy", "static")(**cfg.strategy)
+    proxy = plugins.find("proxy", "synflow")(**settings_of("proxy")["synflow"])
+    static = plugins.find("strategy", "static")(**settings_of("strategy")["static"])
     (line,) = model_rules.synflow_on_device(proxy, static, Device("mps"))
     assert line.startswith("proxy=synflow: computes in float64, which device=mps does not support")
     assert list(model_rules.synflow_on_device(proxy, static, Device("cpu"))) == []

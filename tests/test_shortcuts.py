@@ -9,8 +9,9 @@ import pytest
 import torch
 from appendix_d import Adapters as Given
 from appendix_d import Model
-from conftest import LORA_ONLY, WIRINGS, WITH_SHORTCUTS, composed
-from support import configured, load, matrices, randomize, subject, switch_on
+from conftest import CONF, LORA_ONLY, WIRINGS, WITH_SHORTCUTS, composed
+from omegaconf import OmegaConf
+from support import configured, covering, load, matrices, randomize, subject, switch_on
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -58,7 +59,10 @@ def space(
 
 
 def wired(
-    path: Path, renormalize: str, roles: tuple[str, ...] = SHORTCUT_ROLES
+    path: Path,
+    renormalize: str,
+    roles: tuple[str, ...] = SHORTCUT_ROLES,
+    lora: dict[str, int] | None = None,
 ) -> tuple[PreTrainedModel, Adapters]:
     """The untouched model in evaluation mode, and the same one with q, v and `roles`.
 
@@ -70,9 +74,8 @@ def wired(
         if "norm" in name.lower():
             parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
     plain = copy.deepcopy(loaded.model)
-    adapters = architectures.wire(
-        loaded.model, loaded.family, space(renormalize, roles), loaded.head, seed=0
-    )
+    searched = space(renormalize, roles, lora=lora)
+    adapters = architectures.wire(loaded.model, loaded.family, searched, loaded.head, seed=0)
     return plain, adapters
 
 
@@ -111,21 +114,19 @@ def test_state_has_the_same_names_in_every_family(family, checkpoints) -> None:
 
 
 @every_family
-@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(("roles", "off"), [(("res1", "res2"), ()), (SHORTCUT_ROLES, CROSS_LAYER)])
-def test_zero_adapters_give_the_plain_logits_exactly(
-    family, training, roles, off, checkpoints
-) -> None:
+def test_zero_adapters_give_the_plain_logits_exactly(family, roles, off, checkpoints) -> None:
     """A cross-layer shortcut that is on is followed by its norm, so these are off if post-norm."""
     plain, adapters = wired(checkpoints[family], "enabled", roles)
     if family in POST_NORM:
         switch_on(adapters, [site for site in adapters.sites if site.role not in off])
-    logits = []
-    for model in (plain, adapters.model):
-        model.train(training)
-        torch.manual_seed(0)  # dropout
-        logits.append(model(**batch()).logits)
-    assert torch.equal(*logits)
+    for training in (False, True):
+        logits = []
+        for model in (plain, adapters.model):
+            model.train(training)
+            torch.manual_seed(0)  # dropout
+            logits.append(model(**batch()).logits)
+        assert torch.equal(*logits), f"{training=}"
 
 
 @every_family
@@ -192,12 +193,16 @@ def run_by_hand(
     return model.layers(entered[0], batch()["attention_mask"]), leaves
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+BY_HAND = [*itertools.product(POST_NORM, ["always", "enabled"])]
+BY_HAND += [("opt-pre-norm", "always"), ("llama", "always")]
+
+
 @pytest.mark.parametrize(
-    ("family", "renormalize"),
+    ("family", "renormalize", "dtype"),
     [
-        *itertools.product(POST_NORM, ["always", "enabled"]),
-        *[("opt-pre-norm", "always"), ("llama", "always")],
+        *((*case, torch.float64) for case in BY_HAND),
+        (*BY_HAND[0], torch.float32),
+        *(pytest.param(*case, torch.float32, marks=pytest.mark.exhaustive) for case in BY_HAND[1:]),
     ],
 )
 def test_appendix_d_by_hand(family, renormalize, dtype, checkpoints) -> None:
@@ -233,8 +238,9 @@ def test_appendix_d_by_hand(family, renormalize, dtype, checkpoints) -> None:
             assert torch.allclose(ours, theirs, rtol=0, atol=10 * close * size), name
 
 
-@pytest.mark.parametrize("name", ["constant", "gradnorm", "snip", "synflow"])
-@each_wiring
+@pytest.mark.parametrize(
+    ("name", "family"), covering(["constant", "gradnorm", "snip", "synflow"], WIRINGS, times=2)
+)
 def test_every_proxy_scores_shortcuts_and_lora_in_one_pass(
     name, family, checkpoints, pairs
 ) -> None:
@@ -291,9 +297,11 @@ def test_stays_an_ordinary_module(family, checkpoints) -> None:
     assert torch.equal(twin(**batch()).logits, logits)
 
 
-@pytest.mark.parametrize("family", ["opt-post-norm", "llama"])
+@pytest.mark.parametrize("family", ["opt-post-norm", pytest.param("llama", marks=pytest.mark.slow)])
 def test_compiles_once_for_all_allocations(family, checkpoints) -> None:
-    _, adapters = wired(checkpoints[family], "enabled")
+    """With sites at every layer of a block."""
+    everywhere = dict.fromkeys(("q", "k", "v", "o", "up", "down"), RANK)
+    _, adapters = wired(checkpoints[family], "enabled", lora=everywhere)
     randomize(adapters)
     graphs = []
 
@@ -312,22 +320,25 @@ def test_compiles_once_for_all_allocations(family, checkpoints) -> None:
     assert counts[1:] == counts[:1] * 2
 
 
-@pytest.mark.parametrize("reentrant", [False, True])
 @each_wiring
-def test_gradient_checkpointing_changes_no_bit(family, reentrant, checkpoints) -> None:
+def test_gradient_checkpointing_changes_no_bit(family, checkpoints) -> None:
+    """Be it reentrant or not."""
+    _, adapters = wired(checkpoints[family], "always")
+    randomize(adapters)
+    model = adapters.model.train()
+    model.enable_input_require_grads()
     found = []
-    for checkpointing in (False, True):
-        _, adapters = wired(checkpoints[family], "always")
-        randomize(adapters)
-        model = adapters.model.train()
-        model.enable_input_require_grads()
-        if checkpointing:
+    for reentrant in (None, False, True):
+        if reentrant is not None:
             model.gradient_checkpointing_enable({"use_reentrant": reentrant})
         torch.manual_seed(0)
         logits = model(**batch(), use_cache=False).logits
+        model.zero_grad()
         logits.square().sum().backward()
-        found.append([logits, *(p.grad for p in matrices(adapters))])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        found.append([logits, *(matrix.grad for matrix in matrices(adapters))])
+    plain, *checkpointed = found
+    for other in checkpointed:
+        assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
 
 
 @each_wiring
@@ -412,20 +423,54 @@ BUDGETS = {"r2": 585_728, "r8": 2_342_912, "r32": 9_371_648}
 BUDGETS |= {"l24": 2_359_296, "l96": 9_437_184, "l2_s11": 2_336_768, "l2_s47": 9_340_928}
 
 
-@pytest.mark.parametrize("name", BUDGETS)
-def test_opt_350m_budgets(name: str) -> None:
-    """The counts of the paper, on a model of its shape without weights."""
-    lora_only = name.startswith("l") and "_s" not in name
-    searched = composed(f"search_space={'lora' if lora_only else 'lora_shortcuts'}").search_space
-    budget = composed(f"rank_budget={name}").rank_budget
-    adapters = opt_350m(budget.lora_rank, budget.shortcut_rank, tuple(searched.shortcuts))
-    assert len(adapters.sites) == (48 if lora_only else 143)
-    assert adapters.count == BUDGETS[name]
+@pytest.fixture(scope="module")
+def opt_350m() -> OPTForSequenceClassification:
+    """A model of its shape without weights, to be copied."""
+    config = OPTConfig(
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        ffn_dim=4096,
+        word_embed_proj_dim=512,
+        do_layer_norm_before=False,
+    )
+    with torch.device("meta"):
+        return OPTForSequenceClassification(config)
+
+
+def adapted(
+    plain: OPTForSequenceClassification, lora: int, shortcut: int, roles: tuple[str, ...]
+) -> Adapters:
+    model = copy.deepcopy(plain)
+    searched = space("always", roles, shortcut, {"q": lora, "v": lora})
+    with torch.device("meta"):
+        return architectures.wire(
+            model, FAMILIES["opt"], searched, model.score.parameters(), seed=0
+        )
+
+
+@pytest.mark.parametrize("lora_only", [False, True], ids=["lora_shortcuts", "lora"])
+def test_opt_350m_budgets(lora_only: bool, opt_350m: OPTForSequenceClassification) -> None:
+    """The counts of the paper: those of the files under conf/rank_budget."""
+    names = {name for name in BUDGETS if lora_only == (name in ("l24", "l96"))}
+    group = "lora" if lora_only else "lora_shortcuts"
+    searched = composed(f"search_space={group}").search_space
+    found = {}
+    for name in names:
+        budget = OmegaConf.load(CONF / "rank_budget" / f"{name}.yaml")
+        adapters = adapted(
+            opt_350m, budget.lora_rank, budget.shortcut_rank, tuple(searched.shortcuts)
+        )
+        assert len(adapters.sites) == (48 if lora_only else 143), name
+        found[name] = adapters.count
+    assert found == {name: BUDGETS[name] for name in names}
 
 
 @pytest.mark.parametrize(("pool", "shares"), [("combined", None), ("separated", (12, 24))])
-def test_opt_350m_at_enable_rate_a_quarter(pool: str, shares: tuple[int, int] | None) -> None:
-    adapters = opt_350m(8, 8, SHORTCUT_ROLES)
+def test_opt_350m_at_enable_rate_a_quarter(
+    pool: str, shares: tuple[int, int] | None, opt_350m: OPTForSequenceClassification
+) -> None:
+    adapters = adapted(opt_350m, 8, 8, SHORTCUT_ROLES)
     pools = make_pools(pool, adapters.unit_costs, dict.fromkeys(adapters.sites, 2))
     assert sum(pool.budget for pool in pools) == 585_728
     rng = random.Random(0)
@@ -438,26 +483,6 @@ def test_opt_350m_at_enable_rate_a_quarter(pool: str, shares: tuple[int, int] | 
     if shares is not None:
         kinds = [site.kind for site in made.enabled]
         assert (kinds.count("lora"), kinds.count("shortcut")) == shares
-
-
-def opt_350m(lora: int, shortcut: int, roles: tuple[str, ...]) -> Adapters:
-    config = OPTConfig(
-        hidden_size=1024,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        ffn_dim=4096,
-        word_embed_proj_dim=512,
-        do_layer_norm_before=False,
-    )
-    with torch.device("meta"):
-        model = OPTForSequenceClassification(config)
-        return architectures.wire(
-            model,
-            FAMILIES["opt"],
-            space("always", roles, shortcut, {"q": lora, "v": lora}),
-            model.score.parameters(),
-            seed=0,
-        )
 
 
 @pytest.mark.parametrize(

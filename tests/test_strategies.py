@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from conftest import composed
 from hypothesis import given
 from hypothesis import strategies as st
-from support import configured, randomize, subject
+from support import configured, randomize, settings_of, subject
 
 from heterolora.adapters import Adapters
 from heterolora.allocation import Pool, homogeneous_budget
@@ -29,7 +28,7 @@ ALL = plugins.choices("strategy")
 def configured_strategy(name: str, **changes: object) -> Strategy:
     section = plugins.find("strategy", name)
     assert section is not None
-    strategy = section(**(dict(composed(f"strategy={name}").strategy) | changes)).build()
+    strategy = section(**{**settings_of("strategy")[name], **changes}).build()
     assert isinstance(strategy, Strategy)
     return strategy
 
