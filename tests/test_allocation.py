@@ -30,6 +30,7 @@ from heterolora.settings import added, class_in, names_in
 from heterolora.sites import ROLES, Site
 
 patiently = settings(deadline=None)
+fewer = settings(deadline=None, max_examples=40)  # where to draw an example is dear
 Problem = tuple[dict[Site, float], dict[Site, int], int]
 
 
@@ -226,7 +227,7 @@ def test_scores_that_are_not_finite_are_an_error(bad: float) -> None:
     assert f"layers.0.v = {bad}" in message
 
 
-@patiently
+@fewer
 @given(problems(), st.integers(0, 2**32))
 def test_a_budget_nearest_to_nothing_is_an_error(problem: Problem, seed: int) -> None:
     scores, costs, _ = problem
@@ -248,7 +249,7 @@ def mixed(draw: st.DrawFn) -> tuple[dict[Site, float], dict[Site, int], dict[Sit
     return scores, unit, {site: rank[site.kind] for site in where}
 
 
-@patiently
+@fewer
 @given(mixed(), st.sampled_from(["combined", "separated"]))
 def test_pools_part_the_sites_and_the_budget(problem, kind: str) -> None:
     _, unit, ranks = problem
@@ -265,7 +266,7 @@ def test_pools_part_the_sites_and_the_budget(problem, kind: str) -> None:
         assert len(made) == len({site.kind for site in unit})
 
 
-@patiently
+@fewer
 @given(mixed(), st.integers(0, 2**32))
 def test_a_combined_pool_is_one_selection(problem, seed: int) -> None:
     scores, unit, ranks = problem
@@ -275,7 +276,7 @@ def test_a_combined_pool_is_one_selection(problem, seed: int) -> None:
     assert select_pools(scores, costs, made, random.Random(seed)) == alone
 
 
-@patiently
+@fewer
 @given(mixed(), st.integers(1, 4), st.integers(0, 2**32))
 def test_separated_kinds_do_not_see_each_other(problem, share: int, seed: int) -> None:
     """Each kind is nearest to its own budget; raising all scores of one changes no choice."""
@@ -347,70 +348,59 @@ def sized(draw: st.DrawFn) -> tuple[Candidates, int]:
     return candidates, draw(st.integers(max(floors, largest), whole + 50))
 
 
-@every_selection
-@patiently
-@given(problem=sized(), seed=st.integers(0, 2**32))
-def test_ranks_are_within_capacity_and_counted(selection, problem, seed: int) -> None:
-    candidates, budget = problem
-    made = selection.select(candidates, budget, random.Random(seed))
-    assert list(made.ranks) == list(candidates.scores)
-    floor = selection.floor
+def within_capacity_and_counted(
+    selection: Selection, problem: Candidates, made: Allocation
+) -> None:
+    assert list(made.ranks) == list(problem.scores)
     for site, rank in made.ranks.items():
         assert isinstance(rank, int)
-        assert floor <= rank <= candidates.capacities[site]
-    counted = sum(rank * candidates.unit_costs[site] for site, rank in made.ranks.items())
+        assert selection.floor <= rank <= problem.capacities[site]
+    counted = sum(rank * problem.unit_costs[site] for site, rank in made.ranks.items())
     assert made.parameters == counted
     assert made.enabled == {site for site, rank in made.ranks.items() if rank > 0}
 
 
-@every_selection
-@patiently
-@given(problem=sized(), seed=st.integers(0, 2**32))
-def test_a_selection_is_its_generators_alone(selection, problem, seed: int) -> None:
+def its_generators_alone(
+    selection: Selection, problem: Candidates, budget: int, made: Allocation, seed: int
+) -> None:
     """The order of the scores does not matter, and one draw is made whatever the scores are."""
-    candidates, budget = problem
-    backwards = replace(candidates, scores=dict(reversed(candidates.scores.items())))
-    flat = replace(candidates, scores=dict.fromkeys(candidates.scores, 1.0))
+    backwards = replace(problem, scores=dict(reversed(problem.scores.items())))
+    flat = replace(problem, scores=dict.fromkeys(problem.scores, 1.0))
     generators = [random.Random(seed) for _ in range(3)]
-    made, again, _ = (
+    same, again, _ = (
         selection.select(one, budget, rng)
-        for one, rng in zip((candidates, backwards, flat), generators, strict=True)
+        for one, rng in zip((problem, backwards, flat), generators, strict=True)
     )
-    assert made.ranks == again.ranks
+    assert same == made
+    assert again.ranks == made.ranks
     assert len({rng.getstate() for rng in generators}) == 1
 
 
-@every_selection
-@patiently
-@given(problem=sized(), seed=st.integers(0, 2**32))
-def test_ranks_rise_with_scores_among_sites_of_one_size(selection, problem, seed: int) -> None:
-    candidates, budget = problem
-    made = selection.select(candidates, budget, random.Random(seed))
-    size = {s: (candidates.unit_costs[s], candidates.capacities[s]) for s in made.ranks}
+def rising_with_scores_among_sites_of_one_size(
+    selection: Selection, problem: Candidates, made: Allocation
+) -> None:
+    size = {s: (problem.unit_costs[s], problem.capacities[s]) for s in made.ranks}
     apart = selection.normalize == "role"
     for high, low in itertools.permutations(made.ranks, 2):
         if apart and high.role != low.role:
             continue
-        if size[high] == size[low] and candidates.scores[high] > candidates.scores[low]:
+        if size[high] == size[low] and problem.scores[high] > problem.scores[low]:
             assert made.ranks[high] >= made.ranks[low]
 
 
-@every_selection
-@patiently
-@given(problem=sized(), seed=st.integers(0, 2**32))
-def test_no_neighboring_count_is_nearer_to_the_budget(selection, problem, seed: int) -> None:
+def no_neighboring_count_nearer_to_the_budget(
+    selection: Selection, problem: Candidates, budget: int, made: Allocation
+) -> None:
     """Switching off what was granted last or on what comes next is no nearer to the budget."""
-    candidates, budget = problem
-    made = selection.select(candidates, budget, random.Random(seed))
     distance = abs(budget - made.parameters)
     whole = isinstance(selection, Top)
     floor = selection.floor
 
     def step(site: Site) -> int:
-        claim = candidates.capacities[site] - floor if whole else 1
-        return candidates.unit_costs[site] * claim
+        claim = problem.capacities[site] - floor if whole else 1
+        return problem.unit_costs[site] * claim
 
-    off = [s for s, rank in made.ranks.items() if rank < candidates.capacities[s]]
+    off = [s for s, rank in made.ranks.items() if rank < problem.capacities[s]]
     on = [s for s, rank in made.ranks.items() if rank > floor]
     if made.parameters < budget and off:
         assert distance <= max(map(step, off))
@@ -418,6 +408,19 @@ def test_no_neighboring_count_is_nearer_to_the_budget(selection, problem, seed: 
         assert distance <= max(map(step, on))
     if len({*map(step, made.ranks)}) == 1 and on and off:
         assert distance * 2 <= step(on[0])  # the nearest multiple that there is
+
+
+@every_selection
+@patiently
+@given(problem=sized(), seed=st.integers(0, 2**32))
+def test_contract(selection: Selection, problem: tuple[Candidates, int], seed: int) -> None:
+    """The properties above, of one selection each: to draw a problem is what takes its time."""
+    candidates, budget = problem
+    made = selection.select(candidates, budget, random.Random(seed))
+    within_capacity_and_counted(selection, candidates, made)
+    its_generators_alone(selection, candidates, budget, made, seed)
+    rising_with_scores_among_sites_of_one_size(selection, candidates, made)
+    no_neighboring_count_nearer_to_the_budget(selection, candidates, budget, made)
 
 
 @every_selection

@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, WIRINGS
 from safetensors import safe_open
 from safetensors.torch import load_file
-from support import randomize
+from support import covering, randomize
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 import heterolora as hl
@@ -40,38 +40,36 @@ model, out = load(), sys.argv[2]
 ids = torch.tensor([[0, 5, 6, 7, 8, 2], [0, 9, 10, 2, 1, 1], [0, 11, 5, 3, 2, 1]])
 rows = {"input_ids": ids, "attention_mask": (ids != 1).long()}
 batches = [{**rows, "labels": torch.tensor([0, 1, 1])}]
-if sys.argv[3] == "save":
-    assert hl.suggest(model, batches, budget_rank=2).ranks
-    adapters = hl.adapt(model, lora={"q": 8, "v": 8}, shortcuts={"res1": 8}, seed=0)
-    scores = hl.proxies.GradNorm().scores(adapters, batches)
-    adapters.apply(hl.select(scores, adapters, budget=adapters.count // 3))
-    optimizer = hl.adamw(adapters, 0.05)
-    for _ in range(3):
-        hl.default_loss(model(**rows), batches[0])[0].backward()
-        optimizer.step()
-    hl.save(adapters, out)
-else:
-    adapters = hl.load(model, out)
-print([str(site) for site, rank in adapters.ranks.items() if rank])
-print(model(**rows).logits.tolist())
+assert hl.suggest(model, batches, budget_rank=2).ranks
+adapters = hl.adapt(model, lora={"q": 8, "v": 8}, shortcuts={"res1": 8}, seed=0)
+scores = hl.proxies.GradNorm().scores(adapters, batches)
+adapters.apply(hl.select(scores, adapters, budget=adapters.count // 3))
+optimizer = hl.adamw(adapters, 0.05)
+for _ in range(3):
+    hl.default_loss(model(**rows), batches[0])[0].backward()
+    optimizer.step()
+hl.save(adapters, out)
+for one in (adapters, hl.load(load(), out)):
+    print([str(site) for site, rank in one.ranks.items() if rank])
+    print(one.model(**rows).logits.tolist())
 """
-
-
-def script(*arguments: object) -> list[str]:
-    """Run the script in a process of its own; its lines."""
-    command = [sys.executable, "-c", WITHOUT + SCRIPT, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
 
 
 @pytest.mark.parametrize("family", ["bert", pytest.param("llama", marks=pytest.mark.slow)])
 def test_adapt_score_select_save_and_load_in_another_process(
     family: str, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    saved = script(checkpoints[family], tmp_path / "out", "save")
-    assert script(checkpoints[family], tmp_path / "out", "load") == saved
-    enabled, logits = saved
+    """It is saved without what a script does not need, and loaded there and here."""
+    command = [sys.executable, "-c", WITHOUT + SCRIPT, checkpoints[family], tmp_path / "out"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    enabled, logits, *loaded = done.stdout.splitlines()
+    assert loaded == [enabled, logits]
+    again = hl.load(classifier(checkpoints[family]), tmp_path / "out")
+    assert str([str(site) for site, rank in again.ranks.items() if rank]) == enabled
+    ids = torch.tensor([[0, 5, 6, 7, 8, 2], [0, 9, 10, 2, 1, 1], [0, 11, 5, 3, 2, 1]])
+    here = again.model(input_ids=ids, attention_mask=(ids != 1).long()).logits
+    torch.testing.assert_close(here, torch.tensor(json.loads(logits)))
     assert 0 < len(json.loads(enabled.replace("'", '"'))) < 9
     assert len(json.loads(logits)) == 3
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["adapters.safetensors"]
@@ -134,8 +132,7 @@ def test_a_model_without_a_head(family: str, checkpoints: dict[str, Path]) -> No
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("family", WIRINGS)
+@pytest.mark.parametrize(("family", "dtype"), covering(WIRINGS, [torch.bfloat16, torch.float16]))
 def test_a_model_of_half_precision(
     family: str, dtype: torch.dtype, checkpoints: dict[str, Path]
 ) -> None:
