@@ -1,12 +1,16 @@
 """The loop: what it records, what it repeats bit for bit, what it leaves alone, how it fails."""
 
+import functools
 import json
 import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import composed, write_parquet
+from conftest import CONF, composed, edited, tiny_run, write_parquet
+from omegaconf import DictConfig
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -17,16 +21,48 @@ from heterolora.build import build_adapters
 from heterolora.config import Config, checkpoints
 from heterolora.data import sources
 from heterolora.errors import TrainingError
+from heterolora.proxies import GradNorm
 from heterolora.records.record import read_rows, read_run
-from heterolora.training.trainer import Trainer
+
+
+def configuration(*overrides: str) -> DictConfig:
+    """As `composed`: only the choices of files are composed, and values are put into that."""
+    keys = {override: override.partition("=")[0] for override in overrides}
+    chosen = [o for o, key in keys.items() if key.startswith("+") or (CONF / key).is_dir()]
+    return edited(composed(*chosen), *(o for o in overrides if o not in chosen))
 
 
 def executed(*overrides: str) -> Path:
     """Run in this process; the run directory."""
-    cfg = composed(*overrides)
+    cfg = configuration(*overrides)
     directory = experiment.directory_of(experiment.prepare(cfg))
     console = Console()
     experiment.run(cfg, console).show(console)
+    return directory
+
+
+Finished = Callable[..., Path]
+
+
+def settled(tiny: list[str], *more: str) -> list[str]:
+    """Overrides for a run of the tiny pairs, without settings that its proxy does not have."""
+    fixed = [o for o in tiny if "proxy=constant" not in more or not o.startswith("proxy.")]
+    return [*fixed, "training.log_every=3", *more]
+
+
+@pytest.fixture(scope="module")
+def finished(checkpoints, pairs, tmp_path_factory) -> Finished:
+    """The folder of a run with some overrides, which is trained once for all tests that read it."""
+    output = tmp_path_factory.mktemp("finished")
+    tiny = tiny_run(checkpoints["opt-post-norm"], pairs, output)
+    return functools.cache(lambda *more: executed(*settled(tiny, *more)))
+
+
+@pytest.fixture
+def copied(finished: Finished, tiny: list[str], tmp_path: Path) -> Path:
+    """The finished run without further overrides, as if `settled(tiny)` had been trained."""
+    directory = experiment.directory_of(experiment.prepare(configuration(*settled(tiny))))
+    shutil.copytree(finished(), directory)
     return directory
 
 
@@ -39,33 +75,27 @@ def numbers(directory: Path) -> tuple[str, list[dict[str, object]]]:
 
 
 @pytest.mark.parametrize("proxy", ["gradnorm", "constant"])
-def test_the_same_seed_gives_the_same_bits_and_another_does_not(tiny, proxy) -> None:
-    overrides = [o for o in tiny if proxy == "gradnorm" or not o.startswith("proxy.")]
-    overrides.append(f"proxy={proxy}")
-    directory = executed(*overrides, "seed=0")
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(tiny, finished, proxy) -> None:
+    """Whatever the state of the global generator is, which stays as it was."""
+    directory = finished(f"proxy={proxy}", "seed=0")
     first = numbers(directory)
     weights = load_file(directory / "checkpoint" / "last.safetensors")
-    assert executed(*overrides, "seed=0", "rerun=true") == directory
-    assert numbers(directory) == first
-    again = load_file(directory / "checkpoint" / "last.safetensors")
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    repeated = executed(*settled(tiny, f"proxy={proxy}", "seed=0"))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert repeated.name == directory.name
+    assert numbers(repeated) == first
+    again = load_file(repeated / "checkpoint" / "last.safetensors")
     assert all(torch.equal(weights[name], again[name]) for name in weights)
-    other = executed(*overrides, "seed=13")
+    other = finished(f"proxy={proxy}", "seed=13")
     assert other != directory
     assert numbers(other)[0] != first[0]
     assert numbers(other)[1] != first[1]
 
 
-def test_the_global_generator_does_not_matter(tiny) -> None:
-    torch.manual_seed(1)
-    first = numbers(executed(*tiny))
-    torch.manual_seed(2)
-    state = torch.get_rng_state()
-    assert numbers(executed(*tiny, "rerun=true")) == first
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_what_is_recorded(tiny) -> None:
-    directory = executed(*tiny, "training.log_every=3")
+def test_what_is_recorded(finished) -> None:
+    directory = finished()
     run = read_run(directory)
     assert run is not None
     assert run["status"] == "finished"
@@ -108,16 +138,16 @@ def test_what_is_recorded(tiny) -> None:
 
 
 def test_a_run_trains_on_as_many_examples_as_are_asked_for(tiny) -> None:
-    directory = executed(*tiny, "training.limit_examples=20", "training.epochs=2")
+    directory = executed(*tiny, "training.limit_examples=20", "training.epochs=1")
     run = read_run(directory)
     assert run is not None
-    assert run["steps"] == 2 * math.ceil(20 / composed(*tiny).training.batch_size)
+    assert run["steps"] == math.ceil(20 / configuration(*tiny).training.batch_size)
     rows = json.loads((directory / "provenance.json").read_text())["data"]["train"]["rows"]
     assert rows == 20
 
 
 def test_pruning_ends_at_the_budget(tiny) -> None:
-    directory = executed(*tiny, "strategy=pruning", "strategy.enable_rate=0.5", "training.epochs=3")
+    directory = executed(*tiny, "strategy=pruning", "strategy.enable_rate=0.5")
     run, searches = read_run(directory), read_rows(directory / "allocations.jsonl")
     assert run is not None
     counts = run["parameters"]
@@ -137,7 +167,7 @@ def test_a_warm_up_trains_all_sites_at_the_budget_before_its_search(tiny) -> Non
     losses = [r["loss"] for r in read_rows(directory / "metrics.jsonl") if r["event"] == "step"]
     assert search["step"] == math.ceil(len(losses) / 2)
     assert search["weights"] == "current"
-    config = experiment.prepare(composed(*tiny, *short, *warm))
+    config = experiment.prepare(configuration(*tiny, *short, *warm))
     adapters = built(config)
     assert set(adapters.ranks.values()) == {config.rank_budget.lora_rank}
     assert set(adapters.capacities.values()) == {4 * config.rank_budget.lora_rank}
@@ -152,7 +182,7 @@ def test_a_quarter_of_a_rank_for_each_site(tiny) -> None:
     run = read_run(directory)
     assert run is not None
     assert run["parameters"]["enabled"] == run["parameters"]["budget"]
-    adapters = built(experiment.prepare(composed(*overrides)))
+    adapters = built(experiment.prepare(configuration(*overrides)))
     assert {float(adapter.scaling) for adapter in adapters.values()} == {16.0}
 
 
@@ -165,8 +195,8 @@ def built(config: Config) -> Adapters:
     return build_adapters(config, loaded, encoded)
 
 
-def test_halves_select_on_one_and_report_the_other(tiny) -> None:
-    full = read_rows(executed(*tiny) / "metrics.jsonl")
+def test_halves_select_on_one_and_report_the_other(tiny, finished) -> None:
+    full = read_rows(finished() / "metrics.jsonl")
     directory = executed(*tiny, "evaluation.split=halves", "training.epochs=3")
     epochs = [row for row in read_rows(directory / "metrics.jsonl") if row["event"] == "epoch"]
     run = read_run(directory)
@@ -182,9 +212,12 @@ def test_halves_select_on_one_and_report_the_other(tiny) -> None:
         assert sum(epochs[0][key] for key in keys) / 2 == pytest.approx(whole, rel=1e-5)
 
 
-def test_importance_is_what_leaving_a_site_out_costs(tiny) -> None:
-    overrides = [*tiny, "strategy=homogeneous", "optimizer.learning_rate=0.1"]
-    plain = executed(*overrides)
+HOMOGENEOUS = ("strategy=homogeneous", "optimizer.learning_rate=0.1")
+
+
+def test_importance_is_what_leaving_a_site_out_costs(tiny, finished) -> None:
+    overrides = settled(tiny, *HOMOGENEOUS)
+    plain = finished(*HOMOGENEOUS)
     asked = executed(*overrides, "+proxy@importance.first=constant", "+proxy@importance.g=gradnorm")
     assert plain != asked
     assert numbers(plain)[0] == numbers(asked)[0]
@@ -194,7 +227,7 @@ def test_importance_is_what_leaving_a_site_out_costs(tiny) -> None:
     ]
     assert {row["scores"]["first"] for row in rows} == {1.0}
     assert all(row["scores"]["g"] > 0 for row in rows)
-    cfg = composed(*overrides)
+    cfg = configuration(*overrides)
     config = experiment.prepare(cfg)
     task = config.task.build()
     loaded = checkpoints.load(config.model, task, 0)
@@ -219,7 +252,7 @@ def test_importance_is_what_leaving_a_site_out_costs(tiny) -> None:
 
 
 def test_static_searches_once_and_trains_only_what_is_on(tiny) -> None:
-    directory = executed(*tiny, "strategy=static")
+    directory = executed(*tiny, "strategy=static", "training.epochs=1")
     (search,) = read_rows(directory / "allocations.jsonl")
     assert search["step"] == 0
     weights = load_file(directory / "checkpoint" / "last.safetensors")
@@ -227,8 +260,8 @@ def test_static_searches_once_and_trains_only_what_is_on(tiny) -> None:
         assert weights[f"{site}.B"].any() == (rank > 0)
 
 
-def test_homogeneous_trains_everything_at_the_budgets_rank(tiny) -> None:
-    directory = executed(*tiny, "strategy=homogeneous")
+def test_homogeneous_trains_everything_at_the_budgets_rank(finished) -> None:
+    directory = finished(*HOMOGENEOUS)
     assert directory.name.startswith("homogeneous-")
     assert read_rows(directory / "allocations.jsonl") == []
     weights = load_file(directory / "checkpoint" / "last.safetensors")
@@ -241,7 +274,7 @@ def test_homogeneous_trains_everything_at_the_budgets_rank(tiny) -> None:
     assert run["parameters"]["enabled"] == run["parameters"]["budget"]
 
 
-def test_it_learns(tiny, tmp_path) -> None:
+def test_it_learns(tiny, checkpoints, tmp_path) -> None:
     texts = ["the small cat", "a red dog"] * 20
     split = {"sentence1": ["big bird"] * 40, "sentence2": texts, "label": [0, 1] * 20}
     fewer = {name: values[:38] for name, values in split.items()}
@@ -250,8 +283,9 @@ def test_it_learns(tiny, tmp_path) -> None:
         *tiny,
         f"task.path={tmp_path}",
         "strategy=homogeneous",
-        "training.epochs=25",
-        "optimizer.learning_rate=0.01",
+        f"model.path={checkpoints['bert']}",
+        "training.epochs=8",
+        "optimizer.learning_rate=0.03",
         "rank_budget=r8",
     )
     epochs = [row for row in read_rows(directory / "metrics.jsonl") if row["event"] == "epoch"]
@@ -260,32 +294,32 @@ def test_it_learns(tiny, tmp_path) -> None:
     assert epochs[-1]["accuracy"] == 1
 
 
-def test_a_finished_run_is_not_run_again_unless_asked(tiny, monkeypatch) -> None:
-    directory = executed(*tiny)
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "fit", lambda _: pytest.fail("was run again"))
-        assert executed(*tiny) == directory
-    before = (directory / "run.json").stat().st_mtime_ns
-    executed(*tiny, "rerun=true")
-    assert (directory / "run.json").stat().st_mtime_ns > before
+def test_a_finished_run_is_not_run_again_unless_asked(copied, tiny) -> None:
+    def written() -> int:
+        return (copied / "metrics.jsonl").stat().st_mtime_ns
+
+    before = written()
+    assert executed(*settled(tiny)) == copied
+    assert written() == before
+    assert executed(*settled(tiny, "rerun=true")) == copied
+    assert written() > before
 
 
-def test_an_unfinished_run_is_run(tiny) -> None:
-    directory = executed(*tiny)
-    metrics = (directory / "metrics.jsonl").read_text()
-    (directory / "run.json").write_text(json.dumps({"status": "interrupted"}))
-    executed(*tiny)
-    run = read_run(directory)
+def test_an_unfinished_run_is_run(copied, tiny) -> None:
+    metrics = (copied / "metrics.jsonl").read_text()
+    (copied / "run.json").write_text(json.dumps({"status": "interrupted"}))
+    executed(*settled(tiny))
+    run = read_run(copied)
     assert run is not None
     assert run["status"] == "finished"
-    assert (directory / "metrics.jsonl").read_text() == metrics
+    assert (copied / "metrics.jsonl").read_text() == metrics
 
 
 def test_a_loss_that_is_not_finite_fails_the_run_and_names_the_step(tiny) -> None:
     overrides = [*tiny, "optimizer.learning_rate=1e30", "training.log_every=4"]
-    directory = experiment.directory_of(experiment.prepare(composed(*overrides)))
+    directory = experiment.directory_of(experiment.prepare(configuration(*overrides)))
     with pytest.raises(TrainingError, match=r"loss is nan at step (\d+) \(epoch 1\)") as failure:
-        experiment.run(composed(*overrides), Console())
+        experiment.run(configuration(*overrides), Console())
     run = read_run(directory)
     assert run is not None
     assert run["status"] == "failed"
@@ -296,17 +330,20 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_names_the_step(tiny) -> Non
 
 
 def test_an_interrupt_is_recorded(tiny, monkeypatch) -> None:
-    descend = Trainer.training_step
+    """It comes while a proxy scores, at the second search of the second epoch."""
+    searches = []
+    scores = GradNorm.scores
 
-    def interrupted(self, batch):
-        if self.progress.step == 10:
+    def interrupted(*args):
+        searches.append(args)
+        if len(searches) == 6:
             raise KeyboardInterrupt
-        return descend(self, batch)
+        return scores(*args)
 
-    monkeypatch.setattr(Trainer, "training_step", interrupted)
-    directory = experiment.directory_of(experiment.prepare(composed(*tiny)))
+    monkeypatch.setattr(GradNorm, "scores", interrupted)
+    directory = experiment.directory_of(experiment.prepare(configuration(*tiny)))
     with pytest.raises(KeyboardInterrupt):
-        experiment.run(composed(*tiny), Console())
+        experiment.run(configuration(*tiny), Console())
     run = read_run(directory)
     assert run is not None
     assert run["status"] == "interrupted"
@@ -315,8 +352,8 @@ def test_an_interrupt_is_recorded(tiny, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_precisions_run_and_keep_what_is_trained_in_float32(tiny, precision) -> None:
-    directory = executed(*tiny, f"precision={precision}")
+def test_precisions_run_and_keep_what_is_trained_in_float32(finished, precision) -> None:
+    directory = finished() if precision == "fp32" else finished("precision=bf16")
     weights = load_file(directory / "checkpoint" / "last.safetensors")
     assert {w.dtype for w in weights.values()} == {torch.float32}
 
@@ -334,9 +371,10 @@ def test_every_family_trains_with_shortcuts(tiny, family, pool, checkpoints, cap
         "search_space.renormalize=enabled",
         "rank_budget=l2_s11",
         "strategy.searches_per_epoch=2",
+        "training.epochs=1",
     )
     searches = read_rows(directory / "allocations.jsonl")
-    assert len(searches) == 4
+    assert len(searches) == 2
     ranks = [search["ranks"] for search in searches]
     lora = {site: rank for row in ranks for site, rank in row.items() if site[-1] in "qv"}
     assert len(lora) == 6
@@ -365,6 +403,7 @@ def test_every_family_trains(tiny, family, checkpoints) -> None:
         f"model.path={checkpoints[family]}",
         "search_space.projections=[q,k,v,o,up,down]",
         "strategy=static",
+        "training.epochs=1",
     )
     (search,) = read_rows(directory / "allocations.jsonl")
     assert len(search["scores"]) == 18
