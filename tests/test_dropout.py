@@ -5,6 +5,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import MODELS
@@ -49,11 +50,20 @@ def test_a_share_of_p_is_dropped_and_the_rest_divided_by_what_is_left(p: float) 
 
 def test_the_expectation_is_exact() -> None:
     """Over all 2^16 values of the random bits, each of which comes once."""
-    every = torch.arange(-(2**15), 2**15, dtype=torch.int16)
+
+    class Every:
+        """Bits that are all values of 16 bits, one after another."""
+
+        def __init__(self, seed: int) -> None:
+            pass
+
+        def random_raw(self, count: int) -> np.ndarray:
+            return np.arange(4 * count, dtype=np.uint16).view(np.uint64)
+
     for p in (0.1, 1 / 3, 0.9):
         drops = round(p * LEVELS)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("heterolora.dropout._draw", lambda source, count: every)
+            patch.setattr(np.random, "SFC64", Every)
             y = dropped(p).double()
         assert int((y == 0).sum()) == drops
         assert float(y.mean()) == pytest.approx(1, rel=1e-6)
