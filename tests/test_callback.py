@@ -4,6 +4,7 @@ import copy
 import functools
 import gc
 import json
+import multiprocessing
 import os
 import random
 import socket
@@ -571,29 +572,40 @@ def test_a_stream_with_a_length_and_batches_of_the_trainer(
     assert sizes == [4] * (ROWS // 4)
 
 
-TWO = """
-import json, os, random, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from dataclasses import dataclass
-import torch
-from test_callback import arguments, callback, model, rows
-from transformers import Trainer
-import heterolora as hl
-
 @dataclass(frozen=True)
 class Own(hl.proxies.Proxy):
-    def scores(self, adapters, *_):
+    """Scores that every process draws for itself."""
+
+    def scores(self, adapters: Any, *_: Any) -> dict[hl.Site, float]:
         return {site: random.Random(f"{os.environ['RANK']} {site}").random() for site in adapters}
 
-path, out = Path(sys.argv[1]), Path(sys.argv[2])
-lora, back = model(path), callback(proxy=Own(), selection="proportional")
-args = arguments(out, num_train_epochs=1, per_device_train_batch_size=4)
-Trainer(model=lora, args=args, train_dataset=rows(), callbacks=[back]).train()
-sums = {n: p.double().sum().item() for n, p in lora.named_parameters() if "lora_" in n}
-found = {"ranks": [row["ranks"] for row in back.searches], "sums": sums}
-(out / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
-"""
+
+def train_beside(rank: str, port: int, path: Path, out: Path) -> None:
+    """The process `rank` of two; it leaves its ranks and weights."""
+    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+    os.environ |= {**here, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    lora, back = model(path), callback(proxy=Own(), selection="proportional")
+    args = arguments(out, num_train_epochs=1, per_device_train_batch_size=4)
+    Trainer(model=lora, args=args, train_dataset=rows(), callbacks=[back]).train()
+    sums = {n: p.double().sum().item() for n, p in lora.named_parameters() if "lora_" in n}
+    found = {"ranks": [row["ranks"] for row in back.searches], "sums": sums}
+    (out / f"{rank}.json").write_text(json.dumps(found))
+
+
+def train_two(path: Path, out: Path) -> int:
+    """Fork both from this process, which has imported everything; how many failed."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=train_beside, args=(rank, port, path, out)) for rank in ("0", "1")
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return sum(process.exitcode != 0 for process in processes)
 
 
 @pytest.mark.slow
@@ -601,24 +613,17 @@ def test_two_processes_train_the_same_adapters(
     checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     """Even where they disagree on the scores: the first decides."""
-    here = Path(__file__).parent
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parent)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO, checkpoints["bert"], tmp_path, here],
-            cwd=here.parent,
-            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    for process in processes:
-        _, said = process.communicate()
-        assert process.returncode == 0, said
+    tests = Path(__file__).parent
+    paths = f"Path({str(checkpoints['bert'])!r}), Path({str(tmp_path)!r})"
+    script = f"from pathlib import Path; import test_callback as t; exit(t.train_two({paths}))"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}:{tests}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert len(first["ranks"]) == 3
