@@ -221,9 +221,10 @@ def test_each_task_of_each_array_is_known_by_its_job(
             "task=[mrpc,rte]": "-m task=mrpc,rte",
             "+proxy@importance.a=[snip]": "proxy@importance.a=snip",
         },
-        {"task.subset=foo": "task.path", "task.source=foo": "task.path"},
+        {"task.subset=foo": "task.path"},
+        {"task.source=foo": "task.path"},
     ],
-    ids=["slurm", "joblib", "lists", "two places"],
+    ids=["slurm", "joblib", "lists", "subset", "source"],
 )
 def test_what_is_no_single_run_is_one_line(command_line, pairs, tmp_path, wrong) -> None:
     """Hydra would run it here and say nothing, or take the last of the list."""
