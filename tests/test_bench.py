@@ -73,7 +73,7 @@ def test_training_is_compared_within_rounds(bench: Bench) -> None:
 
 
 def test_a_search_is_measured_by_the_size_of_its_micro_batches(bench: Bench) -> None:
-    written = bench("search", "--device", "cpu")
+    written = bench("search", "--device", "cpu", "--rounds", "1")
     table = written["commands"]["search"]["tables"][0]
     found = rows(table)
     assert list(found) == ["training", "search, micro-batches of 8", "search, micro-batches of 16"]
@@ -179,5 +179,6 @@ def test_competitors_take_turns_until_the_time_is_up() -> None:
 def test_runs_are_packed(bench: Bench) -> None:
     if importlib.util.find_spec("heterolora.training.engines.packed") is None:
         pytest.skip("the library packs no runs")
-    (table,) = bench("packed", "--device", "cpu")["commands"]["packed"]["tables"]
+    written = bench("packed", "--device", "cpu", "--rounds", "1")
+    (table,) = written["commands"]["packed"]["tables"]
     assert list(rows(table)) == ["2 runs, one after another", "2 runs, packed"]

@@ -175,8 +175,15 @@ WIRED = [
     ("opt-pre-norm", "always"),
     ("llama", "enabled"),
 ]
-SHORT = [(*wired, 4) for wired in WIRED if wired not in (("bert", "always"), ("llama", "enabled"))]
-LONG = [pytest.param(*wired, 50, marks=pytest.mark.slow) for wired in WIRED]
+ONLY_LONG = {("opt-post-norm", None), ("bert", "always"), ("bert", "enabled"), ("llama", "enabled")}
+"""Of a family that has a short training with another wiring, and a wiring of other families."""
+SHORT = [(*wired, 4) for wired in WIRED if wired not in ONLY_LONG]
+LONG = [
+    pytest.param(
+        *wired, 50, marks=pytest.mark.slow if wired in ONLY_LONG else pytest.mark.exhaustive
+    )
+    for wired in WIRED
+]
 
 
 @pytest.mark.parametrize(("family", "renormalize", "steps"), [*SHORT, *LONG])
@@ -258,10 +265,18 @@ def trained(
 
 PADDED, FULL = (3, 6, 2, 4), (5, 5, 5, 5)
 with_dropout = pytest.mark.parametrize("family", ["opt-post-norm", "bert"])
+of_lengths = pytest.mark.parametrize(
+    ("family", "lengths"),
+    [
+        pytest.param("opt-post-norm", PADDED, id="opt-post-norm-padded"),
+        pytest.param("bert", FULL, id="bert-full"),
+        pytest.param("bert", PADDED, id="bert-padded", marks=pytest.mark.exhaustive),
+        pytest.param("opt-post-norm", FULL, id="opt-post-norm-full", marks=pytest.mark.exhaustive),
+    ],
+)
 
 
-@with_dropout
-@pytest.mark.parametrize("lengths", [PADDED, FULL], ids=["padded", "full"])
+@of_lengths
 def test_each_member_draws_its_dropout_from_its_own_stream(family, lengths, checkpoints) -> None:
     """Whoever else is in the pack, and wherever torch's own generator stands."""
     path = checkpoints[family]
@@ -282,8 +297,7 @@ def test_each_member_draws_its_dropout_from_its_own_stream(family, lengths, chec
             torch.testing.assert_close(tensor, weights[name], rtol=1e-4, atol=1e-5)
 
 
-@with_dropout
-@pytest.mark.parametrize("lengths", [PADDED, FULL], ids=["padded", "full"])
+@of_lengths
 def test_with_equal_lengths_dropout_is_that_of_a_run_alone(family, lengths, checkpoints) -> None:
     path = checkpoints[family]
     packed = trained(path, [0, 1, 2], lengths)

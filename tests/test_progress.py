@@ -12,18 +12,19 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, CommandLine, composed
+from conftest import ROOT, CommandLine, composed, edited
 from rich.console import Console
 
 from heterolora import interrupts
 from heterolora import run as experiment
 from heterolora.cli import report
+from heterolora.cli.run import beginning
 from heterolora.cli.telling import differing, show_plan
 from heterolora.loggers import console as console_room
 from heterolora.loggers.console import ConsoleLogger, stopped_at
 from heterolora.loggers.progress import Display, Pace, Screen, duration
 from heterolora.material import Material
-from heterolora.records.record import read_run
+from heterolora.records.record import read_rows, read_run
 
 
 def test_what_is_left_is_each_activity_at_its_own_pace() -> None:
@@ -133,8 +134,9 @@ def test_the_overrides_that_not_all_runs_have_tell_them_apart() -> None:
 def test_a_sweep_says_its_plan_and_how_to_report_it(
     command_line: CommandLine, tiny: list[str], tmp_path: Path, capfd
 ) -> None:
-    command_line(*tiny, "seed=13", "training.epochs=1")
-    done = command_line("-m", *tiny, "training.epochs=1", "seed=0,13", "proxy=gradnorm,snip")
+    few = [*tiny, "training.epochs=1", "strategy=static", "proxy.num_batches=1"]
+    command_line(*few, "proxy=gradnorm", "seed=13")
+    done = command_line("-m", *few, "seed=0,13", "proxy=gradnorm,snip")
     assert done.code == 0, done.err
     assert "\x1b" not in done.out
     planning, first, *lines = done.out.splitlines()
@@ -257,44 +259,102 @@ def interrupted(
     return process.returncode, out, lines
 
 
+def test_the_first_line_of_a_run_says_what_needs_no_torch() -> None:
+    """It is printed while torch is imported; what only torch can tell is said as it was given."""
+    cfg = composed("task=rte", "output=here")
+    said = beginning(cfg)
+    assert said.startswith(f"starting: model {cfg.model.path or cfg.model.name}, task rte, ")
+    assert "device auto, precision auto" in said
+    assert said.endswith(str(Path("here", "main", "rte")))
+    assert beginning(edited(cfg, "output=${nothing}")) == "starting"
+
+
 def test_ctrl_c_at_once_is_one_line(tiny) -> None:
     code, _, lines = interrupted(0.3, signal.SIGINT, *tiny)
     assert code == 130
     assert lines == ["interrupted by Ctrl-C before training began: nothing was written"]
 
 
+MOMENTS = (0.15, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 8)
+"""In seconds: while Hydra and torch are imported, the model is loaded, and training begins."""
+exhaustive = pytest.mark.exhaustive
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_at_any_moment_is_one_line(tiny, tmp_path: Path, number: int) -> None:
-    """While Hydra and torch are imported, the model is loaded, and steps and searches are made."""
+@pytest.mark.parametrize(
+    ("number", "moments"),
+    [
+        pytest.param(signal.SIGINT, MOMENTS[::2], id="SIGINT"),
+        pytest.param(signal.SIGTERM, MOMENTS[1::2], id="SIGTERM"),
+        pytest.param(signal.SIGINT, MOMENTS[1::2], id="SIGINT, the others", marks=exhaustive),
+        pytest.param(signal.SIGTERM, MOMENTS[::2], id="SIGTERM, the others", marks=exhaustive),
+    ],
+)
+def test_a_signal_at_any_moment_is_one_line(
+    tiny, tmp_path: Path, number: int, moments: tuple[float, ...]
+) -> None:
     by = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[number]
     long = [*tiny, "training.epochs=100000", "strategy.searches_per_epoch=4"]
-    for after in (0.15, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 8):
+    for after in moments:
         code, _, lines = interrupted(after, number, *long, f"output={tmp_path / str(after)}")
         assert code == 128 + number, after
         assert [line.partition(by)[0] for line in lines] == ["interrupted by "], (after, lines)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group", [True, False])
-@pytest.mark.parametrize("launcher", ["joblib", "packed"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_step_leaves_an_interrupted_record(tiny, tmp_path: Path, number: int) -> None:
+    """While steps and searches are made; the line and the record say how many there were."""
+    by = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[number]
+    process = start(*tiny, "training.epochs=100000", "strategy.searches_per_epoch=4")
+    wait_for_records(tmp_path, 1)
+    os.kill(process.pid, number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert out.startswith("starting: ")
+    (file,) = tmp_path.rglob("run.json")
+    run = read_run(file.parent)
+    assert run is not None
+    assert run["status"] == "interrupted"
+    assert run["steps"] >= 8
+    assert any((file.parent / "checkpoint" / "resume").glob(f"step-*{run['steps']}"))
+    (line,) = (line for line in err.splitlines() if not line.startswith("WARNING: "))
+    assert line.startswith(f"interrupted by {by} at step {run['steps']} of 800000 (epoch ")
+    assert line.endswith("run the same command again to resume")
+
+
+def wait_for_records(output: Path, count: int) -> None:
+    """Until so many runs below `output` have made an epoch of eight steps."""
+    until = time.monotonic() + 120
+    while sum(len(read_rows(file)) > 1 for file in output.rglob("metrics.jsonl")) < count:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "group", "early"),
+    [
+        pytest.param("joblib", True, (1, 10), id="joblib, all"),
+        pytest.param("packed", False, (5,), id="packed, the first"),
+        pytest.param("joblib", False, (1, 5, 10), id="joblib, the first", marks=exhaustive),
+        pytest.param("packed", True, (1, 5, 10), id="packed, all", marks=exhaustive),
+    ],
+)
 def test_a_signal_to_processes_that_share_a_sweep_is_one_line(
-    tiny, tmp_path: Path, launcher: str, group: bool
+    tiny, tmp_path: Path, launcher: str, group: bool, early: tuple[int, ...]
 ) -> None:
     """Their runs are saved, whether it reaches all of them or the first alone."""
     sweep = ["-m", *tiny, "seed=0,1,2,3", "training.epochs=3000", f"hydra/launcher={launcher}"]
     sweep += ["hydra.launcher.n_jobs=2", "strategy=homogeneous"]
-    for after in (1, 5, 10):  # before the workers are there, and while they start
-        early = f"output={tmp_path / 'early'}"  # these records must not end the wait below
-        code, _, lines = interrupted(after, signal.SIGINT, *sweep, early, group=group)
+    for after in early:  # before the workers are there, and while they start
+        place = f"output={tmp_path / 'early'}"  # these records must not end the wait below
+        code, _, lines = interrupted(after, signal.SIGINT, *sweep, place, group=group)
         assert code == 130, after
         assert len(lines) == 1, after
     outputs = tmp_path / "outputs"
     process = start(*sweep, f"output={outputs}")
-    until = time.monotonic() + 120
-    while len(list(outputs.rglob("metrics.jsonl"))) < 2 and time.monotonic() < until:
-        time.sleep(0.2)
-    time.sleep(3)
+    wait_for_records(outputs, 2)
     (os.killpg if group else os.kill)(process.pid, signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 143

@@ -1,5 +1,6 @@
 """An experiment whose records are kept: tuned on seeds of its own, run where it is missing."""
 
+import functools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,15 @@ GRIDS = (
     f"hydra.sweeper.grids=[{{strategy:homogeneous,{RATES}}},"
     f"{{strategy:static,proxy:gradnorm,{RATES}}}]"
 )
+
+
+composed_arms = functools.cache(study.arms)
+
+
+@pytest.fixture(autouse=True)
+def _composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Composing the arms takes most of the time; who asks for the same again gets the same."""
+    monkeypatch.setattr(study, "arms", lambda key, common: composed_arms(key, tuple(common)))
 
 
 @pytest.fixture
