@@ -63,7 +63,7 @@ def test_it_has_every_file_that_is_no_code(binaries: Path) -> None:
 
 
 def test_the_command_runs_in_an_empty_folder(binaries: Path, tmp_path: Path) -> None:
-    short = ["training.epochs=1", "tracking=local", "device=cpu"]
+    short = ["training.max_steps=20", "tracking=local", "device=cpu"]
     done = call(binaries / "heterolora", "proxy=gradnorm", "strategy=dynamic", *short, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
