@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 from yaml import YAMLError
@@ -22,6 +21,7 @@ from heterolora.records.schema import (
     SearchRow,
     StepRow,
 )
+from heterolora.yaml_values import plain_values
 
 Row = TypeVar("Row")
 
@@ -224,11 +224,11 @@ def read_lines(file: Path, row: TypeAdapter[Row], growing: bool = False) -> list
 def _config(file: Path) -> dict[str, Any]:
     """Read the resolved configuration."""
     try:
-        config: Any = OmegaConf.to_container(OmegaConf.create(_content(file).decode()))
+        config = plain_values(_content(file).decode())
         RunConfig.model_validate(config)
     except ValidationError as error:
         raise RecordError(f"{file}: is damaged ({schema.reason(error)})") from error
-    except (UnicodeDecodeError, YAMLError, OmegaConfBaseException, RecursionError) as error:
+    except (ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise RecordError(f"{file}: is damaged ({one_line(error)})") from error
     return {str(key): value for key, value in config.items()}
 

@@ -6,12 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from yaml import YAMLError
 
 from heterolora.errors import ConfigError, one_line
+from heterolora.yaml_values import plain_values
 
 if TYPE_CHECKING:
     from heterolora.reporting.statistics import Spread
@@ -258,9 +258,15 @@ def read(file: Path) -> Table:
         ConfigError: if the file has no table, or one that breaks its rules; a line per problem.
     """
     try:
-        content: Any = OmegaConf.to_container(OmegaConf.load(file))
+        content = plain_values(file.read_text(encoding="utf-8"))
         return Table.model_validate({**content["table"], "name": file.stem})
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
+    except (
+        OSError,
+        UnicodeDecodeError,
+        YAMLError,
+        OmegaConfBaseException,
+        RecursionError,
+    ) as error:
         raise ConfigError([f"{file}: cannot be read ({one_line(error)})"]) from error
     except (KeyError, TypeError) as error:
         remedy = "add a top-level key table with title and rows"
