@@ -1,18 +1,23 @@
 """Records as a run leaves them, with numbers that a test chooses."""
 
-import re
+import copy
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from conftest import composed, edited
+from conftest import CONF, composed
+from omegaconf import OmegaConf
 
 from heterolora import run as experiment
-from heterolora.config import identity
+from heterolora.config import Config, identity
+from heterolora.records import source
 from heterolora.records.record import Record
+from heterolora.yaml_values import plain_values
 
-VALUE = re.compile(r"(seed|name|\w+\.[\w.]+)=")
-"""An override that changes a value, and chooses no file of a group."""
+SEARCHING = ("search_space", "proxy", "selection", "strategy", "rank_budget")
+"""Groups whose files are the whole section, where they have no defaults and no package."""
 
 PROVENANCE: dict[str, Any] = {
     "code": {"commit": "0" * 40, "dirty": False},
@@ -39,6 +44,49 @@ STUDY_ARMS = {
 """The overrides of the runs in each of these rows."""
 
 
+def _own_file(override: str) -> dict[str, Any] | None:
+    """The section that an override such as `proxy=snip` chooses; None if it takes composing."""
+    group, _, option = override.partition("=")
+    if group not in SEARCHING:
+        return None
+    text = (CONF / group / f"{option}.yaml").read_text()
+    return None if "defaults:" in text or "@package" in text else {group: plain_values(text)}
+
+
+@functools.cache
+def _chosen(choices: tuple[str, ...]) -> dict[str, Any]:
+    """The configuration with these files of groups, before its interpolations are resolved."""
+    sections = [_own_file(choice) for choice in choices]
+    rest = [choice for choice, own in zip(choices, sections, strict=True) if own is None]
+    values = OmegaConf.to_container(composed(*rest))
+    assert isinstance(values, dict)
+    for section in filter(None, sections):
+        values |= section
+    return values
+
+
+def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value
+
+
+def configuration(*overrides: str) -> Config:
+    """As from the command line, but ten times as fast as composing it."""
+    choices = tuple(
+        one for one in overrides if "." not in (key := one.split("=")[0]) and (CONF / key).is_dir()
+    )
+    values = copy.deepcopy(_chosen(choices))
+    changes = OmegaConf.from_dotlist([one for one in overrides if one not in choices])
+    _merge(values, OmegaConf.to_container(changes))
+    return experiment.prepare(OmegaConf.create(values))
+
+
+_diff = functools.cache(source.diff)
+
+
 def write_run(
     output: Path,
     *overrides: str,
@@ -63,12 +111,11 @@ def write_run(
         provenance: the content of `provenance.json`.
         result: what differs from the defaults in `run.json`.
     """
-    values = [one for one in overrides if VALUE.match(one)]
-    composed_once = composed(*(one for one in overrides if one not in values))
-    values += [f"output={output}", f"training.epochs={len(accuracies)}"]
-    config = experiment.prepare(edited(composed_once, *values))
+    own = (f"output={output}", f"training.epochs={len(accuracies)}")
+    config = configuration(*overrides, *own)
     directory = experiment.directory_of(config)
-    record = Record.open(directory, config.resolved(), provenance)
+    with mock.patch.object(source, "diff", _diff):  # the checkout does not change meanwhile
+        record = Record.open(directory, config.resolved(), provenance)
     rows = [
         {
             "step": 100 * epoch,
