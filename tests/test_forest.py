@@ -1,5 +1,7 @@
 """The forest plot of a table's comparisons, read back from what is drawn."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from scipy import stats
 
 from heterolora.cli.report import main
 from heterolora.records.load import load
+from heterolora.records.read import Run
 from heterolora.reporting.figures import draw
 from heterolora.reporting.forest import LETTERS, forest_plot
 from heterolora.reporting.frame import frame
@@ -27,26 +30,45 @@ CONTENT: dict[str, Any] = {
 VALUES = {"plain": [0.80, 0.81, 0.79], "random": [0.80, 0.80, 0.80], "searched": [0.82, 0.80, 0.84]}
 
 
-def write(output: Path, *tasks: str, seeds: int = 3, **more: Any) -> None:
-    for task in tasks:
-        for row, values in VALUES.items():
-            for seed, value in enumerate(values[:seeds]):
-                arguments = [*STUDY_ARMS[row], f"seed={seed}", f"task.name={task}", "name=study"]
-                write_run(output, *arguments, accuracies=[value], **more)
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of CONTENT on MRPC; nothing is added to them."""
+    output = tmp_path_factory.mktemp("forest")
+    for row, values in VALUES.items():
+        for seed, value in enumerate(values):
+            arguments = [*STUDY_ARMS[row], f"seed={seed}", "task.name=mrpc", "name=study"]
+            write_run(output, *arguments, accuracies=[value])
+    return output
 
 
-def plot(output: Path, table: Table | None = None) -> Figure:
-    runs = frame(load(output)[0])
-    return forest_plot(report(table or Table.model_validate(CONTENT), runs).comparisons, "some")
+@pytest.fixture(scope="module")
+def runs(outputs: Path) -> list[Run]:
+    return load(outputs)[0]
+
+
+def lower_is_better(runs: Sequence[Run], task: str = "mrpc") -> list[Run]:
+    """The runs on a task whose metric goes down."""
+    return [
+        replace(
+            run,
+            config={**run.config, "task": {**run.config["task"], "name": task}},
+            result=run.result.model_copy(update={"higher_is_better": False}),
+        )
+        for run in runs
+    ]
+
+
+def plot(runs: Sequence[Run], table: Table | None = None) -> Figure:
+    made = report(table or Table.model_validate(CONTENT), frame(runs))
+    return forest_plot(made.comparisons, "some")
 
 
 def words(figure: Figure) -> list[str]:
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
-def test_each_comparison_has_its_seeds_mean_and_interval(tmp_path: Path) -> None:
-    write(tmp_path, "mrpc")
-    figure = plot(tmp_path)
+def test_each_comparison_has_its_seeds_mean_and_interval(runs: list[Run]) -> None:
+    figure = plot(runs)
     (axes,) = figure.axes
     assert words(figure) == ["random vs. plain", "searched vs. plain", "searched vs. random"]
     zero, *lines = axes.lines
@@ -68,10 +90,8 @@ def test_each_comparison_has_its_seeds_mean_and_interval(tmp_path: Path) -> None
     assert all(name < mean.get_ydata()[0] for name, mean in zip(heights, means, strict=True))
 
 
-def test_each_task_has_its_name_and_scale(tmp_path: Path) -> None:
-    write(tmp_path, "mrpc")
-    write(tmp_path, "mnli", higher_is_better=False)
-    figure = plot(tmp_path)
+def test_each_task_has_its_name_and_scale(runs: list[Run]) -> None:
+    figure = plot([*runs, *lower_is_better(runs, "mnli")])
     found = {axes.get_title(loc="left"): axes for axes in figure.axes}
     assert set(found) == {"mrpc", "mnli"}
     assert words(figure)[:3] == words(figure)[3:]
@@ -80,46 +100,44 @@ def test_each_task_has_its_name_and_scale(tmp_path: Path) -> None:
     assert not found["mrpc"].get_shared_x_axes().joined(*found.values())
 
 
-def test_one_seed_has_no_interval(tmp_path: Path) -> None:
-    write(tmp_path, "mrpc", seeds=1)
-    (axes,) = plot(tmp_path).axes
+def test_one_seed_has_no_interval(runs: list[Run]) -> None:
+    (axes,) = plot([run for run in runs if run.seed == 0]).axes
     assert not axes.collections
     assert len(axes.lines) == 1 + 2 * 3
 
 
 @pytest.mark.parametrize("upwards", [True, False])
-def test_the_better_side_is_named(upwards: bool, tmp_path: Path) -> None:
-    write(tmp_path, "mrpc", higher_is_better=upwards)
+def test_the_better_side_is_named(upwards: bool, runs: list[Run]) -> None:
     side = "right" if upwards else "left"
-    assert plot(tmp_path).axes[0].get_xlabel() == f"difference in points ({side} is better)"
+    assert (
+        plot(runs if upwards else lower_is_better(runs)).axes[0].get_xlabel()
+        == f"difference in points ({side} is better)"
+    )
 
 
-def test_a_long_name_is_broken_between_words(tmp_path: Path) -> None:
+def test_a_long_name_is_broken_between_words(runs: list[Run]) -> None:
     long = "one search, ranks in proportion to random scores, at least 1 everywhere"
     rows = {
         long: CONTENT["rows"]["plain"],
         "random": CONTENT["rows"]["random"] | {"baseline": long},
     }
-    write(tmp_path, "mrpc")
-    found = words(plot(tmp_path, Table.model_validate({**CONTENT, "rows": rows})))
+    found = words(plot(runs, Table.model_validate({**CONTENT, "rows": rows})))
     assert " ".join(found) == f"random vs. {long}"
     assert max(map(len, found)) <= LETTERS
 
 
-def test_draw_writes_it_where_rows_are_compared(tmp_path: Path) -> None:
-    write(tmp_path, "mrpc")
-    runs = frame(load(tmp_path)[0])
-    compared = report(Table.model_validate(CONTENT), runs).comparisons
-    with_them = draw(runs, tmp_path / "some", compared=compared)
-    without = draw(runs, tmp_path / "none")
+def test_draw_writes_it_where_rows_are_compared(runs: list[Run], tmp_path: Path) -> None:
+    few = frame([run for run in runs if run.seed == 0])
+    compared = report(Table.model_validate(CONTENT), few).comparisons
+    with_them = draw(few, tmp_path / "some", compared=compared)
+    without = draw(few, tmp_path / "none")
     assert {path.name for path in with_them} - {path.name for path in without} == {
         "differences.png",
         "differences.svg",
     }
 
 
-def test_the_report_draws_it(tmp_path: Path) -> None:
-    write(tmp_path / "outputs", "mrpc")
+def test_the_report_draws_it(outputs: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures"
-    main([str(tmp_path / "outputs"), "--figures", str(figures)])
+    main([str(outputs), "--figures", str(figures)])
     assert (figures / "differences.svg").stat().st_size > 0
