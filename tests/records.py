@@ -3,6 +3,7 @@
 import copy
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,7 +14,9 @@ from omegaconf import OmegaConf
 from heterolora import run as experiment
 from heterolora.config import Config, identity
 from heterolora.records import source
+from heterolora.records.read import Run
 from heterolora.records.record import Record
+from heterolora.records.schema import Provenance, RunRecord
 from heterolora.yaml_values import plain_values
 
 SEARCHING = ("search_space", "proxy", "selection", "strategy", "rank_budget")
@@ -180,3 +183,28 @@ def write_run(
         }
     )
     return directory
+
+
+def variant(
+    run: Run,
+    settings: Mapping[str, Any],
+    provenance: Mapping[str, Any] = PROVENANCE,
+    **result: Any,
+) -> Run:
+    """A run as `run`, but with other settings, by dotted key, and another result; not on disk."""
+    config = copy.deepcopy(run.config)
+    for key, value in settings.items():
+        *sections, leaf = key.split(".")
+        node = config
+        for name in sections:
+            node[name] = node.get(name) or {}
+            node = node[name]
+        node[leaf] = list(value) if isinstance(value, tuple) else value
+    made = replace(
+        run,
+        config=config,
+        result=RunRecord.model_validate(run.result.row() | result),
+        provenance=Provenance.model_validate(provenance),
+    )
+    vars(made).update(searches=[])
+    return made
