@@ -1,5 +1,6 @@
 """The plain values of a YAML file, as OmegaConf reads them, in a twentieth of its time."""
 
+import copy
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
+from omegaconf.errors import OmegaConfBaseException
 
 _PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's, where PyYAML was built with it."""
@@ -28,7 +30,7 @@ def plain_values(text: str) -> Any:
         RecursionError: if it is nested more deeply than 100 levels.
     """
     try:
-        values = None if "${" in text else _document(yaml.parse(text, Loader=_PARSER))
+        values = _Document(yaml.parse(text, Loader=_PARSER)).values()
     except (yaml.YAMLError, _UnusualError):
         values = None
     if values is None or isinstance(values, str):
@@ -38,41 +40,77 @@ def plain_values(text: str) -> Any:
 
 
 class _UnusualError(Exception):
-    """An alias, a tag, or a key that is no text or there twice."""
+    """A tag, a key that is no text or there twice, a wrong interpolation, and what is rarer."""
 
 
-def _document(events: Iterator[Any]) -> Any:
-    """Return the values of the only document."""
-    for expected in (yaml.StreamStartEvent, yaml.DocumentStartEvent):
-        if not isinstance(next(events), expected):
+class _Document:
+    """The only document of a stream of events."""
+
+    def __init__(self, events: Iterator[Any]) -> None:
+        self._events = events
+        self._anchored: dict[str, Any] = {}
+
+    def values(self) -> Any:
+        self._expect(yaml.StreamStartEvent, yaml.DocumentStartEvent)
+        values = self._value(next(self._events), 0)
+        self._expect(yaml.DocumentEndEvent, yaml.StreamEndEvent)
+        return values
+
+    def _expect(self, *kinds: type) -> None:
+        for kind in kinds:
+            if not isinstance(next(self._events), kind):
+                raise _UnusualError
+
+    def _value(self, event: Any, depth: int) -> Any:
+        """Return the value that begins with an event."""
+        if depth > _DEEPEST:
+            raise RecursionError(f"nested more deeply than {_DEEPEST} levels")
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in self._anchored:
+                raise _UnusualError
+            return copy.deepcopy(self._anchored[event.anchor])
+        if event.tag or event.anchor in self._anchored:
             raise _UnusualError
-    values = _value(next(events), events, 0)
-    for expected in (yaml.DocumentEndEvent, yaml.StreamEndEvent):
-        if not isinstance(next(events), expected):
-            raise _UnusualError
-    return values
+        if isinstance(event, yaml.ScalarEvent):
+            value = _scalar(event.value) if event.implicit[0] else event.value
+            if "${" in event.value:
+                _check_interpolation(event.value)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            value = self._items(depth)
+        else:
+            value = self._pairs(depth)
+        if event.anchor:
+            self._anchored[event.anchor] = value
+        return value
 
-
-def _value(event: Any, events: Iterator[Any], depth: int) -> Any:
-    """Return the value that begins with an event."""
-    if depth > _DEEPEST:
-        raise RecursionError(f"nested more deeply than {_DEEPEST} levels")
-    if isinstance(event, yaml.AliasEvent) or event.anchor or event.tag:
-        raise _UnusualError
-    if isinstance(event, yaml.ScalarEvent):
-        return _scalar(event.value) if event.implicit[0] else event.value
-    if isinstance(event, yaml.SequenceStartEvent):
+    def _items(self, depth: int) -> list[Any]:
         items = []
-        while not isinstance(event := next(events), yaml.SequenceEndEvent):
-            items.append(_value(event, events, depth + 1))
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            items.append(self._value(event, depth + 1))
         return items
-    found: dict[str, Any] = {}
-    while not isinstance(event := next(events), yaml.MappingEndEvent):
-        key = _value(event, events, depth + 1)
-        if not isinstance(key, str) or key in found:
-            raise _UnusualError
-        found[key] = _value(next(events), events, depth + 1)
-    return found
+
+    def _pairs(self, depth: int) -> dict[str, Any]:
+        merged: dict[str, Any] | None = None
+        own: dict[str, Any] = {}
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and event.value == "<<":
+                mapping = self._value(next(self._events), depth + 1)
+                if merged is not None or not isinstance(mapping, dict):
+                    raise _UnusualError
+                merged = mapping
+            else:
+                key = self._value(event, depth + 1)
+                if not isinstance(key, str) or key in own:
+                    raise _UnusualError
+                own[key] = self._value(next(self._events), depth + 1)
+        return {**(merged or {}), **own}
+
+
+def _check_interpolation(text: str) -> None:
+    try:
+        OmegaConf.create([text])
+    except OmegaConfBaseException as error:
+        raise _UnusualError from error
 
 
 @lru_cache(maxsize=4096)

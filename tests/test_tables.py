@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import records
 from conftest import CONF, ROOT, Finished
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from records import PROVENANCE, write_run
@@ -652,6 +652,7 @@ def test_seeds_of_the_tuning_choose_and_are_not_reported(template: Run) -> None:
 PERCENT = st.floats(0, 100)
 
 
+@settings(max_examples=25)
 @given(
     st.lists(PERCENT, min_size=3, max_size=3),
     st.lists(PERCENT, min_size=3, max_size=3),

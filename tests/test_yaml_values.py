@@ -72,7 +72,16 @@ def test_what_omegaconf_writes_comes_back(values: dict[str, Any]) -> None:
     "text",
     [
         *("", "# nothing", "null", "words", "[1, 2]", "a: 1\na: 2", "{a: 1, a: 2}", "a: [1,"),
-        *("1: one", "true: yes", "null: 1", "? [1]\n: 2", "a: ${b}\nb: 1", "a: ${"),
+        *(
+            "1: one",
+            "true: yes",
+            "null: 1",
+            "? [1]\n: 2",
+            "a: ${b}\nb: 1",
+            "a: ${",
+            "- '${x'",
+            "${a}: 1",
+        ),
         *(
             "a: &x [1]\nb: *x",
             "a: &x {c: 1}\nb: {<<: *x, d: 2}",
@@ -94,6 +103,9 @@ def test_what_omegaconf_writes_comes_back(values: dict[str, Any]) -> None:
             "\x00",
             "\ta: 1",
         ),
+        *("a: &x {c: 1}\nb: {d: 2, <<: *x, c: 3}", "a: {<<: [{b: 1}, {b: 2}]}", "<<: 1", "'<<': 1"),
+        *("a: &x 1\nb: &x 2\nc: *x", "&x a: 1\n*x : 2", "a: &x {b: &y [1], c: *y}\nd: *x", "*x"),
+        *("a: &x {<<: {b: 1}, <<: {b: 2}}", "a: &x\nb: *x", "a: &x '${c}'\nb: *x\nc: 1", "&x [*x]"),
         "!!python/object/apply:pathlib.Path [x]",
     ],
 )
@@ -112,7 +124,13 @@ def test_deep_nesting_is_an_error_and_not_the_end_of_the_process(opening: str) -
 def test_whole_files_are_equal() -> None:
     """A run's configuration, and one file of each folder of conf."""
     assert_equal(OmegaConf.to_yaml(composed("strategy=dynamic", "proxy=gradnorm"), resolve=True))
-    files = {file.parent: file for file in sorted(CONF.rglob("*.yaml"))}
+    files = [*{file.parent: file for file in sorted(CONF.rglob("*.yaml"))}.values()]
     assert len(files) > 10
-    for file in files.values():
+    for file in (*files, CONF / "experiment" / "frequency.yaml"):
         assert_equal(file.read_text(encoding="utf-8"))
+
+
+def test_what_stands_in_two_places_is_not_shared() -> None:
+    values = plain_values("a: &x [1]\nb: *x")
+    values["a"].append(2)
+    assert values["b"] == [1]

@@ -112,7 +112,7 @@ class Comparison:
             return None
         return max(0.0, *(self._sign * end for end in self.paired.interval))
 
-    @property
+    @cached_property
     def seconds(self) -> tuple[float, float]:
         """Training and searching time of a run in each cell: medians over common seeds."""
         one, other = (_seconds(cell.frame, self.paired.seeds) for cell in (self.cell, self.other))

@@ -89,6 +89,8 @@ def traits(runs: pd.DataFrame) -> pd.DataFrame:
 
 def mixed(runs: pd.DataFrame) -> dict[str, dict[str, list[int]]]:
     """Return the traits in which `runs` differ: for each, its values and the seeds with them."""
+    if len(runs) < 2:
+        return {}
     values = traits(runs).fillna("unknown")
     return {
         key: runs["seed"].groupby(values[key], sort=False).apply(sorted).to_dict()
