@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import CONF, ROOT, CommandLine
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import write_run
 
@@ -138,7 +138,7 @@ def test_a_restored_run_is_not_run_again(
 ) -> None:
     """Nor where model and data lie elsewhere: a run is what its settings and contents are."""
     given = dict(override.split("=", 1) for override in tiny)
-    short = [*tiny, "training.epochs=1", "strategy=static"]
+    short = [*tiny, "training.epochs=1", "training.limit_examples=16", "strategy=static"]
     assert command_line(*short).code == 0
     outputs, file = Path(given["output"]), tmp_path / "kept.jsonl"
     write_archive(file, load(outputs)[0])
@@ -162,6 +162,7 @@ PLAIN = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(st.lists(st.dictionaries(st.sampled_from("abcd"), PLAIN), min_size=1, max_size=4))
 def test_what_runs_have_in_common_can_be_taken_out(rows: list[dict[str, Any]]) -> None:
     common = archive._common(rows)
