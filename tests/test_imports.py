@@ -42,7 +42,7 @@ LIBRARY = {
     **dict.fromkeys(["training", "integrations"], 4),
 }
 HARNESS = {
-    **dict.fromkeys(["locations", "network"], 5),
+    **dict.fromkeys(["locations", "network", "yaml_values"], 5),
     "config": 6,
     **dict.fromkeys(["data", "records"], 7),
     "loggers": 8,
