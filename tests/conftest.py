@@ -3,10 +3,12 @@
 import copy
 import functools
 import io
+import itertools
 import random
+import shutil
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,9 +55,11 @@ from transformers import (
 )
 
 from heterolora.cli import run as command
-from heterolora.cli.compose import composing
+from heterolora.cli.compose import composing, is_group
 from heterolora.config import prepare
 from heterolora.errors import ConfigError
+from heterolora.losses import Batch
+from heterolora.training.engines import LocalEngine
 
 # How long an example takes says nothing here: machines are shared.
 settings.register_profile("patient", deadline=None)
@@ -299,6 +303,12 @@ class Finished:
     out: str
     err: str
 
+    @property
+    def record(self) -> Path:
+        """The directory of the run, which went well and whose summary names it."""
+        assert self.code == 0, self.err
+        return Path(self.out.split("record")[-1].split("\n")[0].strip())
+
 
 CommandLine = Callable[..., Finished]
 
@@ -358,3 +368,61 @@ def tiny_run(checkpoint: Path, pairs: Path, output: Path) -> list[str]:
 def tiny(checkpoints: dict[str, Path], pairs: Path, tmp_path: Path) -> list[str]:
     """Overrides for a run of the tiny post-norm OPT, with an output folder of the test's own."""
     return tiny_run(checkpoints["opt-post-norm"], pairs, tmp_path / "outputs")
+
+
+def tiny_config(checkpoint: Path, pairs: Path, output: Path, *overrides: str) -> DictConfig:
+    """What `tiny_run` and further overrides compose; each choice of options is composed once."""
+    given = [*tiny_run(checkpoint, pairs, output), *overrides]
+    values = [one for one in given if one[0] not in "+~" and not is_group(one.partition("=")[0])]
+    return edited(composed(*(one for one in given if one not in values)), *values)
+
+
+def run_config(cfg: DictConfig) -> Finished:
+    """As `run_command`, all of it but Hydra's composing, which takes longer than a tiny run."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = command.report_errors(lambda: command.single(cfg))
+    return Finished(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def train(checkpoints: dict[str, Path], pairs: Path, tmp_path: Path) -> CommandLine:
+    """`command_line(*tiny, ...)` for what a run does and leaves: Hydra is not asked each time."""
+
+    def call(*overrides: str) -> Finished:
+        output = tmp_path / "outputs"
+        return run_config(tiny_config(checkpoints["opt-post-norm"], pairs, output, *overrides))
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    checkpoints: dict[str, Path], pairs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The directory of a finished run with a dynamic search. Tests read it, and change copies."""
+    cfg = tiny_config(
+        *(checkpoints["opt-post-norm"], pairs, tmp_path_factory.mktemp("finished")),
+        *("optimizer.learning_rate=0.02", "training.log_every=3"),
+    )
+    return run_config(cfg).record
+
+
+@pytest.fixture
+def own_run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of `finished_run` for a test that adds to it or changes it."""
+    return shutil.copytree(finished_run, tmp_path / "run")
+
+
+@contextmanager
+def stopped_at(step: int) -> Iterator[None]:
+    """Ctrl-C in the place of a run's step after `step` of them."""
+    make, steps = LocalEngine.step, itertools.count()
+
+    def stopping(self: LocalEngine, batch: Batch) -> torch.Tensor:
+        if next(steps) == step:
+            raise KeyboardInterrupt
+        return make(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalEngine, "step", stopping)
+        yield

@@ -4,18 +4,19 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import wandb
-from conftest import CommandLine, Finished, composed
-from omegaconf import OmegaConf
+from conftest import CommandLine, Finished, edited, run_config, stopped_at, tiny_config
+from omegaconf import DictConfig, OmegaConf
 from records import write_run
 
 from heterolora import run as experiment
-from heterolora.config import Config, checkpoints, identity
+from heterolora.config import Config, identity
+from heterolora.config import checkpoints as located
 from heterolora.errors import ModelError, RecordError
 from heterolora.files import write_atomically
 from heterolora.records.record import (
@@ -27,8 +28,8 @@ from heterolora.records.record import (
     run_directory,
 )
 from heterolora.records.schema import RunRecord
-from heterolora.training.trainer import Trainer
 
+Paid = tuple[DictConfig, Path]
 STEP = {"step": 1, "epoch": 1, "loss": 0.5}
 EPOCH = {
     "step": 1,
@@ -51,9 +52,13 @@ SEARCH: dict[str, Any] = {
 CONFIG = {"name": "main", "seed": 0, "task": {"name": "mrpc", "metrics": ["accuracy"]}}
 
 
-@pytest.fixture
-def config(tiny: list[str]) -> Config:
-    return experiment.prepare(composed(*tiny, "task=mrpc"))
+@pytest.fixture(scope="module")
+def config(checkpoints: dict[str, Path], pairs: Path) -> Config:
+    return experiment.prepare(of_tiny(checkpoints, pairs, Path("somewhere"), "task=mrpc"))
+
+
+def of_tiny(checkpoints: dict[str, Path], pairs: Path, output: Path, *overrides: str) -> DictConfig:
+    return tiny_config(checkpoints["opt-post-norm"], pairs, output, *overrides)
 
 
 def opened(directory: Path, provenance: Mapping[str, Any] = {}, resume: bool = False) -> Record:
@@ -68,12 +73,14 @@ def origin(directory: Path) -> Any:
     return json.loads((directory / "provenance.json").read_text())
 
 
-def test_the_directory_is_named_by_what_is_run(config: Config, tiny: list[str]) -> None:
+def test_the_directory_is_named_by_what_is_run(
+    config: Config, checkpoints: dict[str, Path], pairs: Path
+) -> None:
     root = Path(config.output)
     name = f"dynamic-gradnorm-{identity(config)}-s0"
     assert experiment.directory_of(config) == root / "main" / "mrpc" / name
-    changed = composed(*tiny, "strategy=homogeneous", "seed=13", "name=a/b")
-    other = experiment.prepare(changed)
+    changed = ("strategy=homogeneous", "seed=13", "name=a/b")
+    other = experiment.prepare(of_tiny(checkpoints, pairs, root, *changed))
     expected = root / "a" / "b" / "rte" / f"homogeneous-{identity(other)}-s13"
     assert experiment.directory_of(other) == expected
     assert run_directory("o", "n/m", "t", "static", "snip", "0123", 5) == Path(
@@ -252,45 +259,39 @@ def erased(directory: Path, done: Finished, before: Mapping[Path, bytes]) -> str
 
 
 @pytest.fixture
-def paid(command_line: CommandLine, tiny: list[str], tmp_path: Path) -> tuple[list[str], Path]:
-    """A run that is finished: its command and its directory."""
-    command = [*tiny, "training.epochs=1", "strategy=static"]
-    assert command_line(*command).code == 0
-    (directory,) = (tmp_path / "outputs" / "main" / "rte").iterdir()
-    return command, directory
+def paid(finished_run: Path, checkpoints: dict[str, Path], pairs: Path, tmp_path: Path) -> Paid:
+    """A run that is finished: its configuration and its directory."""
+    output = shutil.copytree(finished_run.parents[2], tmp_path / "outputs")
+    cfg = of_tiny(checkpoints, pairs, output, "optimizer.learning_rate=0.02")
+    return cfg, output / finished_run.relative_to(finished_run.parents[2])
 
 
-def test_a_finished_run_with_a_damaged_result_is_refused_and_not_erased(
-    command_line: CommandLine, paid: tuple[list[str], Path]
-) -> None:
-    command, directory = paid
+def test_a_finished_run_with_a_damaged_result_is_refused_and_not_erased(paid: Paid) -> None:
+    cfg, directory = paid
     whole = (directory / "run.json").read_bytes()
     for content in (b"", b"{", b'{"status": "fini', b"{}", b"[]", b"null", b"\xff\xfe\x00", None):
         file = directory / "run.json"
         file.unlink() if content is None else file.write_bytes(content)
         before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-        assert "run.json" in erased(directory, command_line(*command), before)
+        assert "run.json" in erased(directory, run_config(cfg), before), content
     (directory / "run.json").write_bytes(whole)
-    assert "already finished; use rerun=true" in command_line(*command).out
+    assert "already finished; use rerun=true" in run_config(cfg).out
     (directory / "run.json").write_bytes(b"")
-    assert command_line(*command, "rerun=true").code == 0
+    assert run_config(edited(cfg, "rerun=true")).code == 0
     assert finished(directory) is not None
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
+def test_a_finished_run_that_lacks_a_file_is_not_called_finished(paid: Paid) -> None:
+    cfg, directory = paid
+    for name in (
         *("config.yaml", "provenance.json", "metrics.jsonl", "allocations.jsonl"),
         *("checkpoint/best.safetensors", "checkpoint/last.safetensors"),
-    ],
-)
-def test_a_finished_run_that_lacks_a_file_is_not_called_finished(
-    name: str, command_line: CommandLine, paid: tuple[list[str], Path]
-) -> None:
-    command, directory = paid
-    (directory / name).unlink()
-    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-    assert f"finished but lacks {name}" in erased(directory, command_line(*command), before)
+    ):
+        whole = (directory / name).read_bytes()
+        (directory / name).unlink()
+        before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+        assert f"finished but lacks {name}" in erased(directory, run_config(cfg), before)
+        (directory / name).write_bytes(whole)
 
 
 def test_all_that_is_missing_is_named(tmp_path: Path) -> None:
@@ -321,24 +322,24 @@ def failed(output: Path) -> dict[str, Any]:
 
 
 def test_a_model_that_does_not_load_leaves_a_record(
-    command_line: CommandLine, tiny: list[str], tmp_path: Path, checkpoints: dict[str, Path]
+    train: CommandLine, tmp_path: Path, checkpoints: dict[str, Path]
 ) -> None:
     model = shutil.copytree(checkpoints["opt-post-norm"], tmp_path / "model")
     (model / "model.safetensors").write_bytes(b"no weights")
-    done = command_line(*tiny, f"model.path={model}")
+    done = train(f"model.path={model}")
     assert done.code == 2
     (line,) = done.err.splitlines()
     assert f"error: {failed(tmp_path)['error']}" == line
 
 
 def test_a_model_that_does_not_fit_the_device_leaves_a_record(
-    command_line: CommandLine, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def move(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 ...")
 
     monkeypatch.setattr("transformers.PreTrainedModel.to", move)
-    done = command_line(*tiny)
+    done = train()
     assert done.code == 2
     run = failed(tmp_path)
     assert "Tried to allocate 2.00 GiB; lower evaluation.batch_size or proxy" in run["error"]
@@ -346,50 +347,45 @@ def test_a_model_that_does_not_fit_the_device_leaves_a_record(
 
 
 def test_a_failure_while_loading_keeps_what_there_is_to_resume_from(
-    command_line: CommandLine, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Interrupted after the first epoch, then without its model, then with it."""
-    assert command_line(*tiny, "strategy=static", f"output={tmp_path / 'whole'}").code == 0
-    (whole,) = (tmp_path / "whole").rglob("metrics.jsonl")
-    validate = Trainer._validate
-
-    def interrupt(self: Trainer, epoch: int) -> None:
-        if epoch == 1:
-            raise KeyboardInterrupt
-        validate(self, epoch)
+    """Interrupted in the second epoch, then without its model, then with it."""
+    (whole,) = train("strategy=static", f"output={tmp_path / 'whole'}").record.glob("metrics.jsonl")
+    with stopped_at(15):
+        assert train("strategy=static").code == 130
 
     def load(*_: object) -> None:
         raise ModelError("no model today")
 
-    for name, instead in (("_validate", interrupt), ("load", load)):
-        with monkeypatch.context() as patch:
-            patch.setattr(Trainer if name == "_validate" else checkpoints, name, instead)
-            done = command_line(*tiny, "strategy=static")
-        assert done.code == (130 if instead is interrupt else 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(located, "load", load)
+        assert train("strategy=static").code == 2
     (directory,) = (tmp_path / "outputs" / "main" / "rte").iterdir()
     run = read_run(directory)
     assert run is not None
     assert (run["status"], run["error"]) == ("failed", "no model today")
-    done = command_line(*tiny, "strategy=static")
-    assert done.code == 0, done.err
+    done = train("strategy=static")
+    assert done.record == directory
     assert "resumed at step 8 (epoch 2)" in done.out
     assert (directory / "metrics.jsonl").read_text() == whole.read_text()
 
 
 def test_provenance_has_versions_and_no_environment(
-    command_line: CommandLine, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: CommandLine,
+    tmp_path: Path,
+    checkpoints: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SOME_TOKEN", "a-secret-of-mine")
-    assert command_line(*tiny, "strategy=static", "training.epochs=1").code == 0
-    (directory,) = (tmp_path / "outputs" / "main" / "rte").iterdir()
+    directory = train("strategy=static", "training.epochs=1").record
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 6
     assert [path for path in files if b"a-secret-of-mine" in path.read_bytes()] == []
     found = origin(directory)
     assert set(found) == {"code", "python", "packages", "hardware", "model", "data"}
     assert set(found["code"]) == {"commit", "dirty"}
-    assert found["packages"]["wandb"] == wandb.__version__
+    assert found["packages"]["wandb"] == version("wandb")
     assert found["data"]["train"]["rows"] == 60
     assert found["data"]["validation"]["rows"] == 40
-    assert f"model.path={found['model']['path']}" in tiny
+    assert found["model"]["path"] == str(checkpoints["opt-post-norm"])
     assert len(found["model"]["revision"]) == 16

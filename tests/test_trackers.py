@@ -1,15 +1,16 @@
 """What `tracking` chooses: each read back by its own library, alone and together, after kills."""
 
-import dataclasses
 import functools
 import importlib.util
 import io
+import itertools
 import json
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,12 +20,21 @@ import pandas as pd
 import pytest
 import torch
 from children import Command
-from conftest import CONF, ROOT, CommandLine, composed, edited, problems
-from mlflow import MlflowClient
-from omegaconf import OmegaConf
+from conftest import (
+    CONF,
+    ROOT,
+    CommandLine,
+    Finished,
+    composed,
+    edited,
+    problems,
+    run_config,
+    stopped_at,
+    tiny_config,
+)
+from omegaconf import DictConfig, OmegaConf
 from records import write_run
 from rich.console import Console
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from heterolora import run as experiment
 from heterolora.cli import report
@@ -32,23 +42,61 @@ from heterolora.config import plugins
 from heterolora.loggers import mlflow, wandb_report
 from heterolora.loggers.base import Tolerant
 from heterolora.loggers.wandb import Wandb
+from heterolora.losses import Batch
 from heterolora.records.read import read
 from heterolora.records.record import read_rows, read_run
-from heterolora.training.trainer import Trainer
+from heterolora.training.engines import LocalEngine
 
 NAMES = ("csv", "mlflow", "tensorboard")
-ALL = f"tracking=[{','.join(NAMES)}]"
 SEARCH = ("parameters", "degenerate", "tied", "seconds")
 Points = dict[str, list[tuple[int, float]]]
 """Of each name, the step and the value of every point."""
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _server() -> Iterator[None]:
+def _no_store() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(mlflow.URI, raising=False)
-        with children.server():
-            yield
+        yield
+
+
+@pytest.fixture(scope="module")
+def cfg(checkpoints: dict[str, Path], pairs: Path) -> DictConfig:
+    """Two epochs of 8 steps, searches before every second."""
+    return tiny_config(
+        checkpoints["opt-post-norm"], pairs, Path("somewhere"), "training.log_every=3"
+    )
+
+
+def tracked_by(cfg: DictConfig, output: Path, *names: str) -> DictConfig:
+    """The same configuration with other trackers, as `tracking=[...]` chooses them."""
+    changed = edited(cfg, f"output={output}")
+    changed.tracking = composed(f"tracking=[{','.join(names)}]").tracking
+    return changed
+
+
+@pytest.fixture(scope="module")
+def everywhere(cfg: DictConfig, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A run that all of them follow, which tests read."""
+    output = tmp_path_factory.mktemp("everywhere") / "outputs"
+    return run_config(edited(tracked_by(cfg, output, *NAMES), "tracking.mlflow.project=p"))
+
+
+@pytest.fixture
+def everywhere_anew(everywhere: Finished, cfg: DictConfig, tmp_path: Path) -> DictConfig:
+    """The configuration of a copy of that run, to be changed."""
+    output = tmp_path / "outputs"
+    shutil.copytree(everywhere.record.parents[2], output)
+    return edited(tracked_by(cfg, output, *NAMES), "tracking.mlflow.project=p")
+
+
+@pytest.fixture
+def store(everywhere: Finished, tmp_path: Path) -> Path:
+    """An output folder with MLflow's tables, which it takes a second to make."""
+    output = tmp_path / "outputs"
+    output.mkdir()
+    shutil.copy(everywhere.record.parents[2] / "mlflow.db", output)
+    return output
 
 
 def recorded(directory: Path) -> Points:
@@ -72,16 +120,25 @@ def recorded(directory: Path) -> Points:
     return points
 
 
+def events_of(directory: Path, **sizes: int) -> Any:
+    """What TensorBoard reads; it and MLflow are imported by the tests that use them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(directory / "tensorboard"), sizes or None).Reload()
+
+
 def in_tensorboard(directory: Path) -> Points:
-    events = EventAccumulator(str(directory / "tensorboard")).Reload()
+    events = events_of(directory)
     return {
         tag: [(event.step, event.value) for event in events.Scalars(tag)]
         for tag in events.Tags()["scalars"]
     }
 
 
-def stored(directory: Path) -> tuple[MlflowClient, Any]:
+def stored(directory: Path) -> tuple[Any, Any]:
     """A client of the local store, and the run that the record names."""
+    from mlflow import MlflowClient
+
     (database,) = directory.parents[2].glob("mlflow.db")
     client = MlflowClient(f"sqlite:///{database}")
     return client, client.get_run((directory / "mlflow-id").read_text())
@@ -128,16 +185,15 @@ def assert_whole(directory: Path, seconds: bool = True) -> None:
     assert_same(in_mlflow(directory), expected, seconds)
 
 
-def test_several_at_once(command_line: CommandLine, tiny: list[str], tmp_path: Path) -> None:
-    done = command_line(*tiny, ALL, "training.log_every=3", "tracking.mlflow.project=p")
-    assert (done.code, done.err) == (0, "")
-    (directory,) = (tmp_path / "outputs" / "main" / "rte").iterdir()
+def test_several_at_once(everywhere: Finished) -> None:
+    assert (everywhere.code, everywhere.err) == (0, "")
+    directory = everywhere.record
     assert_whole(directory)
     config = OmegaConf.to_container(OmegaConf.load(directory / "config.yaml"))
     assert config["tracking"] == {"csv": {}, "mlflow": {"project": "p"}, "tensorboard": {}}
     result = json.loads((directory / "run.json").read_text())
 
-    events = EventAccumulator(str(directory / "tensorboard"), {"images": 0}).Reload()
+    events = events_of(directory, images=0)
     searches = read_rows(directory / "allocations.jsonl")
     images = events.Images("search/heatmap")
     assert [image.step for image in images] == [search["step"] for search in searches]
@@ -160,30 +216,17 @@ def test_several_at_once(command_line: CommandLine, tiny: list[str], tmp_path: P
     assert table["event"].value_counts().to_dict() == {"search": 8, "step": 7, "epoch": 2}
 
 
-def text(events: EventAccumulator, tag: str) -> str:
+def text(events: Any, tag: str) -> str:
     (event,) = events.Tensors(tag)
     (value,) = event.tensor_proto.string_val
     return str(value.decode().removeprefix("```\n").removesuffix("\n```"))
 
 
-def test_halves_have_columns_of_their_own(
-    command_line: CommandLine, tiny: list[str], tmp_path: Path
-) -> None:
-    done = command_line(*tiny, "tracking=csv", "evaluation.split=halves", "strategy=static")
-    assert (done.code, done.out.count("warning: metrics.csv")) == (0, 0)
-    (file,) = (tmp_path / "outputs").rglob("metrics.csv")
-    epochs = pd.read_csv(file).query("event == 'epoch'")
+def test_halves_have_columns_of_their_own(train: CommandLine) -> None:
+    done = train("tracking=csv", "evaluation.split=halves", "strategy=static")
+    assert done.out.count("warning: metrics.csv") == 0
+    epochs = pd.read_csv(done.record / "metrics.csv").query("event == 'epoch'")
     assert epochs[["report_loss", "report_accuracy"]].notna().all(axis=None)
-
-
-@pytest.fixture
-def settings(checkpoints: dict[str, Path], pairs: Path) -> list[str]:
-    """Two epochs of 8 steps, searches before every second."""
-    return [
-        *(f"model.path={checkpoints['opt-post-norm']}", "task=rte", f"task.path={pairs}"),
-        *("device=cpu", "training.log_every=3", "training.epochs=2", "training.batch_size=8"),
-        "proxy.num_batches=2",
-    ]
 
 
 FATES = {
@@ -196,98 +239,94 @@ FATES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fate", FATES)
-def test_a_resumed_run_has_every_point_once(fate: str, settings: list[str], tmp_path: Path) -> None:
-    command = Command(composed(*settings, ALL), tmp_path / "outputs")
+def test_a_resumed_run_has_every_point_once(fate: str, cfg: DictConfig, store: Path) -> None:
+    followed = tracked_by(cfg, store, *NAMES)
     happens, code = FATES[fate]
-    assert command.run(fate=happens) == code
+    command = Command(followed, store)
+    with children.server():
+        assert command.run(fate=happens) == code
     assert "INFO" not in command.log.read_text()  # of MLflow, which makes its tables
     directory = command.directory
     _, before = stored(directory)
     assert before.info.status == ("KILLED" if fate == "stopped" else "RUNNING")
     assert max(step for step, _ in in_csv(directory)["train/loss"]) > 8
-    assert command.run() == 0, command.log.read_text()
-    assert "resumed at step" in command.log.read_text()
-    assert "INFO" not in command.log.read_text()
+    done = run_config(followed)
+    assert done.record == directory
+    assert "resumed at step" in done.out
+    assert "INFO" not in done.err
     assert_whole(directory, seconds=False)
     client, run = stored(directory)
     assert (run.info.run_id, run.info.status) == (before.info.run_id, "FINISHED")
     assert len(client.search_runs([run.info.experiment_id])) == 1
-    told = text_of_last(EventAccumulator(str(directory / "tensorboard")).Reload())
+    told = text_of_last(events_of(directory))
     assert told["status"] == "finished"
 
 
-def text_of_last(events: EventAccumulator) -> Any:
+def text_of_last(events: Any) -> Any:
     *_, event = events.Tensors("summary/text_summary")
     (value,) = event.tensor_proto.string_val
     return json.loads(value.decode().strip("`\n"))
 
 
-def test_what_is_chosen_when_a_run_is_resumed_has_all_of_it(
-    settings: list[str], tmp_path: Path
-) -> None:
-    local = Command(composed(*settings, "tracking=local"), tmp_path / "outputs")
-    assert local.run(fate=functools.partial(children.in_step, 15)) == -signal.SIGKILL
-    assert not (local.directory / "metrics.csv").exists()
-    followed = Command(composed(*settings, ALL), tmp_path / "outputs")
-    assert followed.run() == 0, followed.log.read_text()
-    assert "resumed at step 8" in followed.log.read_text()
-    assert_whole(followed.directory)
+def test_what_is_chosen_when_a_run_is_resumed_has_all_of_it(cfg: DictConfig, store: Path) -> None:
+    with stopped_at(14):
+        assert run_config(tracked_by(cfg, store, "local")).code == 130
+    assert not [*store.rglob("metrics.csv")]
+    done = run_config(tracked_by(cfg, store, *NAMES))
+    assert "resumed at step 8" in done.out
+    assert_whole(done.record)
 
 
-def test_a_run_from_before_several_could_be_chosen_goes_on(
-    settings: list[str], tmp_path: Path
-) -> None:
-    command = Command(composed(*settings, "tracking=csv"), tmp_path / "outputs")
-    assert command.run(fate=functools.partial(children.in_step, 15)) == -signal.SIGKILL
-    file = command.directory / "config.yaml"
+def test_a_run_from_before_several_could_be_chosen_goes_on(cfg: DictConfig, tmp_path: Path) -> None:
+    followed = tracked_by(cfg, tmp_path, "csv")
+    with stopped_at(14):
+        assert run_config(followed).code == 130
+    (file,) = tmp_path.rglob("config.yaml")
     config = OmegaConf.load(file)
     before = {"name": "wandb", "project": "p", "entity": None, "group": None, "tags": ["a"]}
     config.tracking = before
     OmegaConf.save(config, file)
-    assert command.run() == 0, command.log.read_text()
-    assert "resumed at step 8" in command.log.read_text()
-    assert_same(in_csv(command.directory), recorded(command.directory))
+    done = run_config(followed)
+    assert "resumed at step 8" in done.out
+    assert_same(in_csv(done.record), recorded(done.record))
     del before["name"]
-    assert read(command.directory).tracking == {"wandb": before}
+    assert read(done.record).tracking == {"wandb": before}
 
 
 def test_a_run_that_starts_over_leaves_nothing_of_the_one_before(
-    command_line: CommandLine, tiny: list[str], tmp_path: Path
+    everywhere_anew: DictConfig, tmp_path: Path
 ) -> None:
-    short = [*tiny, "training.epochs=1", "strategy=static"]
-    assert command_line(*short, ALL).code == 0
     (directory,) = (tmp_path / "outputs" / "main" / "rte").iterdir()
     (directory / "wandb-id").write_text("0123abcd")
     _, before = stored(directory)
-    assert command_line(*short, ALL, "rerun=true").code == 0
+    assert run_config(edited(everywhere_anew, "rerun=true")).record == directory
     assert_whole(directory)
     _, after = stored(directory)
     assert before.info.run_id != after.info.run_id
-    assert command_line(*short, "tracking=local", "rerun=true").code == 0
+    local = tracked_by(everywhere_anew, tmp_path / "outputs", "local")
+    assert run_config(edited(local, "rerun=true")).record == directory
     left = {path.name for path in directory.iterdir()}
     assert not left & {"metrics.csv", "tensorboard", "mlflow-id", "wandb-id"}
 
 
 def test_a_store_that_breaks_is_told_once_and_left_alone(
-    command_line: CommandLine, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cfg: DictConfig, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its tables are gone in the middle of the run."""
-    descend = Trainer.training_step
+    make, steps = LocalEngine.step, itertools.count()
 
-    def destructive(self: Trainer, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        if self.progress.step == 5:
-            with sqlite3.connect(tmp_path / "outputs" / "mlflow.db") as database:
+    def destructive(self: LocalEngine, batch: Batch) -> torch.Tensor:
+        if next(steps) == 5:
+            with sqlite3.connect(store / "mlflow.db") as database:
                 database.execute("ALTER TABLE metrics RENAME TO elsewhere")
-        return descend(self, batch)
+        return make(self, batch)
 
-    monkeypatch.setattr(Trainer, "training_step", destructive)
-    done = command_line(*tiny, ALL, "training.log_every=3")
-    assert done.code == 0, done.err
+    monkeypatch.setattr(LocalEngine, "step", destructive)
+    done = run_config(tracked_by(cfg, store, *NAMES))
     assert done.out.count("warning: ") == 1
     assert "warning: MLflow failed and is switched off for the rest of the run" in done.out
-    (directory,) = (tmp_path / "outputs" / "main" / "rte").iterdir()
-    assert_same(in_csv(directory), recorded(directory))
-    assert_same(in_tensorboard(directory), recorded(directory))
+    assert_same(in_csv(done.record), recorded(done.record))
+    assert_same(in_tensorboard(done.record), recorded(done.record))
 
 
 def test_a_logger_that_fails_is_not_asked_again() -> None:
@@ -311,16 +350,12 @@ def test_a_logger_that_fails_is_not_asked_again() -> None:
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:///{broken}", "nope://x"])
 def test_a_store_that_cannot_be_opened_is_one_line(
-    uri: str,
-    command_line: CommandLine,
-    tiny: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    uri: str, cfg: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken.db").write_text("no database, whatever it is called")
     monkeypatch.setenv(mlflow.URI, uri.format(broken=tmp_path / "broken.db"))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    done = command_line(*tiny, "tracking=mlflow")
+    done = run_config(tracked_by(cfg, tmp_path / "outputs", "mlflow"))
     assert done.code == 2
     (line,) = done.err.splitlines()
     assert line.startswith("error: tracking=mlflow: ")
@@ -344,79 +379,96 @@ def test_where_mlflow_keeps_its_runs(
     given: str | None,
     offline: bool,
     local: bool,
-    tiny: list[str],
+    cfg: DictConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if given is not None:
         monkeypatch.setenv(mlflow.URI, given)
-    config = experiment.prepare(composed(*tiny))
+    config = experiment.prepare(edited(cfg, f"offline={str(offline).lower()}"))
     info = experiment.run_info(config, Path("somewhere"))
-    info = dataclasses.replace(info, config={**info.config, "offline": offline})
     expected = Path(config.output).absolute() / "mlflow.db"
-    assert mlflow._local(info) == (expected if local else None)
+    assert mlflow.local_store(info) == (expected if local else None)
 
 
 @pytest.mark.parametrize("name", ["mlflow", "tensorboard"])
 def test_a_package_that_is_missing_is_told_before_anything_is_loaded(
-    name: str, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+    name: str, cfg: DictConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec
     without = lambda module, *rest: None if module == name else find(module, *rest)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", without)
-    (line,) = problems(composed(*tiny, f"tracking=[csv,{name}]"))
-    assert line == (
-        f"tracking={name}: needs the package {name}; pip install 'heterolora[{name}]', or choose "
-        "tracking=local"
-    )
+    (line,) = problems(tracked_by(cfg, Path("somewhere"), *NAMES))
+    assert line.startswith(f"tracking={name}: needs the package {name}")
+    assert f"pip install 'heterolora[{name}]'" in line
+    assert line.endswith("tracking=local")
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "key", "remedy"),
     [
-        (["tracking=tensorbord"], "tracking=tensorbord: there is no such tracking; did you mean"),
-        (["tracking=[csv,nope]"], "tracking=nope: there is no such tracking; choose one of csv,"),
-        (
-            ["tracking=null"],
-            "tracking=null: there is no such tracking; choose one of csv, figures,",
-        ),
-        (["tracking.project=x"], "tracking.project: unknown key; did you mean tracking.wandb.proj"),
+        (["tracking=tensorbord"], "tracking=tensorbord", "did you mean tensorboard?"),
+        (["tracking=[csv,nope]"], "tracking=nope", "choose one of csv, figures,"),
+        (["tracking=null"], "tracking=null", "choose one of csv, figures,"),
+        (["tracking.project=x"], "tracking.project", "did you mean tracking.wandb.project?"),
         (
             ["tracking=mlflow", "tracking.mlflow.projct=x"],
-            "tracking.mlflow.projct: unknown key; did you mean tracking.mlflow.project?",
+            *("tracking.mlflow.projct", "did you mean tracking.mlflow.project?"),
         ),
-        (["tracking=csv", "tracking.wandb.project=x"], "tracking.wandb.project: unknown key; "),
         (
-            ["+tracking.project=x"],
-            "tracking.project: unknown key; did you mean tracking.mlflow.project or tracking.wandb",
-        ),
-        (["+tracking.dashboard={}"], "tracking.dashboard: unknown key; did you mean tensorboard?"),
-        (["+tracking.csv=3"], "tracking.csv=3: must be a mapping of settings; choose it with"),
-        (["tracking=wandb", "tracking.wandb.project=''"], "tracking.wandb.project='': must not be"),
-        (["tracking=wandb", "tracking.wandb.tags=3"], "tracking.wandb.tags=3: must be a list"),
-        (
-            ["tracking=mlflow", "tracking.mlflow.project=x", "training.epochs=0"],
-            "training.epochs=0: must be greater than 0",
+            ["tracking=csv", "tracking.wandb.project=x"],
+            *("tracking.wandb.project", "choose one of tracking, tracking.csv"),
         ),
     ],
 )
-def test_each_mistake_is_one_line(
-    overrides: list[str], said: str, command_line: CommandLine, tiny: list[str]
+def test_a_choice_that_cannot_be_composed_is_one_line(
+    overrides: list[str], key: str, remedy: str, command_line: CommandLine
 ) -> None:
-    done = command_line(*[one for one in tiny if one != "tracking=local"], *overrides)
+    done = command_line(*overrides)
     assert done.code == 2
     (line,) = done.err.splitlines()
-    assert line.startswith(f"error: {said}")
+    assert line.startswith(f"error: {key}: ")
+    assert remedy in line
 
 
-def test_none_is_local(tiny: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("names", "change", "key", "remedy"),
+    [
+        (
+            *((), "tracking.project=x", "tracking.project"),
+            "did you mean tracking.mlflow.project or tracking.wandb.project?",
+        ),
+        ((), "tracking.dashboard={}", "tracking.dashboard", "did you mean tensorboard?"),
+        ((), "tracking.csv=3", "tracking.csv=3", "choose it with"),
+        (
+            *(["wandb"], "tracking.wandb.project=''", "tracking.wandb.project=''"),
+            "for example tracking.wandb.project=heterolora",
+        ),
+        (
+            *(["wandb"], "tracking.wandb.tags=3", "tracking.wandb.tags=3"),
+            "must be a list",
+        ),
+        (["mlflow"], "training.epochs=0", "training.epochs=0", "must be greater than 0"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_one_line(
+    names: list[str], change: str, key: str, remedy: str, cfg: DictConfig
+) -> None:
+    done = run_config(edited(tracked_by(cfg, Path("nowhere"), *names), change))
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"error: {key}: ")
+    assert remedy in line
+
+
+def test_none_is_local() -> None:
     for override in ("tracking=local", "tracking=[]", "tracking=[local]"):
-        assert experiment.prepare(composed(*tiny, override)).tracking == {}
+        assert experiment.prepare(composed("device=cpu", override)).tracking == {}, override
 
 
 def test_a_sweep_takes_lists_as_well(
     command_line: CommandLine, tiny: list[str], tmp_path: Path
 ) -> None:
-    short = [*tiny, "training.epochs=1", "strategy=homogeneous", "seed=0,1"]
+    short = [*tiny, "training.max_steps=2", "strategy=homogeneous", "seed=0,1"]
     done = command_line("-m", *short, "tracking=[csv,tensorboard]")
     assert done.code == 0, done.err
     assert len([*(tmp_path / "outputs").rglob("metrics.csv")]) == 2
@@ -444,30 +496,23 @@ def test_a_library_is_imported_when_a_run_is_opened() -> None:
 
 
 OLD: Mapping[str, Any] = {"name": "wandb", "project": "old", "entity": "team", "group": None}
+WENT: Sequence[tuple[Mapping[str, Any], str, str | None]] = [
+    ({**OLD, "tags": []}, "old", "team"),
+    ({**OLD, "name": "local", "project": "heterolora"}, "heterolora", None),
+    ({"wandb": {"project": "new", "entity": "team", "group": None, "tags": []}}, "new", "team"),
+    ({}, Wandb().project, None),
+]
+"""What a run's configuration says of trackers, and the project and the entity of its report."""
 
 
-@pytest.mark.parametrize(
-    ("tracking", "project", "entity"),
-    [
-        ({**OLD, "tags": []}, "old", "team"),
-        ({**OLD, "name": "local", "project": "heterolora"}, "heterolora", None),
-        ({"wandb": {"project": "new", "entity": "team", "group": None, "tags": []}}, "new", "team"),
-        ({}, Wandb().project, None),
-    ],
-)
-def test_a_report_goes_where_its_runs_went(
-    tracking: dict[str, Any],
-    project: str,
-    entity: str | None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_report_goes_where_its_runs_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = write_run(tmp_path, "name=table2", "strategy=dynamic", accuracies=[0.5])
     config = edited(OmegaConf.load(directory / "config.yaml"))
-    config.tracking = tracking
-    OmegaConf.save(config, directory / "config.yaml")
     logged: list[Any] = []
     monkeypatch.setattr(wandb_report, "log_report", lambda *given: logged.append(given))
-    report.main([str(tmp_path), "--wandb"])
-    ((*_, there, _),) = logged
-    assert (there["project"], there["entity"], there["group"]) == (project, entity, None)
+    for tracking, project, entity in WENT:
+        config.tracking = tracking
+        OmegaConf.save(config, directory / "config.yaml")
+        report.main([str(tmp_path), "--wandb"])
+        *_, there, _ = logged.pop()
+        assert (there["project"], there["entity"], there["group"]) == (project, entity, None)

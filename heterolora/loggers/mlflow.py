@@ -80,7 +80,7 @@ class MlflowLogger:
 
     def __init__(self, info: RunInfo, experiment: str) -> None:
         self._told: dict[str, int] = {}
-        local = _local(info)
+        local = local_store(info)
         # Otherwise several processes of a sweep could all create the tables of a new database.
         with FileLock(local.with_name(".mlflow.lock")) if local else nullcontext():
             self._client = _client(local)
@@ -123,7 +123,7 @@ class MlflowLogger:
             self._told[first] = step
 
 
-def _local(info: RunInfo) -> Path | None:
+def local_store(info: RunInfo) -> Path | None:
     """Return the path of the local database, or None if another store is configured."""
     given = os.environ.get(URI, "")
     here = given.startswith(("sqlite:", "file:", "/"))
