@@ -1,5 +1,6 @@
 """Where a run's numbers come from, as far as is known before model and data are loaded."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -46,6 +47,7 @@ def provenance(device: str, device_name: str) -> dict[str, Any]:
     }
 
 
+@functools.cache  # a sweep asks for each of its runs, and each time it is a file to be parsed
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
