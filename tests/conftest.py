@@ -307,7 +307,8 @@ class Finished:
     def record(self) -> Path:
         """The directory of the run, which went well and whose summary names it."""
         assert self.code == 0, self.err
-        return Path(self.out.split("record")[-1].split("\n")[0].strip())
+        (line,) = (line for line in self.out.splitlines() if line.startswith("record  "))
+        return Path(line.removeprefix("record").strip())
 
 
 CommandLine = Callable[..., Finished]

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import WORDS, CommandLine, tiny_tokenizer, write_parquet
-from test_export import finished
+from conftest import WORDS, composed, edited, run_config, tiny_tokenizer, write_parquet
 from test_language import TEXTS, language_model
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -37,23 +36,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def trained(command_line: CommandLine, model: Path, tmp_path: Path) -> Path:
+def trained(model: Path, tmp_path: Path) -> Path:
     """A run that has learned something."""
     rows: dict[str, list[object]] = {"text": [*TEXTS] * 4}
     write_parquet(tmp_path / "wiki", train=rows, validation={"text": ["a red bird sees no dog"]})
-    return finished(
-        command_line,
-        *("task=wikitext2", f"task.path={tmp_path / 'wiki'}", f"model.path={model}"),
-        *(f"output={tmp_path / 'outputs'}", "tracking=local", "device=cpu", "strategy=homogeneous"),
+    groups = ("task=wikitext2", "tracking=local", "device=cpu", "strategy=homogeneous")
+    values = (
+        *(f"task.path={tmp_path / 'wiki'}", f"model.path={model}", f"output={tmp_path}"),
         *("task.max_length=12", "training.epochs=1", "training.batch_size=4"),
         "optimizer.learning_rate=0.02",
     )
+    return run_config(edited(composed(*groups), *values)).record
 
 
 def test_what_cannot_be_evaluated_is_one_line(
     trained: Path,
-    command_line: CommandLine,
-    tiny: list[str],
+    finished_run: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)  # as where it is not installed
@@ -61,11 +59,10 @@ def test_what_cannot_be_evaluated_is_one_line(
         ConfigError, match=r"lm-evaluation-harness is not installed .*; pip install 'heterol"
     ):
         evaluate.main([str(trained), "--task", "mmlu"])
-    other = finished(command_line, *tiny, "training.epochs=1", "strategy=homogeneous")
     with pytest.raises(
         RecordError, match=r"is a run of task=rte, which is not a language model; give a"
     ):
-        evaluate.main([str(other), "--task", "mmlu"])
+        evaluate.main([str(finished_run), "--task", "mmlu"])
 
 
 def questions(count: int, subject: str, seed: int) -> dict[str, list[Any]]:

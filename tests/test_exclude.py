@@ -99,10 +99,9 @@ def test_other_methods_go_by_roles() -> None:
     assert problem.startswith("search_space.exclude=[layers.1.q]: method=dora adapts roles")
 
 
-def test_a_run_without_a_site(tiny: list[str], command_line: CommandLine, tmp_path: Path) -> None:
+def test_a_run_without_a_site(train: CommandLine, tmp_path: Path) -> None:
     left_out = "search_space.exclude=[layers.1.q]"
-    done = command_line(*tiny, left_out, "training.epochs=1", "strategy=static")
-    assert done.code == 0, done.err
+    assert train(left_out, "training.epochs=1", "strategy=static").code == 0
     (record,), _ = load(tmp_path / "outputs")
     assert record.searches[0].ranks.keys() == {
         f"layers.{layer}.{role}" for layer in range(3) for role in "qv"

@@ -26,12 +26,6 @@ IDS = torch.tensor([[0, 5, 6, 7, 8, 2], [0, 9, 10, 2, 1, 1]])
 ROWS = {"input_ids": IDS, "attention_mask": (IDS != 1).long()}
 
 
-def finished(command_line: CommandLine, *overrides: str) -> Path:
-    done = command_line(*overrides)
-    assert done.code == 0, done.err
-    return Path(done.out.split("record")[-1].split("\n")[0].strip())
-
-
 def logits(model: torch.nn.Module) -> torch.Tensor:
     with torch.no_grad():
         return model.eval()(**ROWS).logits
@@ -42,13 +36,12 @@ def base(path: Path) -> torch.nn.Module:
 
 
 def test_every_target_has_the_logits_of_the_run(
-    command_line: CommandLine,
-    tiny: list[str],
+    finished_run: Path,
     checkpoints: dict[str, Path],
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    run = finished(command_line, *tiny, "optimizer.learning_rate=0.02")
+    run = finished_run
     model = base(checkpoints["opt-post-norm"])
     hl.load(model, run / "checkpoint" / "best.safetensors")
     expected = logits(model)
@@ -72,9 +65,7 @@ def test_every_target_has_the_logits_of_the_run(
     assert (logits(again) - expected).abs().max() <= 1e-6
     export.main([str(run), str(folders["peft"])])
     assert not list(folders["peft"].glob("model*"))
-    assert sorted(file.name for file in tmp_path.iterdir()) == [
-        *sorted([*folders, "outputs"])
-    ]  # and nothing beside them
+    assert {file.name for file in tmp_path.iterdir()} == {*folders}  # and nothing beside them
     card = ModelCard.load(folders["peft"] / "README.md")
     assert card.data.library_name == "peft"
     accuracy = result["best"]["accuracy"]
@@ -86,9 +77,9 @@ def test_every_target_has_the_logits_of_the_run(
 
 
 def test_the_last_weights_and_a_model_that_moved(
-    command_line: CommandLine, tiny: list[str], checkpoints: dict[str, Path], tmp_path: Path
+    own_run: Path, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    run = finished(command_line, *tiny, "optimizer.learning_rate=0.02")
+    run = own_run
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(str(checkpoints["opt-post-norm"]), "gone"))
     here = str(checkpoints["opt-post-norm"])
@@ -104,19 +95,30 @@ def script(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+def command(*arguments: object) -> int:
+    """The exit code of `python scripts/export.py ...`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["export.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leaving:
+            export.run()
+    assert isinstance(leaving.value.code, int)
+    return leaving.value.code
+
+
 def test_what_cannot_be_exported_is_one_line(
-    command_line: CommandLine, tiny: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    train: CommandLine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = finished(
-        command_line, *tiny, "search_space=lora_shortcuts", "rank_budget.shortcut_rank=1"
-    )
-    done = script("scripts/export.py", run, "--to", "peft", tmp_path / "out")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert "--to heterolora" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    run = train(
+        *("search_space=lora_shortcuts", "rank_budget.shortcut_rank=1"),
+        *("strategy=static", "training.epochs=1"),
+    ).record
+    capfd.readouterr()
+    assert command(run, "--to", "peft", tmp_path / "out") == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "--to heterolora" in line
     assert not (tmp_path / "out").exists()
-    export.main([str(run), "--to", "heterolora", str(tmp_path / "out")])
+    assert command(run, "--to", "heterolora", tmp_path / "out") == 0
     assert "heterolora.load(model, " in capfd.readouterr().out
     result = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(result | {"status": "interrupted"}))

@@ -1,21 +1,28 @@
 """Runs of language models through the command line: searched, stopped, resumed, exported."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from children import Command
-from conftest import CommandLine, composed, tiny_tokenizer, write_parquet
+from conftest import (
+    composed,
+    edited,
+    run_config,
+    stopped_at,
+    tiny_tokenizer,
+    write_parquet,
+)
+from omegaconf import DictConfig
 from peft import PeftModel
-from test_export import finished
 from test_language import ALPACA, TEXTS, documented, language_model
 from transformers import AutoModelForCausalLM
 
 from heterolora.cli import export
 from heterolora.config import identity, prepare
-from heterolora.training.trainer import Trainer
 
 EVALUATED = ["two cats hears the bird", "", "a red dog sees two big birds", "the old cat"] * 3
 PROMPTS = [
@@ -38,26 +45,28 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / name for name in ("model", "wiki", "alpaca")}
 
 
-def overrides(places: dict[str, Path], task: str, data: str, output: Path) -> list[str]:
-    return [
-        *(f"task={task}", f"task.path={places[data]}", f"model.path={places['model']}"),
-        *(f"output={output}", "tracking=local", "device=cpu", "training.batch_size=4"),
-        *("training.epochs=2", "proxy.num_batches=2", "optimizer.learning_rate=0.02"),
-        *("task.max_length=24", "search_space.projections=[q,k,v,o,gate,up,down]"),
-    ]
+def of(places: dict[str, Path], options: Sequence[str], data: str, output: Path) -> DictConfig:
+    """A run on the tiny Llama; a dynamic search by gradients, unless `options` choose another."""
+    return edited(
+        composed(*options, "tracking=local", "device=cpu"),
+        *(f"task.path={places[data]}", f"model.path={places['model']}", f"output={output}"),
+        *("training.batch_size=4", "training.epochs=2", "proxy.num_batches=2"),
+        *("optimizer.learning_rate=0.02", "task.max_length=24"),
+        "search_space.projections=[q,k,v,o,gate,up,down]",
+    )
 
 
 @pytest.fixture
-def wiki(places: dict[str, Path], tmp_path: Path) -> list[str]:
-    """A dynamic search by gradients on the lines."""
-    return [*overrides(places, "wikitext2", "wiki", tmp_path / "outputs"), "task.stride=6"]
+def wiki(places: dict[str, Path], tmp_path: Path) -> DictConfig:
+    """A dynamic search on the lines."""
+    return edited(of(places, ["task=wikitext2"], "wiki", tmp_path / "outputs"), "task.stride=6")
 
 
 @pytest.fixture
-def alpaca(places: dict[str, Path], tmp_path: Path) -> list[str]:
+def alpaca(places: dict[str, Path], tmp_path: Path) -> DictConfig:
     """The same on the instructions."""
-    made = overrides(places, "alpaca", "alpaca", tmp_path / "outputs")
-    return [*made, *PROMPTS, "task.held_out=12"]
+    made = of(places, ["task=alpaca"], "alpaca", tmp_path / "outputs")
+    return edited(made, *PROMPTS, "task.held_out=12")
 
 
 def result(directory: Path) -> dict[str, Any]:
@@ -66,9 +75,9 @@ def result(directory: Path) -> dict[str, Any]:
 
 
 def test_what_is_exported_has_the_perplexity_of_the_run_by_the_documented_recipe(
-    command_line: CommandLine, wiki: list[str], places: dict[str, Path], tmp_path: Path
+    wiki: DictConfig, places: dict[str, Path], tmp_path: Path
 ) -> None:
-    run = finished(command_line, *wiki)
+    run = run_config(wiki).record
     found = result(run)
     assert (found["primary_metric"], found["higher_is_better"]) == ("perplexity", False)
     assert found["parameters"]["head"] == 0
@@ -101,50 +110,36 @@ PACKED = [*PARTS, "task.packing=true", "task.max_length=30"]
     ("task", "more"), [("wiki", PARTS), pytest.param("alpaca", PACKED, marks=pytest.mark.slow)]
 )
 def test_a_run_that_was_stopped_ends_to_the_bit_as_one_that_was_not(
-    task: str,
-    more: list[str],
-    request: pytest.FixtureRequest,
-    command_line: CommandLine,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    task: str, more: list[str], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    asked = [*request.getfixturevalue(task), *more]
-    assert command_line(*asked).code == 0
-    whole = Command(composed(), tmp_path / "outputs")
-    before = result(whole.directory)
-    descend, made = Trainer.training_step, []
-
-    def stopped(self: Trainer, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        made.append(len(batch["input_ids"]))
-        if len(made) == before["steps"] // 2 + 1:
-            raise KeyboardInterrupt
-        return descend(self, batch)
-
-    again = [*asked, f"output={tmp_path / 'again'}", "checkpoint.every_minutes=1e-9"]
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "training_step", stopped)
-        assert command_line(*again).code == 130
-    resumed = command_line(*again)
+    asked = edited(request.getfixturevalue(task), *more)
+    before = result(run_config(asked).record)
+    again = edited(asked, f"output={tmp_path / 'again'}", "checkpoint.every_minutes=1e-9")
+    half = before["steps"] // 2
+    with stopped_at(half):
+        assert run_config(again).code == 130
+    resumed = run_config(again)
     assert resumed.code == 0
-    assert f"resumed at step {before['steps'] // 2}" in resumed.out
-    assert Command(composed(), tmp_path / "again").outcome() == whole.outcome()
+    assert f"resumed at step {half}" in resumed.out
+    outcomes = [Command(asked, tmp_path / name).outcome() for name in ("outputs", "again")]
+    assert outcomes[0] == outcomes[1]
 
 
 def test_steps_in_parts_and_recomputed_have_the_same_losses(
-    command_line: CommandLine, alpaca: list[str]
+    places: dict[str, Path], tmp_path: Path
 ) -> None:
     """Their means are over tokens, of which each part has another number."""
+    options = ["task=alpaca", "strategy=static"]
+    cfg = edited(of(places, options, "alpaca", tmp_path), *PROMPTS, "task.held_out=12")
     found = []
     for more in ([], ["training.micro_batch_size=3", "training.gradient_checkpointing=true"]):
-        found.append(result(finished(command_line, *alpaca, "strategy=static", *more)))
+        found.append(result(run_config(edited(cfg, *more)).record))
     first, second = (run["last"] for run in found)
     assert first != second
     for name in ("train_loss", "validation_loss", "perplexity"):
         assert first[name] == pytest.approx(second[name], rel=1e-5)
 
 
-def test_packing_and_what_is_held_out_make_another_run(alpaca: list[str]) -> None:
-    def of(*more: str) -> str:
-        return identity(prepare(composed(*alpaca, *more)))
-
-    assert len({of(), of("task.packing=true"), of("task.held_out=13")}) == 3
+def test_packing_and_what_is_held_out_make_another_run(alpaca: DictConfig) -> None:
+    changes = ([], ["task.packing=true"], ["task.held_out=13"])
+    assert len({identity(prepare(edited(alpaca, *change))) for change in changes}) == 3

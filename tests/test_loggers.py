@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import wandb
-from conftest import CommandLine, composed
+from conftest import CommandLine, tiny_config
 from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
-from wandb.proto import wandb_internal_pb2
 
 from heterolora import run as experiment
 from heterolora.drawing.grid import Grid, on_frequency
@@ -68,9 +66,10 @@ SEARCH: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def info(tiny: list[str]) -> RunInfo:
-    config = experiment.prepare(composed(*tiny, "task=mrpc"))
+@pytest.fixture(scope="module")
+def info(checkpoints: dict[str, Path], pairs: Path) -> RunInfo:
+    tiny = checkpoints["opt-post-norm"], pairs, Path("somewhere")
+    config = experiment.prepare(tiny_config(*tiny, "task=mrpc"))
     return experiment.run_info(config, Path("/somewhere/" + "long/" * 30))
 
 
@@ -181,6 +180,8 @@ def test_a_heatmap_shows_scores_and_ranks() -> None:
 @pytest.fixture
 def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A home without a W&B key; should an upload be tried all the same, it finds no one."""
+    import wandb
+
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -194,6 +195,8 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 def records(file: Path) -> Iterator[Any]:
     """The records of a `.wandb` file: LevelDB's log format after 7 bytes of header."""
+    from wandb.proto import wandb_internal_pb2
+
     data, position, parts = file.read_bytes(), 7, b""
     while position + 7 <= len(data):
         left = 32768 - position % 32768
@@ -224,18 +227,14 @@ def items(rows: Any) -> dict[str, Any]:
 
 
 def test_wandb_offline(
-    command_line: CommandLine,
-    tiny: list[str],
+    train: CommandLine,
     tmp_path: Path,
     no_key: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SOME_TOKEN", "a-secret-of-mine")
-    done = command_line(
-        *tiny, "tracking=wandb", "tracking.wandb.project=p", "tracking.wandb.tags=[a]"
-    )
-    assert done.code == 0, done.err
-    (directory,) = (tmp_path / "outputs" / "main" / "rte").iterdir()
+    done = train("tracking=wandb", "tracking.wandb.project=p", "tracking.wandb.tags=[a]")
+    directory = done.record
     (folder,) = (directory / "wandb").glob("offline-run-*")
     assert f"wandb sync {folder}" in done.out
     (file,) = folder.glob("*.wandb")

@@ -6,23 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONF, CommandLine, composed, sentence_pairs, write_parquet
+from conftest import CONF, CommandLine, sentence_pairs, write_parquet
+from hydra import compose
 from omegaconf import OmegaConf
 from pyarrow import parquet
 
 from heterolora.cli import predict
+from heterolora.cli.compose import composing
 from heterolora.config import TaskConfig, plugins
 from heterolora.data.submissions import submission
 from heterolora.errors import ConfigError, DataError, ModelError, RecordError
 from heterolora.tasks import Encoded
 
 METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
-
-
-def finished(command_line: CommandLine, *overrides: str) -> Path:
-    done = command_line(*overrides)
-    assert done.code == 0, done.err
-    return Path(done.out.split("record")[-1].split("\n")[0].strip())
 
 
 def table(file: Path) -> dict[str, list[Any]]:
@@ -43,9 +39,12 @@ FAST = ("heterolora", "eva")
     [m if m in FAST else pytest.param(m, marks=pytest.mark.slow) for m in METHODS],
 )
 def test_predictions_of_validation_have_the_accuracy_of_the_record(
-    method: str, command_line: CommandLine, tiny: list[str]
+    method: str, train: CommandLine, own_run: Path
 ) -> None:
-    run = finished(command_line, *tiny, f"method={method}", "optimizer.learning_rate=0.02")
+    if method == "heterolora":
+        run = own_run
+    else:
+        run = train(f"method={method}", "optimizer.learning_rate=0.02").record
     result = json.loads((run / "run.json").read_text())
     for which in ("best", "last"):
         predict.main([str(run), "--weights", which])
@@ -59,10 +58,9 @@ def test_predictions_of_validation_have_the_accuracy_of_the_record(
     assert not list(run.glob("predictions/*.tsv"))  # of validation, no benchmark asks
 
 
-def test_halves_are_of_the_predictions(command_line: CommandLine, tiny: list[str]) -> None:
-    run = finished(
-        command_line, *tiny, "evaluation.split=halves", "strategy=homogeneous", "training.epochs=1"
-    )
+def test_halves_are_of_the_predictions(train: CommandLine) -> None:
+    short = ("strategy=homogeneous", "training.epochs=1")
+    run = train("evaluation.split=halves", *short).record
     best = json.loads((run / "run.json").read_text())["best"]
     predict.main([str(run)])
     rows = table(run / "predictions" / "rte-validation.parquet")
@@ -81,9 +79,9 @@ def unlabeled(**columns: list[Any]) -> dict[str, list[Any]]:
 
 
 def test_a_test_split_a_file_and_what_is_refused(
-    command_line: CommandLine, tiny: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    own_run: Path, tmp_path: Path, checkpoints: dict[str, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = finished(command_line, *tiny, "strategy=homogeneous", "training.epochs=1")
+    run = own_run
     data = write_parquet(
         tmp_path / "data",
         test=unlabeled(),
@@ -118,7 +116,7 @@ def test_a_test_split_a_file_and_what_is_refused(
     refused(
         RecordError, "--task ax: its kind or its labels differ from those of rte", "--task", "ax"
     )
-    other = str(Path(tiny[0].removeprefix("model.path=")).parent / "nowhere")
+    other = str(checkpoints["opt-post-norm"].parent / "nowhere")
     refused(ModelError, "there is no such directory", "--model", other)
     (run / "checkpoint" / "best.safetensors").write_bytes(b"broken")
     refused(RecordError, "best.safetensors: cannot be read")
@@ -126,9 +124,7 @@ def test_a_test_split_a_file_and_what_is_refused(
     refused(RecordError, "has no best.safetensors; give a finished run")
 
 
-def test_the_diagnostics_are_answered_by_a_run_of_mnli(
-    command_line: CommandLine, tiny: list[str], tmp_path: Path
-) -> None:
+def test_the_diagnostics_are_answered_by_a_run_of_mnli(train: CommandLine, tmp_path: Path) -> None:
     def rows(count: int, seed: int) -> dict[str, list[Any]]:
         texts = sentence_pairs(count, seed)
         label = [row % 3 for row in range(count)]
@@ -142,8 +138,8 @@ def test_the_diagnostics_are_answered_by_a_run_of_mnli(
         test_mismatched=rows(12, 3) | hidden,
         test=rows(12, 4) | hidden,
     )
-    overrides = [*tiny, "task=mnli", f"task.path={data}", "strategy=homogeneous"]
-    run = finished(command_line, *overrides, "training.epochs=1")
+    short = ("strategy=homogeneous", "training.epochs=1")
+    run = train("task=mnli", f"task.path={data}", *short).record
     predict.main([str(run), "--split", "test_mismatched"])
     predict.main([str(run), "--task", "ax", "--data", str(data)])
     for name, file in (("mnli-test_mismatched", "MNLI-mm.tsv"), ("ax-test", "AX.tsv")):
@@ -152,7 +148,7 @@ def test_the_diagnostics_are_answered_by_a_run_of_mnli(
         expected = [f"{i}\t{words[label]}" for i, label in enumerate(predicted)]
         lines = (run / "predictions" / file).read_text().splitlines()
         assert lines == ["index\tprediction", *expected]
-    done = command_line(*tiny, "task=ax", f"task.path={data}")
+    done = train("task=ax", f"task.path={data}")
     assert done.code == 2
     assert "task.label=null: fine-tuning needs labels" in done.err
 
@@ -172,11 +168,12 @@ GLUE = {
 
 
 def section(name: str) -> TaskConfig:
-    """The task as its YAML has it."""
-    raw: Any = OmegaConf.to_container(composed(f"task={name}").task)
+    """The task as its YAML has it; how long an input may be, that of the model says."""
+    with composing():
+        raw: Any = OmegaConf.to_container(compose(f"task/{name}").task)
     kind = plugins.find("task", raw.get("kind", "classification"))
     assert kind is not None
-    made = kind(**raw)
+    made = kind(**raw, max_length=128)
     assert isinstance(made, TaskConfig)
     return made
 

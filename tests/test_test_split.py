@@ -8,14 +8,17 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import CommandLine, sentence_pairs, write_parquet
+from conftest import CommandLine, composed, edited, run_config, sentence_pairs, write_parquet
 from pyarrow import parquet
 from safetensors.torch import load_file
 
 from heterolora.cli import predict, report
 from heterolora.records.record import read_rows
 from heterolora.tasks import Encoded
-from heterolora.training.trainer import Trainer
+from heterolora.training.engines import LocalEngine
+
+TESTED = 30
+"""Examples of the test split, of which no other has as many."""
 
 
 @pytest.fixture
@@ -25,26 +28,24 @@ def data(tmp_path: Path) -> Path:
         tmp_path / "data",
         train=sentence_pairs(60, seed=1),
         validation=sentence_pairs(40, seed=2),
-        test=sentence_pairs(30, seed=3),
+        test=sentence_pairs(TESTED, seed=3),
         hidden=hidden,
     )
 
 
 def test_the_best_epoch_is_tested_and_nothing_else_changes(
-    command_line: CommandLine,
-    tiny: list[str],
+    train: CommandLine,
     data: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    of = [*tiny, f"task.path={data}", "training.epochs=3", "optimizer.learning_rate=0.03"]
+    of = [f"task.path={data}", "training.epochs=3", "optimizer.learning_rate=0.03"]
     of += ["seed=1", "evaluation.split=halves", "+proxy@importance.constant=constant"]
     results: dict[str, Any] = {}
     for name in ("null", "test"):
-        done = command_line(*of, f"evaluation.test={name}", f"output={tmp_path / name}")
-        assert done.code == 0, done.err
-        (file,) = (tmp_path / name).rglob("run.json")
-        results[name] = (file.parent, json.loads(file.read_text()), done.out)
+        done = train(*of, f"evaluation.test={name}", f"output={tmp_path / name}")
+        result = json.loads((done.record / "run.json").read_text())
+        results[name] = (done.record, result, done.out)
     (plain, bare, _), (run, result, said) = results.values()
     assert bare["best"]["epoch"] < 3  # or the weights of the last would do
     assert "test" not in bare
@@ -67,13 +68,13 @@ def test_the_best_epoch_is_tested_and_nothing_else_changes(
     predict.main([str(run), "--split", "test"])
     rows = parquet.read_table(run / "predictions" / "rte-test.parquet").to_pydict()
     right = [a == b for a, b in zip(rows["label"], rows["prediction"], strict=True)]
-    assert len(right) == 30
+    assert len(right) == TESTED
     test = result["test"]
     assert (test["split"], test["epoch"]) == ("test", result["best"]["epoch"])
     assert test["accuracy"] == sum(right) / 30
     assert f"test        accuracy {test['accuracy']:.4f} (best epoch on test, loss " in said
     provenance = json.loads((run / "provenance.json").read_text())
-    assert provenance["data"]["test"]["rows"] == 30
+    assert provenance["data"]["test"]["rows"] == TESTED
 
     capfd.readouterr()
     report.main([str(tmp_path / "test"), "--table", "methods", "--format", "csv"])
@@ -88,22 +89,24 @@ def test_the_best_epoch_is_tested_and_nothing_else_changes(
 @pytest.mark.parametrize("method", ["heterolora", pytest.param("adalora", marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_before_its_test_makes_it_when_it_resumes(
     method: str,
-    command_line: CommandLine,
-    tiny: list[str],
+    train: CommandLine,
     data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    of = [*tiny, f"task.path={data}", f"method={method}", "evaluation.test=test"]
+    of = [f"task.path={data}", f"method={method}", "evaluation.test=test"]
+    evaluate = LocalEngine.evaluate
 
-    def stopped(self: Trainer, split: Encoded) -> dict[str, Any]:
-        raise KeyboardInterrupt
+    def stopping(self: LocalEngine, split: Encoded) -> dict[str, float]:
+        if len(split) == TESTED:
+            raise KeyboardInterrupt
+        return evaluate(self, split)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_tested", stopped)
-        assert command_line(*of, f"output={tmp_path / 'parts'}").code == 130
+        patch.setattr(LocalEngine, "evaluate", stopping)
+        assert train(*of, f"output={tmp_path / 'parts'}").code == 130
     for name in ("parts", "whole"):
-        assert command_line(*of, f"output={tmp_path / name}").code == 0
+        assert train(*of, f"output={tmp_path / name}").code == 0
     parts, whole = (
         json.loads(next((tmp_path / name).rglob("run.json")).read_text())
         for name in ("parts", "whole")
@@ -121,15 +124,15 @@ def test_a_run_that_was_stopped_before_its_test_makes_it_when_it_resumes(
     ],
 )
 def test_a_split_that_cannot_be_tested_on_is_one_line(
-    split: str, said: str, command_line: CommandLine, tiny: list[str], data: Path
+    split: str, said: str, train: CommandLine, data: Path
 ) -> None:
-    done = command_line(*tiny, f"task.path={data}", f"evaluation.test={split}")
+    done = train(f"task.path={data}", f"evaluation.test={split}")
     assert done.code == 2
     assert said in done.err
     assert done.err.count("\n") == 1
 
 
-def test_the_embedded_task_has_no_test_split(command_line: CommandLine) -> None:
-    done = command_line("device=cpu", "tracking=local", "evaluation.test=test")
+def test_the_embedded_task_has_no_test_split() -> None:
+    done = run_config(edited(composed("device=cpu", "tracking=local"), "evaluation.test=test"))
     assert done.code == 2
     assert "has only the splits train and validation" in done.err
