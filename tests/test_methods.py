@@ -2,11 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from conftest import CONF, CommandLine, composed, edited, problems
+from conftest import CONF, CommandLine, composed, edited, problems, stopped_at, tiny_config
 from torch import nn
 
 from heterolora.adapters import Adapters
@@ -17,7 +16,6 @@ from heterolora.config import identity, prepare
 from heterolora.data import sources
 from heterolora.errors import ModelError
 from heterolora.records.record import read_rows
-from heterolora.training.trainer import Trainer
 
 METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
 OTHERS = [name for name in METHODS if name != "heterolora"]
@@ -26,8 +24,9 @@ SIZED = ["adalora", "dora", "eva", "houlsby", "pissa", "prefix"]
 
 def applied(method: str, path: Path, pairs: Path, *changes: str) -> tuple[Adapters, int]:
     """What a method trains of a tiny model, and the budget."""
-    overrides = [f"method={method}", f"model.path={path}", "task=rte", f"task.path={pairs}"]
-    config = prepare(composed(*overrides, "device=cpu", "training.batch_size=8", *changes))
+    options = (f"method={method}", *(one for one in changes if one.startswith("+")))
+    values = (one for one in changes if one not in options)
+    config = prepare(tiny_config(path, pairs, Path("somewhere"), *options, *values))
     task = config.task.build()
     loaded = located.load(config.model, task, config.seed)
     train = task.encode(
@@ -120,45 +119,31 @@ QUICK = ("adalora", "bitfit", "head", "houlsby")
     "method", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in OTHERS]
 )
 def test_a_run_is_recorded_and_resumed_to_the_bit(
-    method: str, command_line: CommandLine, tiny: list[str], tmp_path: Path, monkeypatch: Any
+    method: str, train: CommandLine, tmp_path: Path
 ) -> None:
-    overrides = [*tiny, f"method={method}", "checkpoint.every_minutes=1e-9"]
-    done = command_line(*overrides, f"output={tmp_path / 'whole'}")
-    assert done.code == 0, done.err
-    (whole,) = (tmp_path / "whole").rglob("run.json")
-    assert whole.parent.name.startswith(f"{method}-")
-    result = json.loads(whole.read_text())
+    done = train(f"method={method}", f"output={tmp_path / 'whole'}")
+    whole = done.record
+    assert whole.name.startswith(f"{method}-")
+    result = json.loads((whole / "run.json").read_text())
     assert result["parameters"]["sites"] == 0
     assert f"method      {method}" in done.out
 
-    step = Trainer.training_step
-
-    def stopping(self: Trainer, batch: Any) -> torch.Tensor:
-        if self.progress.step == 11:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "training_step", stopping)
-        assert command_line(*overrides, f"output={tmp_path / 'parts'}").code == 130
-    done = command_line(*overrides, f"output={tmp_path / 'parts'}")
-    assert done.code == 0, done.err
+    again = (f"method={method}", f"output={tmp_path / 'parts'}")
+    with stopped_at(11):
+        assert train(*again, "checkpoint.every_minutes=1e-9").code == 130
+    done = train(*again)
+    parts = done.record
     assert "resumed at step 11" in done.out
-    (parts,) = (tmp_path / "parts").rglob("run.json")
-    again = json.loads(parts.read_text())
+    resumed = json.loads((parts / "run.json").read_text())
     for key in ("best", "last", "parameters", "identity", "steps"):
-        assert again[key] == result[key]
+        assert resumed[key] == result[key], key
     lines = "metrics.jsonl"
-    assert read_rows(parts.parent / lines) == read_rows(whole.parent / lines)
+    assert read_rows(parts / lines) == read_rows(whole / lines)
 
 
-def test_adalora_ends_at_its_budget(
-    command_line: CommandLine, tiny: list[str], tmp_path: Path
-) -> None:
-    done = command_line(*tiny, "method=adalora", "training.epochs=3")
-    assert done.code == 0, done.err
-    (file,) = (tmp_path / "outputs").rglob("run.json")
-    counts = json.loads(file.read_text())["parameters"]
+def test_adalora_ends_at_its_budget(train: CommandLine) -> None:
+    run = train("method=adalora", "training.epochs=3").record
+    counts = json.loads((run / "run.json").read_text())["parameters"]
     assert counts["enabled"] == 6 * 2 * (16 + 16 + 1)
     assert counts["budget"] == 6 * 2 * (16 + 16)
 

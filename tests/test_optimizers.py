@@ -1,6 +1,5 @@
 """How steps are made: optimizers, schedules, clipping, micro-batches, and when they end."""
 
-import io
 import json
 import math
 from pathlib import Path
@@ -10,11 +9,9 @@ import pytest
 import torch
 from conftest import CommandLine, composed
 from omegaconf import DictConfig
-from rich.console import Console
 from support import Subject, randomize, subject, task
 from torch import Tensor
 
-from heterolora import run as experiment
 from heterolora.adapters import Adapters
 from heterolora.config import identity, prepare
 from heterolora.errors import ConfigError, TrainingError
@@ -50,23 +47,25 @@ def weights(adapters: Adapters) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in adapters.named_tensors().items()}
 
 
-@pytest.mark.parametrize("size", [1, 3, 8, 100])
-def test_a_step_in_parts_is_the_step(size: int, checkpoints: dict[str, Path], pairs: Path) -> None:
+def test_a_step_in_parts_is_the_step(checkpoints: dict[str, Path], pairs: Path) -> None:
     """Dropout off, or each part would draw its own."""
-    made = []
-    for micro_batch_size in (None, size):
+
+    def made(size: int | None) -> tuple[list[float], dict[str, Tensor]]:
         here = subject(checkpoints["bert"], pairs)
         randomize(here.adapters)
         for module in here.adapters.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        one = engine(here, micro_batch_size=micro_batch_size)
+        one = engine(here, micro_batch_size=size)
         losses = [one.step(batch).item() for batch in here.examples.in_order(8, 24)]
-        made.append((losses, weights(here.adapters)))
-    (losses, whole), (parts, other) = made
-    assert parts == pytest.approx(losses, rel=1e-5)
-    for name, tensor in whole.items():
-        assert torch.allclose(tensor, other[name], atol=1e-6), name
+        return losses, weights(here.adapters)
+
+    losses, whole = made(None)
+    for size in (1, 3, 8, 100):
+        parts, other = made(size)
+        assert parts == pytest.approx(losses, rel=1e-5), size
+        for name, tensor in whole.items():
+            assert torch.allclose(tensor, other[name], atol=1e-6), (size, name)
 
 
 def test_gradients_are_clipped_together(checkpoints: dict[str, Path], pairs: Path) -> None:
@@ -81,7 +80,7 @@ def test_gradients_are_clipped_together(checkpoints: dict[str, Path], pairs: Pat
     assert moved.sqrt().item() == pytest.approx(0.5 * 0.01, rel=1e-3)
 
 
-def test_the_learning_rate_follows_its_schedule(tiny: list[str], monkeypatch: Any) -> None:
+def test_the_learning_rate_follows_its_schedule(train: CommandLine, monkeypatch: Any) -> None:
     rates: list[float] = []
     whole = LocalEngine.update
 
@@ -90,7 +89,8 @@ def test_the_learning_rate_follows_its_schedule(tiny: list[str], monkeypatch: An
         whole(self)
 
     monkeypatch.setattr(LocalEngine, "update", watched)
-    done(*tiny, "scheduler=linear", "scheduler.warmup=0.25", "optimizer.learning_rate=0.008")
+    more = ("strategy=homogeneous", "optimizer.learning_rate=0.008")
+    assert train("scheduler=linear", "scheduler.warmup=0.25", *more).code == 0
     steps = len(rates)
     rise = math.ceil(0.25 * steps)
     assert rates[:rise] == pytest.approx([0.008 * step / rise for step in range(rise)])
@@ -98,25 +98,23 @@ def test_the_learning_rate_follows_its_schedule(tiny: list[str], monkeypatch: An
     assert rates[rise:] == pytest.approx(fall)
 
 
-def test_training_ends_at_the_step_that_is_asked_for(tiny: list[str]) -> None:
-    said = io.StringIO()
-    settings = ["training.max_steps=11", "training.epochs=3"]
-    directory = done(*tiny, *settings, console=Console(file=said, width=200))
-    assert "epoch  2/2" in said.getvalue()
-    run, rows = read_run(directory), read_rows(directory / "metrics.jsonl")
+def test_training_ends_at_the_step_that_is_asked_for(train: CommandLine) -> None:
+    done = train("training.max_steps=11", "training.epochs=3")
+    assert "epoch  2/2" in done.out
+    run, rows = read_run(done.record), read_rows(done.record / "metrics.jsonl")
     assert run is not None
     assert run["steps"] == 11
     epochs = [row for row in rows if row["event"] == "epoch"]
     assert [row["step"] for row in epochs] == [8, 11]
-    whole = done(*tiny, "training.epochs=3")
+    whole = train("training.epochs=3").record
     first = next(row for row in read_rows(whole / "metrics.jsonl") if row["event"] == "epoch")
     assert first == epochs[0]
 
 
-def test_training_ends_when_patience_does(tiny: list[str]) -> None:
+def test_training_ends_when_patience_does(train: CommandLine) -> None:
     """With a learning rate of next to nothing no epoch is better than the first."""
     still = ["optimizer.learning_rate=1e-12", "training.epochs=6"]
-    directory = done(*tiny, *still, "training.patience=2")
+    directory = train(*still, "training.patience=2", "strategy=homogeneous").record
     epochs = [r for r in read_rows(directory / "metrics.jsonl") if r["event"] == "epoch"]
     assert [row["epoch"] for row in epochs] == [1, 2, 3]
     assert (run := read_run(directory)) is not None
@@ -151,9 +149,9 @@ def test_checkpointing_gradients_computes_a_layer_twice(
         ["~optimizer.options.momentum", "optimizer.options._target_=torch.optim.NAdam"],
     ],
 )
-def test_any_optimizer_of_torch(options: list[str], tiny: list[str]) -> None:
+def test_any_optimizer_of_torch(options: list[str], train: CommandLine) -> None:
     """Sites that a search switched off keep their weights bit for bit, whatever steps."""
-    directory = done(*tiny, "optimizer=sgd", *options, "strategy=static")
+    directory = train("optimizer=sgd", *options, "strategy=static", "training.epochs=1").record
     (search,) = read_rows(directory / "allocations.jsonl")
     from safetensors.torch import load_file
 
@@ -225,8 +223,3 @@ def test_runs_that_differ_in_all_of_this_are_packed_as_if_alone(
     assert packed.keys() == alone.keys()
     for name, row in alone.items():
         assert packed[name]["train_loss"] == pytest.approx(row["train_loss"], rel=1e-4)
-
-
-def done(*overrides: str, console: Console | None = None) -> Path:
-    """The directory of a run."""
-    return experiment.run(composed(*overrides), console or Console(quiet=True)).directory

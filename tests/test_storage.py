@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MODELS, composed, edited, problems, tiny_tokenizer
+from conftest import MODELS, composed, edited, problems, tiny_config, tiny_tokenizer
 from omegaconf import DictConfig
 from support import load, space, task
 from torch.nn import functional as F
@@ -149,12 +149,11 @@ def test_what_cannot_be_is_said_before_weights_are_loaded(change, said, house) -
 
 
 def test_what_reads_or_trains_frozen_weights_is_refused(checkpoints, pairs) -> None:
-    folder = f"model.path={checkpoints['opt-post-norm']}"
-    house = ["device=cpu", "tracking=local", "task=rte", f"task.path={pairs}", folder]
+    place = checkpoints["opt-post-norm"], pairs, Path("somewhere")
     kept_so = ["model.quantization=4bit", "model.dtype=bf16", "precision=bf16"]
-    lines = problems(composed(*house, *kept_so, "method=full", "strategy=homogeneous"))
+    lines = problems(tiny_config(*place, *kept_so, "method=full", "strategy=homogeneous"))
     assert sum("method=full trains the model's own parameters" in line for line in lines) == 2
-    lines = problems(composed(*house, *kept_so, "proxy=synflow"))
+    lines = problems(tiny_config(*place, *kept_so, "proxy=synflow"))
     assert any(
         line.startswith("proxy=synflow: computes with the model's weights") for line in lines
     )
@@ -162,12 +161,11 @@ def test_what_reads_or_trains_frozen_weights_is_refused(checkpoints, pairs) -> N
 
 @pytest.mark.parametrize("method", ["dora", "eva", "adalora"])
 def test_a_method_of_peft_on_parts_of_a_layer_is_refused(method, checkpoints, pairs) -> None:
-    folder = f"model.path={checkpoints['modernbert']}"
-    house = ["device=cpu", "tracking=local", "task=rte", f"task.path={pairs}", folder]
-    (line,) = problems(composed(*house, f"method={method}"))
+    place = checkpoints["modernbert"], pairs, Path("somewhere")
+    (line,) = problems(tiny_config(*place, f"method={method}"))
     assert line.startswith(f"method={method}: adapts whole layers, but q, v of modernbert models")
-    prepare(composed(*house, f"method={method}", "search_space.projections=[o,down]"))
-    prepare(composed(*house, "method=prefix"))
+    prepare(tiny_config(*place, f"method={method}", "search_space.projections=[o,down]"))
+    prepare(tiny_config(*place, "method=prefix"))
 
 
 @pytest.mark.parametrize("family", ["gemma2", "deberta"])
