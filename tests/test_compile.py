@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import composed, edited, problems
+from conftest import composed, edited, problems, tiny_tokenizer
 from omegaconf import DictConfig
 from support import configured, space, subject, task
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel
 
 from heterolora.adapters import Adapters
 from heterolora.adapters.freezing import freeze_disabled
@@ -45,6 +45,21 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
         return config
 
     monkeypatch.setattr(AutoConfig, "from_pretrained", without_dropout)
+
+
+@pytest.fixture(scope="module")
+def shallow(
+    checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Models of two layers, one after the other: each takes a compiler its time."""
+    folders = {}
+    for family in ("opt-post-norm", "bert"):
+        config = AutoConfig.from_pretrained(checkpoints[family], num_hidden_layers=2)
+        torch.manual_seed(0)
+        folders[family] = tmp_path_factory.mktemp(f"shallow-{family}")
+        AutoModel.from_config(config).save_pretrained(folders[family])
+        tiny_tokenizer().save_pretrained(folders[family])
+    return folders
 
 
 Made = tuple[LocalEngine, Encoded]
@@ -89,12 +104,12 @@ def six(examples: Encoded) -> list[Batch]:
     [("opt-post-norm", "enabled"), pytest.param("bert", "always", marks=pytest.mark.slow)],
 )
 def test_compiled_steps_are_those_of_the_model_and_an_allocation_compiles_nothing_anew(
-    family: str, renormalize: str, checkpoints: dict[str, Path], pairs: Path
+    family: str, renormalize: str, shallow: dict[str, Path], pairs: Path
 ) -> None:
     wanted = {**SHORTCUTS, "renormalize": renormalize}
-    plain = engine(checkpoints[family], pairs, **wanted)
+    plain = engine(shallow[family], pairs, **wanted)
     counter = CompileCounterWithBackend("aot_eager")
-    fast = engine(checkpoints[family], pairs, counter, **wanted)
+    fast = engine(shallow[family], pairs, counter, **wanted)
     expected = losses(plain, six(plain[1]))
     assert losses(fast, six(fast[1])) == pytest.approx(expected, rel=1e-5)
     assert counter.frame_count == 1  # one graph, and none for another rank
@@ -119,9 +134,7 @@ def test_compiled_steps_are_those_of_the_model_and_an_allocation_compiles_nothin
     assert counter.frame_count == 1
 
 
-def test_each_length_is_compiled_for_once_also_beyond_torchs_limit(
-    checkpoints: dict[str, Path],
-) -> None:
+def test_each_length_is_compiled_for_once_also_beyond_torchs_limit() -> None:
     """Torch gives up after `recompile_limit` shapes, and goes on without a word."""
     counter = CompileCounterWithBackend("eager")
     model = torch.nn.Linear(2, 2)
@@ -135,17 +148,17 @@ def test_each_length_is_compiled_for_once_also_beyond_torchs_limit(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quiet")
-def test_kernels_give_the_losses_of_the_model(checkpoints: dict[str, Path], pairs: Path) -> None:
-    plain = engine(checkpoints["opt-post-norm"], pairs)
-    fast = engine(checkpoints["opt-post-norm"], pairs, "inductor")
+def test_kernels_give_the_losses_of_the_model(shallow: dict[str, Path], pairs: Path) -> None:
+    plain = engine(shallow["opt-post-norm"], pairs)
+    fast = engine(shallow["opt-post-norm"], pairs, "inductor")
     expected = losses(plain, six(plain[1]))
     assert losses(fast, six(fast[1])) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.slow
-def test_compiled_dropout_goes_on_where_it_was(checkpoints: dict[str, Path], pairs: Path) -> None:
+def test_compiled_dropout_goes_on_where_it_was(shallow: dict[str, Path], pairs: Path) -> None:
     """Bit for bit, in another process as well: the compiler's work is not in the state."""
-    whole = engine(checkpoints["opt-post-norm"], pairs, "inductor")
+    whole = engine(shallow["opt-post-norm"], pairs, "inductor")
     batches = six(whole[1])
     expected = [whole[0].step(batch).item() for batch in batches[:2]]
     state = whole[0].state_dict()
@@ -154,7 +167,7 @@ def test_compiled_dropout_goes_on_where_it_was(checkpoints: dict[str, Path], pai
         lambda x: x.clone() if isinstance(x, Tensor) else x, kept
     ) | {"dropout": state["dropout"]}
     expected = [whole[0].step(batch).item() for batch in batches[2:4]]
-    resumed = engine(checkpoints["opt-post-norm"], pairs, "inductor")
+    resumed = engine(shallow["opt-post-norm"], pairs, "inductor")
     resumed[0].load_state_dict(copied)
     assert [resumed[0].step(batch).item() for batch in batches[2:4]] == expected
 
