@@ -1,6 +1,7 @@
 """Validation of what Hydra composes: everything under conf/, and every mistake at once."""
 
 import importlib.util
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,48 +51,100 @@ def house(checkpoints: dict[str, Path]) -> DictConfig:
     return composed(*HOUSE, f"model.path={checkpoints['opt-post-norm']}")
 
 
-NEEDS = {"waterfill": ["proxy=gradsvd"], "spaced": ["proxy.every=2"]}
-"""What an option does not go without."""
+APART = ("ax", "starter_planted", "adamw_8bit")
+"""Options that a test below has."""
 
 
-@pytest.mark.parametrize(("group", "option"), list(options()))
-def test_every_option_composes_and_validates(
-    group: str, option: str, checkpoints: dict[str, Path], wide: Path
-) -> None:
-    overrides = [
-        *HOUSE[:2],
-        *NEEDS.get(option, ()),
-        f"{'+' if group == 'experiment' else ''}{group}={option}",
+def of_group(group: str) -> list[str]:
+    """The overrides that choose each option of a group."""
+    needs = {"waterfill": " proxy=gradsvd", "spaced": " proxy.every=2"}  # or they are refused
+    return [
+        f"{group}={option}{needs.get(option, '')}"
+        for name, option in options()
+        if name == group and option not in APART
     ]
-    if group != "model" and "planted" not in option:  # that is about the embedded model
-        overrides.append(f"model.path={wide}")
-    elif option in FAMILY:
-        overrides.append(f"model.path={checkpoints[FAMILY[option]]}")
-    if option == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
-        with pytest.raises(ConfigError, match=r"bitsandbytes.*: must be an optimizer that is inst"):
-            prepare(composed(*overrides))
-        return
-    if (group, option) == ("task", "ax"):  # to be answered by a run of another
-        assert [line.split(":")[0] for line in problems(composed(*overrides))] == [
-            "task.label=null",
-            "proxy=gradnorm",
-        ]
-        return
-    config = prepare(composed(*overrides))
-    if group in ("task", "strategy"):
-        assert getattr(config, group).name == option
 
 
-TABLE_7 = {"mnli": (10, 1e-4), "mrpc": (20, 2e-4), "qqp": (10, 2e-4)}
-TABLE_7 |= {"rte": (20, 3e-4), "sst2": (10, 1e-4)}
+def side_by_side(*columns: list[str]) -> Iterator[list[str]]:
+    """Commands, each with the next override of every column that still has one."""
+    for row in itertools.zip_longest(*columns, fillvalue=""):
+        yield " ".join(row).split()
 
 
-@pytest.mark.parametrize("task", TABLE_7)
-def test_table_7_of_the_paper(task: str, checkpoints: dict[str, Path]) -> None:
-    path = f"model.path={checkpoints['opt-post-norm']}"
-    config = prepare(composed(*HOUSE, path, f"task={task}"))
-    assert (config.training.epochs, config.optimizer.learning_rate) == TABLE_7[task]
-    assert (config.training.batch_size, config.task.max_length) == (8, 512)
+def searches() -> list[str]:
+    """Each proxy; then each strategy, with another search space and selection."""
+    spaces, selections = of_group("search_space"), of_group("selection")
+    others = side_by_side(of_group("strategy"), spaces, selections)
+    return of_group("proxy") + [" ".join(row) for row in others]
+
+
+WIDE = list(
+    side_by_side(
+        of_group("task"),
+        searches(),
+        of_group("rank_budget"),
+        *map(of_group, ("recipe", "optimizer", "scheduler", "tracking")),
+    )
+)
+"""Options that are validated side by side, of the model that is wide enough for every budget."""
+NARROW = list(side_by_side(of_group("model"), of_group("method")))
+"""Beside another method than this project's, no strategy, proxy or selection is used."""
+
+
+def chosen(row: list[str]) -> set[tuple[str, str]]:
+    """Groups and their options."""
+    return {(group, option) for group, _, option in (one.partition("=") for one in row)}
+
+
+def test_every_option_is_in_a_row() -> None:
+    """Those of `experiment` are in test_experiments.py."""
+    seen = set().union(*map(chosen, [*WIDE, *NARROW]))
+    missing = set(options()) - seen
+    assert {option for group, option in missing if group != "experiment"} == {*APART}
+
+
+@pytest.mark.parametrize("row", WIDE, ids=lambda row: row[0])
+def test_options_compose_and_validate(row: list[str], wide: Path) -> None:
+    config = prepare(composed(*row, "device=cpu", f"model.path={wide}"))
+    for group, option in chosen(row) & {*options()}:
+        if group in ("task", "strategy"):
+            assert getattr(config, group).name == option
+
+
+@pytest.mark.parametrize("row", NARROW, ids=lambda row: row[0])
+def test_models_and_methods_compose_and_validate(
+    row: list[str], checkpoints: dict[str, Path]
+) -> None:
+    model = dict(chosen(row))["model"]
+    path = [f"model.path={checkpoints[FAMILY[model]]}"] if model in FAMILY else []
+    cfg = composed(*row, *HOUSE[:2], *path)
+    prepare(cfg)
+    cfg.method = {"name": "heterolora", "kind": "heterolora"}
+    assert prepare(cfg).proxy is not None
+
+
+def test_an_optimizer_that_may_not_be_installed() -> None:
+    cfg = composed(*HOUSE[:2], "optimizer=adamw_8bit")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        (line,) = problems(cfg)
+        assert "bitsandbytes" in line
+        assert "install" in line
+    else:
+        prepare(cfg)
+
+
+def test_a_task_to_be_answered_by_a_run_of_another() -> None:
+    lines = problems(composed(*HOUSE[:2], "task=ax"))
+    assert [line.split(":")[0] for line in lines] == ["task.label=null", "proxy=gradnorm"]
+
+
+def test_the_planted_task_is_about_the_embedded_model() -> None:
+    assert prepare(composed(*HOUSE[:2], "task=starter_planted")).task.name == "starter_planted"
+
+
+def test_what_the_paper_has_in_every_run(house: DictConfig) -> None:
+    """Table 7; the epochs, batch size and learning rate of each task are in test_recipes.py."""
+    config = prepare(house)
     assert config.optimizer.weight_decay == 0.01
     assert config.search_space.lora_alpha == 16
 
@@ -179,9 +232,9 @@ def test_each_kind_of_site_needs_a_rank_and_a_whole_one(house: DictConfig) -> No
         "shortcut": ("in",),
     }
     (line,) = problems(edited(only, "rank_budget.shortcut_rank=0"))
-    assert line.startswith("rank_budget.shortcut_rank=0: must be greater than 0 where ")
+    assert line.startswith("rank_budget.shortcut_rank=0: ")
     (line,) = problems(edited(only, "strategy.enable_rate=0.4", "rank_budget.shortcut_rank=5"))
-    assert "rank_budget.shortcut_rank / strategy.enable_rate must be whole, but 5 / 0.4" in line
+    assert "5 / 0.4" in line
 
 
 def test_a_model_that_cannot_have_shortcuts(house: DictConfig, tmp_path: Path) -> None:
@@ -193,9 +246,8 @@ def test_a_model_that_cannot_have_shortcuts(house: DictConfig, tmp_path: Path) -
     dropped = edited(house, f"model.path={tmp_path}")
     prepare(dropped)
     (line,) = problems(edited(dropped, "search_space.shortcuts=[in]"))
-    assert line.startswith(
-        "search_space.shortcuts: opt models whose config.json says layerdrop=0.1"
-    )
+    assert line.startswith("search_space.shortcuts: ")
+    assert "layerdrop=0.1" in line
     assert "search_space.shortcuts=[]" in line
 
 
@@ -224,7 +276,8 @@ def test_a_task_without_labels(house: DictConfig) -> None:
 def test_a_family_that_cannot_be_wired(house: DictConfig, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     (line,) = problems(edited(house, f"model.path={tmp_path}"))
-    assert line.startswith(f"model.path={tmp_path}: is a 'gpt2' model")
+    assert line.startswith(f"model.path={tmp_path}: ")
+    assert "gpt2" in line
     assert "choose one of the families bert, deberta-v2, gemma, gemma2, " in line
 
 
