@@ -1,8 +1,7 @@
 """Recipes: which epochs, batch size, learning rate and length a model takes for a task."""
 
-import re
+import itertools
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,47 +45,28 @@ def recipe(cfg: DictConfig) -> Recipe:
 
 
 MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
-SPECIAL = {model for model, _ in EXCEPTIONS}
+
+
+FACTORS = [*EXCEPTIONS, *((MODELS[at % len(MODELS)], task) for at, task in enumerate(TASKS))]
+"""Every model and every task, and each pair with a recipe of its own."""
 
 
 @pytest.mark.parametrize(
-    "model", [m if m in SPECIAL else pytest.param(m, marks=pytest.mark.slow) for m in MODELS]
+    ("model", "task"),
+    [
+        pair if pair in FACTORS else pytest.param(*pair, marks=pytest.mark.exhaustive)
+        for pair in itertools.product(MODELS, TASKS)
+    ],
 )
-def test_every_model_has_its_recipe_for_every_task(model: str) -> None:
-    for task in TASKS:
-        found = recipe(composed(f"task={task}", f"model={model}"))  # in the order of a user
-        assert found == EXCEPTIONS.get((model, task), DEFAULTS[model]), task
+def test_a_model_has_its_recipe_for_a_task(model: str, task: str) -> None:
+    found = recipe(composed(f"task={task}", f"model={model}"))  # in the order of a user
+    assert found == EXCEPTIONS.get((model, task), DEFAULTS[model])
 
 
-def experiments() -> Iterator[tuple[str, str]]:
-    """Each experiment of the paper's model, and whose learning rates it takes.
-
-    They are those of the models' recipes, or of a variant.
-    """
-    for file in sorted((CONF / "experiment").glob("*.yaml")):
-        text = file.read_text()
-        variant = re.search(r"override /recipe/variant: (\w+?)_", text)
-        if "override /model: opt_350m\n" in text:
-            yield file.stem, variant[1] if variant else ""
-
-
-def test_these_tables_depart_from_the_recipes() -> None:
-    departing = {name: variant for name, variant in experiments() if variant}
-    assert departing.items() >= {"table2": "table2", "table4": "table8", "table9": "table8"}.items()
-
-
-@pytest.mark.parametrize(("name", "variant"), list(experiments()))
-def test_an_experiment_departs_from_the_recipe_where_the_paper_does(
-    name: str, variant: str
-) -> None:
-    rates = {"mrpc": 2e-4, "rte": 3e-4, "sst2": 1e-4}
-    rates |= {"table2": {"mrpc": 3e-4}, "table8": {"rte": 2e-4}}.get(variant, {})
-    for task, rate in rates.items():
-        epochs = EXCEPTIONS.get(("opt_350m", task), DEFAULTS["opt_350m"])[0]
-        found = recipe(composed(f"+experiment={name}", f"task={task}"))
-        assert found == (epochs, 8, rate, 512)
-        other = composed(f"+experiment={name}", f"task={task}", "model=opt_starter")
-        assert recipe(other) == DEFAULTS["opt_starter"]
+def test_recipes_of_pairs_are_told_by_their_files() -> None:
+    """So that another pair has that of its model; mrpc's is the same as its model's."""
+    files = {file.stem for file in (CONF / "recipe").glob("*.yaml")}
+    assert files == {"opt_350m_mrpc", *("_".join(pair) for pair in EXCEPTIONS)}
 
 
 def test_a_label_changes_no_number() -> None:
