@@ -1,21 +1,28 @@
 """What the documentation shows: its Python is executed, its commands are composed."""
 
+import functools
+import itertools
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import CONF, ROOT
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 import heterolora
 from heterolora.__main__ import COMMANDS
 from heterolora.cli import evaluate, export, report, suggest
+from heterolora.cli.compose import check_overrides, composing
 from heterolora.cli.prefetch import runs_of
+from heterolora.cli.sweeper import composed, swept
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -74,20 +81,64 @@ TRAIN = sorted({c for c in commands() if c.startswith("python train.py")})
 PLACEHOLDERS = re.compile(r"[A-Z]{3,}|\.\.\.|\$S")
 
 
+def overrides(command: str) -> list[str]:
+    """What a command of the documentation gives; what stands for something of one's own is not."""
+    given = [part for part in shlex.split(command)[2:] if part not in ("-m", "--help")]
+    return [part for part in given if not PLACEHOLDERS.search(part)]
+
+
+def covering(runs: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """Runs of a sweep that together have every override, but for seeds: any run takes any."""
+    missing = {one for run in runs for one in run if not one.startswith("seed=")}
+    chosen: list[Sequence[str]] = []
+    while missing or not chosen:
+        chosen.append(max(runs, key=lambda run: len(missing.intersection(run))))
+        missing -= set(chosen[-1])
+    return chosen
+
+
+def test_runs_that_cover_a_sweep() -> None:
+    product = list(itertools.product(["a=1", "a=2", "a=3"], ["b=1", "b=2"], ["seed=0", "seed=1"]))
+    assert covering(product) == [
+        ("a=1", "b=1", "seed=0"),
+        ("a=2", "b=2", "seed=0"),
+        ("a=3", "b=1", "seed=0"),
+    ]
+    assert covering(product[:1]) == covering([("seed=0",), *product[:1]]) == product[:1]
+    assert covering([("seed=0",), ("seed=1",)]) == [("seed=0",)]
+
+
 @pytest.mark.parametrize(
     "command",
     [
-        # the runs of experiments are many
+        # its grids are many runs, which test_experiments.py has
         pytest.param(command, marks=[pytest.mark.slow] if "+experiment" in command else [])
         for command in TRAIN
     ],
 )
 def test_a_command_that_trains_can_be_composed(command: str) -> None:
-    overrides = [part for part in shlex.split(command)[2:] if part not in ("-m", "--help")]
-    overrides = [part for part in overrides if not PLACEHOLDERS.search(part)]
     GlobalHydra.instance().clear()
-    _, runs = runs_of(overrides)
-    assert runs
+    with composing():
+        if " -m " not in command:
+            check_overrides(overrides(command))
+            assert compose("config", overrides(command)).seed == 0
+            return
+        hydra, loader = GlobalHydra.instance().hydra, GlobalHydra.instance().config_loader()
+        assert hydra is not None
+        whole = hydra.compose_config("config", overrides(command), RunMode.MULTIRUN)
+        runs = swept(loader, whole.hydra.sweeper, whole.hydra.overrides.task)
+        assert len(runs) > 1
+        some = covering(runs)
+        assert len(list(composed(loader, whole, some))) == len(some)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("command", [command for command in TRAIN if " -m " in command])
+def test_every_run_of_a_sweep_can_be_composed(command: str) -> None:
+    GlobalHydra.instance().clear()
+    is_sweep, runs = runs_of(overrides(command))
+    assert is_sweep
+    assert len(runs) > 1
 
 
 def test_make_has_its_targets() -> None:
@@ -98,8 +149,9 @@ def test_make_has_its_targets() -> None:
     assert shown <= targets | {"<name>"}
 
 
-def test_scripts_and_their_options_are_there() -> None:
+def test_scripts_and_their_options_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those whose parsers say no are told apart by a SystemExit."""
+    monkeypatch.setattr(report, "read", functools.cache(report.read))  # every experiment, each time
     parsers = {
         "evaluate": evaluate.parsed,
         "export": export.parsed,
