@@ -1,12 +1,14 @@
 """Every key of the schema with every kind of wrong value: it is used, or told in one line.
 
-The cases are generated from the schema, in all some eight thousand. A part of them that a seed
-draws is tried by default, and all of them under the mark `slow`, which also has what is accepted
-trained with.
+The cases are generated from the schema, some five thousand. A part of them that a seed draws is
+tried by default, and all of them under the mark `slow`, which also has what is accepted trained
+with. With the keys that plug-ins share, tried for each of them, they are `exhaustive`.
 """
 
+import contextlib
 import copy
 import functools
+import inspect
 import io
 import itertools
 import random
@@ -23,7 +25,7 @@ import yaml
 from conftest import CONF, CommandLine, composed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from heterolora import run as experiment
@@ -151,19 +153,58 @@ def bases() -> Mapping[str, dict[str, Any]]:
 
 
 @functools.cache
-def cases() -> Sequence[Case]:
-    """All of them."""
+def cases(everything: bool = False) -> Sequence[Case]:
+    """Every key of the default configuration, and of the others what they have beside it.
+
+    Everything: of the others all keys of the group of their plug-in, also those that it shares.
+    """
     found = []
+    seen: set[tuple[str, ...]] = set()
     for base, raw in bases().items():
         group = base.partition("=")[0]
-        keys = paths(raw) if base == "default" else paths(raw[group], (group,))
+        keys = [*(paths(raw) if base == "default" else paths(raw[group], (group,)))]
+        if not everything:
+            told = {key: declared(raw, key) for key in keys}
+            keys = [key for key in keys if told[key] not in seen]
+            seen.update(told.values())
         found += [Case(base, key, kind) for key in keys for kind in VALUES]
     return found
+
+
+def declared(raw: Mapping[str, Any], path: tuple[str, ...]) -> tuple[str, ...]:
+    """A key, with the class that declares it where it is one of a plug-in."""
+    at = 2 if path[0] == "tracking" else 1
+    if path[0] not in plugins.GROUPS or len(path) <= at:
+        return path
+    group, section = plugins.GROUPS[path[0]], raw[path[0]]
+    name = path[1] if group.tag is None else section.get(group.tag, group.default)
+    schema = plugins.find(path[0], name)
+    assert schema is not None
+    owners = [one for one in schema.__mro__ if path[at] in inspect.get_annotations(one)]
+    return (owners[-1].__qualname__ if owners else "", *path)
 
 
 def few(count: int) -> Sequence[Case]:
     """A part of them that the seed draws."""
     return random.Random(SEED).sample(cases(), count)
+
+
+@functools.cache
+def base_of(name: str) -> DictConfig:
+    """As Hydra gives it, made once: each case changes it for a while."""
+    return OmegaConf.create(bases()[name])
+
+
+@contextlib.contextmanager
+def changed(cfg: DictConfig, path: Sequence[str], value: Any) -> Iterator[DictConfig]:
+    """With another value at a path; afterwards with that of before."""
+    node = inside(cfg, path[:-1])
+    before = node[path[-1]]
+    node[path[-1]] = copy.deepcopy(value)
+    try:
+        yield cfg
+    finally:
+        node[path[-1]] = before
 
 
 def check_line(line: str) -> None:
@@ -173,13 +214,13 @@ def check_line(line: str) -> None:
     assert len(line) <= LONGEST, line
 
 
-def tried(raw: dict[str, Any], keys: Sequence[str]) -> Config | None:
+def tried(cfg: DictConfig, keys: Sequence[str]) -> Config | None:
     """The configuration if it is accepted, and every object of it can be made; else None.
 
     The refusal names one of the keys, or for a section that depends on others its own name.
     """
     try:
-        config = prepare(OmegaConf.create(copy.deepcopy(raw)))
+        config = prepare(cfg)
         assert len(directory_of(config).name) < 256
     except UserError as error:
         lines = str(error).split("\n")
@@ -205,9 +246,9 @@ def count(some: Sequence[Case]) -> Counter[str]:
     """How many were accepted, and how many refused."""
     counts: Counter[str] = Counter()
     for case in some:
-        raw = replaced(bases()[case.base], case.path, VALUES[case.kind])
         try:
-            accepted = tried(raw, [case.key])
+            with changed(base_of(case.base), case.path, VALUES[case.kind]) as cfg:
+                accepted = tried(cfg, [case.key])
         except Exception as error:
             error.add_note(f"{case}")
             raise
@@ -216,7 +257,7 @@ def count(some: Sequence[Case]) -> Counter[str]:
 
 
 def test_every_base_is_sound() -> None:
-    unsound = {name for name, raw in bases().items() if tried(raw, ["task"]) is None}
+    unsound = {name for name in bases() if tried(base_of(name), ["task"]) is None}
     # An optimizer and a task that need what is not there.
     assert unsound <= {"optimizer=torch"}
 
@@ -227,9 +268,12 @@ def test_a_value_is_used_or_refused_in_a_line(record_property: Any) -> None:
     assert sum(counts.values()) == FEW
 
 
-@pytest.mark.slow
-def test_every_value_of_every_key(capsys: pytest.CaptureFixture[str]) -> None:
-    counts = count(cases())
+@pytest.mark.parametrize(
+    "everything",
+    [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.exhaustive)],
+)
+def test_every_value_of_every_key(everything: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = count(cases(everything))
     with capsys.disabled():
         sys.stderr.write(f"\n{sum(counts.values())} values of keys: {dict(counts)}\n")
 
@@ -246,32 +290,53 @@ NOT_TRAINED = ("model", "output", "offline", "rerun", "engine", "task.path", "tr
 """Keys of which a value costs minutes, asks the hub or says nothing here."""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("arm", ARMS, ids=[",".join(arm) or "default" for arm in ARMS])
-def test_what_is_accepted_trains(arm: list[str], tiny: list[str], tmp_path: Path) -> None:
-    """To its end, or it ends in one line, such as for a loss that is not finite."""
+def trained(arm: list[str], tiny: list[str]) -> dict[str, Any]:
+    """A run of two steps."""
     few = [one for one in tiny if not (one.startswith("proxy.") and "spaced" in "".join(arm))]
     few = [one for one in few if not (one.startswith("proxy.") and "proxy=constant" in arm)]
-    short = ["training.epochs=1", "training.max_steps=2"]
     chosen = [one.replace("+every", "proxy.every") for one in arm]
-    base: Any = OmegaConf.to_container(composed(*few, *short, *chosen), resolve=True)
+    short = ["training.epochs=1", "training.max_steps=2"]
+    raw: Any = OmegaConf.to_container(composed(*few, *short, *chosen), resolve=True)
+    return raw
+
+
+@pytest.mark.parametrize(
+    "everything",
+    [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.exhaustive)],
+)
+@pytest.mark.parametrize("arm", ARMS, ids=[",".join(arm) or "default" for arm in ARMS])
+def test_what_is_accepted_trains(
+    arm: list[str], everything: bool, tiny: list[str], tmp_path: Path
+) -> None:
+    """To its end, or it ends in one line, such as for a loss that is not finite.
+
+    Every key of the default run, and what an arm changes of it or adds.
+    """
+    default, base = trained([], tiny), trained(arm, tiny)
     groups = {one.partition("=")[0] for one in arm}
+    keys = [path for path in paths(base) if not arm or (path[0] in groups and len(path) > 1)]
+    if arm and not everything:
+        same = {declared(default, path): inside(default, path) for path in paths(default)}
+        keys = [path for path in keys if same.get(declared(base, path), "") != inside(base, path)]
+        assert keys
     said: list[str] = []
     keys = [path for path in paths(base) if not arm or (path[0] in groups and len(path) > 1)]
+    cfg = OmegaConf.create(base)
     for number, (path, kind) in enumerate(itertools.product(keys, VALUES)):
         if path[0] in NOT_TRAINED or ".".join(path) in NOT_TRAINED:
             continue
-        raw = replaced(base, path, VALUES[kind]) | {"output": str(tmp_path / str(number))}
-        if tried(raw, [".".join(path)]) is None:
-            continue
-        try:
-            outcome = experiment.run(OmegaConf.create(raw), Console(file=io.StringIO()))
-            assert outcome.result.status == "finished"
-        except UserError as error:  # with what PEFT or W&B say of their own settings
-            said.append(str(error))
-        except Exception as error:
-            error.add_note(f"{path} {kind}")
-            raise
+        cfg.output = str(tmp_path / str(number))
+        with changed(cfg, path, VALUES[kind]):
+            if tried(cfg, [".".join(path)]) is None:
+                continue
+            try:
+                outcome = experiment.run(cfg, Console(file=io.StringIO()))
+                assert outcome.result.status == "finished"
+            except UserError as error:  # with what PEFT or W&B say of their own settings
+                said.append(str(error))
+            except Exception as error:
+                error.add_note(f"{path} {kind}")
+                raise
     assert all(re.fullmatch(r"[^\n]+; [^\n]+", line) for line in said), said
 
 
@@ -320,11 +385,16 @@ def members() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("group", "member"), random.Random(SEED).sample(members(), 3))
 def test_a_member_that_a_group_does_not_have(
-    group: str, member: str, command_line: CommandLine, tmp_path: Path
+    group: str,
+    member: str,
+    command_line: CommandLine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if (group, member) == ("tracking", "[]"):
         pytest.skip("none of several")
-    refused(command_line(f"{group}={member}", f"output={tmp_path / 'outputs'}"), group)
+    monkeypatch.chdir(tmp_path)
+    refused(command_line(f"{group}={member}"), group)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -332,13 +402,17 @@ def test_a_member_that_a_group_does_not_have(
 @pytest.mark.parametrize("sweep", [(), ("-m",)])
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_member_of_every_group(
-    group: str, sweep: tuple[str, ...], command_line: CommandLine, tmp_path: Path
+    group: str,
+    sweep: tuple[str, ...],
+    command_line: CommandLine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert options(group)
+    monkeypatch.chdir(tmp_path)
     for member in MEMBERS:
         if (group, member) != ("tracking", "[]"):
-            done = command_line(*sweep, f"{group}={member}", f"output={tmp_path / 'outputs'}")
-            refused(done, group)
+            refused(command_line(*sweep, f"{group}={member}"), group)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -365,22 +439,25 @@ COMMANDS = [
 
 @pytest.mark.parametrize(("arguments", "said"), COMMANDS, ids=[said for _, said in COMMANDS])
 def test_a_command_that_cannot_be(
-    arguments: list[str], said: str, command_line: CommandLine, tmp_path: Path
+    arguments: list[str],
+    said: str,
+    command_line: CommandLine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Hydra's options stand before overrides.
-    here = [f"output={tmp_path / 'outputs'}"] if "=" in arguments[-1] else []
-    done = command_line(*arguments, *here, *(["tracking=local", "device=cpu"] if here else []))
+    monkeypatch.chdir(tmp_path)
+    done = command_line(*arguments)
     assert done.code == 2
     (line,) = done.err.splitlines()
     assert line.startswith("error: ")
     assert said in line
     check_line(line.removeprefix("error: "))
-    assert not any((tmp_path / "outputs").rglob("config.yaml"))
+    assert not any(tmp_path.rglob("config.yaml"))
 
 
 def test_overrides_may_stand_on_both_sides_of_an_option(
     command_line: CommandLine, tiny: list[str]
 ) -> None:
-    done = command_line("training.epochs=1", "-m", *tiny[:-2], "seed=0,1", "training.max_steps=1")
+    done = command_line("training.epochs=1", "-m", *tiny[:-2], "seed=1", "training.max_steps=1")
     assert done.code == 0, done.err
-    assert "2 runs: 2 finished" in done.out
+    assert "1 run: 1 finished" in done.out
