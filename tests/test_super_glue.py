@@ -1,5 +1,6 @@
 """SuperGLUE: every task on rows of its schema, its metrics, and the files that it wants."""
 
+import itertools
 import json
 import math
 import random
@@ -214,9 +215,12 @@ def finished(command_line: CommandLine, *overrides: str) -> Path:
     return Path(done.out.split("\nrecord")[-1].split("\n")[0].strip())
 
 
-def fast(names: Iterable[str], *chosen: str) -> list[Any]:
+def fast(cases: Iterable[Any], *chosen: Any) -> list[Any]:
     """The others are left to the slow suite, which has the time."""
-    return [n if n in chosen else pytest.param(n, marks=pytest.mark.slow) for n in names]
+    slow = pytest.mark.slow
+    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    known = {case if isinstance(case, tuple) else (case,) for case in chosen}
+    return [pytest.param(*one, marks=[] if one in known else slow) for one in values]
 
 
 @pytest.mark.parametrize("task", fast(TASKS, "cb", "wic", "multirc", "record"))
@@ -231,7 +235,7 @@ def test_a_run_its_metrics_and_its_submission(
     rows = parquet.read_table(run / "predictions" / f"{task}-validation.parquet").to_pydict()
     expected = measured(task, rows, rows_of(task, 24, seed=2))
     assert {name: best[name] for name in expected} == pytest.approx(expected)
-    assert composed(f"task={task}").task.metrics == list(expected)
+    assert OmegaConf.load(run / "config.yaml").task.metrics == list(expected)
     predict.main([str(run), "--split", "test"])
     rows = parquet.read_table(run / "predictions" / f"{task}-test.parquet").to_pydict()
     assert "label" not in rows
@@ -335,8 +339,11 @@ def rows_at(batch: dict[str, torch.Tensor], row: int) -> dict[str, torch.Tensor]
     return {name: tensor[row : row + 1] for name, tensor in batch.items()}
 
 
-@pytest.mark.parametrize("family", fast(WIRINGS, "opt-post-norm", "llama"))
-@pytest.mark.parametrize("name", ["gradnorm", "eva", "fisher"])
+SCORED = [*itertools.product(["gradnorm", "eva", "fisher"], WIRINGS)]
+SOME_SCORED = [("gradnorm", "llama"), ("eva", "opt-post-norm"), ("fisher", "opt-post-norm")]
+
+
+@pytest.mark.parametrize(("name", "family"), fast(SCORED, *SOME_SCORED))
 def test_scores_of_choices_do_not_depend_on_the_cut(
     name: str, family: str, checkpoints: dict[str, Path]
 ) -> None:
@@ -361,7 +368,7 @@ def test_choices_of_many_runs_in_one_pass_are_as_alone(
     sweep += [
         "training.epochs=1",
         "training.batch_size=4",
-        "training.limit_examples=20",
+        "training.limit_examples=12",
         "evaluation.split=halves",
     ]
     results = []
@@ -382,16 +389,12 @@ def test_choices_of_many_runs_in_one_pass_are_as_alone(
 
 def test_a_label_that_is_no_choice_is_one_line() -> None:
     for task, changes, said in (
-        ("copa", {"label": [2]}, "row 0 has label 2, which is not one of its 2 choices"),
+        ("copa", {"label": [2]}, "row 0 has label 2"),
         ("copa", {"label": [True]}, "row 0 has label True"),
-        ("copa", {"choice1": [None]}, "row 0 of column 'choice1' must be a string"),
-        (
-            "record",
-            {"answers": [["nobody"]]},
-            "row 0 has answers \\('nobody',\\), which is not one",
-        ),
-        ("record", {"answers": ["cat"]}, "row 0 of column 'answers' must be a list of strings"),
-        ("record", {"entities": [[]]}, "row 0 of column 'entities' must be a list of strings"),
+        ("copa", {"choice1": [None]}, "row 0 of column 'choice1'"),
+        ("record", {"answers": [["nobody"]]}, "row 0 has answers .*nobody"),
+        ("record", {"answers": ["cat"]}, "row 0 of column 'answers'"),
+        ("record", {"entities": [[]]}, "row 0 of column 'entities'"),
     ):
         with pytest.raises(DataError, match=said):
             section(task).build().check({**rows_of(task, 1, seed=0), **changes}, "here")
@@ -401,11 +404,12 @@ def test_synflow_has_no_loss_of_choices(
     checkpoints: dict[str, Path], command_line: CommandLine, tiny: list[str], tmp_path: Path
 ) -> None:
     data = data_of("copa", tmp_path / "data")
-    of = [*tiny, "task=copa", f"task.path={data}", "proxy=synflow", "training.epochs=1"]
+    of = [*tiny, "task=copa", f"task.path={data}", "proxy=synflow", "training.max_steps=1"]
     of.remove("proxy.num_batches=2")
     done = command_line(*of, "proxy.objective=loss")
     assert done.code == 2
-    assert done.err.startswith("error: proxy.objective=loss: has no gradient")
+    assert done.err.startswith("error: proxy.objective=loss: ")
+    assert "proxy.objective=output" in done.err
     assert done.err.count("\n") == 1
     assert command_line(*of, "proxy.objective=output").code == 0
 
