@@ -31,10 +31,10 @@ def house(checkpoints: dict[str, Path], pairs: Path) -> DictConfig:
 def homogeneous(house: DictConfig) -> dict[str, Config]:
     path = f"model.path={house.model.path}"
     data = f"task.path={house.task.path}"
-    return {
-        proxy: prepare(composed(*HOUSE, path, data, "strategy=homogeneous", f"proxy={proxy}"))
-        for proxy in ("gradnorm", "constant")
-    }
+    cfg = composed(*HOUSE, path, data, "strategy=homogeneous")
+    constant = cfg.copy()
+    constant.proxy = {"name": "constant", "redraw": True}
+    return {"gradnorm": prepare(cfg), "constant": prepare(constant)}
 
 
 def test_homogeneous_has_no_proxy(homogeneous: dict[str, Config]) -> None:
@@ -173,8 +173,8 @@ def test_the_identity_depends_on_proxy_and_strategy(house: DictConfig) -> None:
         house,
         composed(*there, "proxy=snip", "proxy.weights=current"),
         composed(*there, "strategy=static"),
-        composed(*there, "selection=proportional"),
     ]
+    made.append(edited(house, "selection.name=proportional"))
     assert len({identity(prepare(cfg)) for cfg in made}) == len(made)
 
 
@@ -247,19 +247,18 @@ def test_a_file_is_read_once(house: DictConfig, monkeypatch: pytest.MonkeyPatch)
 def test_the_embedded_model_and_task_are_told_by_their_files() -> None:
     config = prepare(composed("device=cpu", "tracking=local"))
     assert identity(config) == identity(again(config))
-    bigger = prepare(composed("device=cpu", "tracking=local", "rank_budget=r8"))
+    embedded = composed("device=cpu", "tracking=local")
+    bigger = prepare(edited(embedded, "rank_budget.lora_rank=8"))
     assert identity(config) != identity(bigger)
 
 
 def test_the_identity_of_earlier_runs_stays() -> None:
     """From before `proxy.source`, and from before every selection had a floor."""
-    for changes, expected in {
-        (): "c2434134",
-        ("selection=proportional",): "f69b1f87",
-        ("selection=proportional", "selection.floor=1"): "0856efc9",
-    }.items():
-        cfg = composed("device=cpu", "tracking=local", *changes)
-        assert identity(prepare(cfg)) == expected
+    embedded = composed("device=cpu", "tracking=local")
+    assert identity(prepare(embedded)) == "c2434134"
+    proportional = composed("device=cpu", "tracking=local", "selection=proportional")
+    assert identity(prepare(proportional)) == "f69b1f87"
+    assert identity(prepare(edited(proportional, "selection.floor=1"))) == "0856efc9"
 
 
 def test_a_setting_that_was_added_later_is_told_by_its_value_alone(house: DictConfig) -> None:
@@ -285,7 +284,7 @@ def test_a_finished_run_is_found_again_by_what_its_model_and_data_are(
     given = dict(override.split("=", 1) for override in tiny)
     model = shutil.copytree(given["model.path"], tmp_path / "model")
     data = shutil.copytree(given["task.path"], tmp_path / "data")
-    short = [*tiny, "training.epochs=1", "strategy=static", f"model.path={model}"]
+    short = [*tiny, "training.max_steps=1", "strategy=static", f"model.path={model}"]
     assert command_line(*short, f"task.path={data}").code == 0
     moved = shutil.move(data, tmp_path / "moved")
     again = [*short, f"task.path={moved}", "proxy.micro_batch_size=1", "evaluation.batch_size=3"]
@@ -301,7 +300,7 @@ def test_runs_of_another_model_at_the_same_path_are_told_apart_in_reports(
 ) -> None:
     given = dict(override.split("=", 1) for override in tiny)
     model = shutil.copytree(given["model.path"], tmp_path / "model")
-    short = [*tiny, "training.epochs=1", "strategy=homogeneous", f"model.path={model}"]
+    short = [*tiny, "training.max_steps=1", "strategy=homogeneous", f"model.path={model}"]
     assert command_line(*short, "seed=0").code == 0
     weights = load_file(model / "model.safetensors")
     save_file({name: 2 * tensor for name, tensor in weights.items()}, model / "model.safetensors")

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import pandas as pd
 import pytest
-from conftest import CommandLine, composed, problems
+from conftest import CommandLine, composed, edited, problems
 from omegaconf import DictConfig
 from pyarrow import parquet
 
@@ -29,7 +29,7 @@ OWN = ("task=text_classification", "task.text=review", "task.label=stars")
 
 
 def asked(path: Path, *more: str) -> DictConfig:
-    return composed(*OWN, f"task.path={path}", "device=cpu", "tracking=local", *more)
+    return edited(composed(*OWN, "device=cpu", "tracking=local"), f"task.path={path}", *more)
 
 
 def write(file: Path, rows: pd.DataFrame = ROWS) -> Path:
