@@ -41,7 +41,7 @@ from heterolora.data.starter.grammar import (
 )
 
 # To renew after an intended change of the grammar (then rebuild the model, too):
-#   python -c "from tests.test_starter import *; print([digest(paraphrase_pairs(s)) for s in DIGESTS])"
+#  python -c "from tests.test_starter import *; print(*map(digest, map(paraphrase_pairs, DIGESTS)))"
 DIGESTS = {
     "train": "00b6eb1e79b0c7c68d66a06a16d0daf62aa5229b27f4c8c2fc4cec7ce4ac09f9",
     "validation": "5ad273d7b1d9fd5cea3a92a62ab1eadd5487f00af10f856207556bee80e936d2",
