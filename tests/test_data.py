@@ -268,7 +268,7 @@ def measured(
 
 
 @pytest.mark.filterwarnings("ignore:A single label was found")
-@patiently
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40))
 def test_metrics_of_a_classification(rows: list[tuple[int, int]]) -> None:
     truth, guess = [list(column) for column in zip(*rows, strict=True)]
