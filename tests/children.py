@@ -52,6 +52,13 @@ def start(cfg: DictConfig, log: Path, fate: Fate | None = None) -> ForkServerPro
     return process
 
 
+def alone(act: Fate) -> int:
+    """Have a process of its own do just that; its exit code, or minus what killed it."""
+    process = _CONTEXT.Process(target=act)
+    process.start()
+    return finish(process)
+
+
 def finish(process: ForkServerProcess) -> int:
     """Wait for its end; the exit code, or minus the signal that killed it."""
     process.join(120)
@@ -106,6 +113,12 @@ class Command:
         shutil.rmtree(output, ignore_errors=True)
         return Command(self.cfg, output, self.events, self.seconds, self.reference)
 
+    def copied(self, output: Path) -> "Command":
+        """The same with all that has been done so far, in another place."""
+        other = self.at(output)
+        shutil.copytree(self.output, output)
+        return other
+
     def outcome(self) -> dict[str, Any]:
         """All that a repetition gives again."""
         directory = self.directory
@@ -137,7 +150,8 @@ def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-def _at_step(count: int, act: Callable[[], object]) -> None:
+def at_step(count: int, act: Callable[[], object]) -> None:
+    """Something that happens in the `count`th optimizer step that this process makes."""
     descend, left = Trainer.training_step, iter(range(count - 1, -1, -1))
 
     def struck(self: Trainer, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -151,7 +165,7 @@ def _at_step(count: int, act: Callable[[], object]) -> None:
 
 def in_step(count: int, number: int = signal.SIGKILL, times: int = 1) -> None:
     """A signal in the `count`th optimizer step that this process makes."""
-    _at_step(count, lambda: [send(number) for _ in range(times)])
+    at_step(count, lambda: [send(number) for _ in range(times)])
 
 
 def ignored_in_step(count: int) -> None:
@@ -173,7 +187,7 @@ def requeued_in_step(count: int, code: int | None) -> None:
 
 def limit_files_in_step(count: int, size: int) -> None:
     """From the `count`th step on, no file can be written beyond `size` bytes."""
-    _at_step(count, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+    at_step(count, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
 
 
 def limit_handles_in_step(count: int) -> None:
@@ -187,7 +201,7 @@ def limit_handles_in_step(count: int) -> None:
             while True:
                 os.dup(0)  # what is free below it
 
-    _at_step(count, limit)
+    at_step(count, limit)
 
 
 def exhaust_memory_in_step(count: int) -> None:
@@ -199,7 +213,7 @@ def exhaust_memory_in_step(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (have, have))
         torch.ones(2**28)
 
-    _at_step(count, exhaust)
+    at_step(count, exhaust)
 
 
 def fill_disk_in_step(count: int, ballast: Path) -> None:
@@ -210,7 +224,7 @@ def fill_disk_in_step(count: int, ballast: Path) -> None:
             while True:
                 stream.write(bytes(4096))
 
-    _at_step(count, fill)
+    at_step(count, fill)
 
 
 def in_search(count: int, number: int = signal.SIGKILL) -> None:
@@ -226,16 +240,16 @@ def in_search(count: int, number: int = signal.SIGKILL) -> None:
     search.select_pools = struck
 
 
-def in_evaluation(count: int, number: int) -> None:
+def in_evaluation(count: int, number: int = signal.SIGKILL) -> None:
     """A signal in the `count`th evaluation."""
-    validate, left = Trainer._validate, iter(range(count - 1, -1, -1))
+    evaluate, left = Trainer.evaluate, iter(range(count - 1, -1, -1))
 
-    def struck(self: Trainer, epoch: int) -> None:
+    def struck(self: Trainer) -> dict[str, float]:
         if next(left, None) == 0:
             send(number)
-        validate(self, epoch)
+        return evaluate(self)
 
-    Trainer._validate = struck
+    Trainer.evaluate = struck
 
 
 WRITING = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
@@ -244,7 +258,8 @@ WRITING = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmt
 def at_file(count: int, below: str, counted: Path | None = None) -> None:
     """SIGKILL just before the `count`th time that a file below is written, renamed or removed.
 
-    The interpreter's own audit events tell. `counted` gets how many there have been.
+    Files are below if `below` is part of their path. The interpreter's own audit events tell.
+    `counted` gets how many there have been.
     """
     seen = 0
 

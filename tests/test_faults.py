@@ -3,12 +3,13 @@
 import functools
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from children import Command
 from conftest import CommandLine, composed, sentence_pairs, write_parquet
 
 from heterolora.records.record import read_rows, read_run
+from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.trainer import Trainer
 
 EVERY_STEP = "checkpoint.every_minutes=1e-9"
@@ -48,6 +50,22 @@ def reference(checkpoints, pairs, tmp_path_factory) -> Command:
 @pytest.fixture
 def command(reference: Command, tmp_path: Path) -> Command:
     return reference.at(tmp_path / "outputs")
+
+
+@pytest.fixture(scope="module")
+def stopped(reference: Command, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Killed in its 13th step, with the states of the two steps before. Copy it."""
+    command = reference.at(tmp_path_factory.mktemp("stopped") / "outputs")
+    fate = functools.partial(children.in_step, 13)
+    assert command.run(EVERY_STEP, fate=fate) == -signal.SIGKILL
+    assert states(command) == ["step-00000011", "step-00000012"]
+    return command
+
+
+@pytest.fixture
+def killed(stopped: Command, tmp_path: Path) -> Command:
+    """A run that was killed in its 13th step, and has everything still to come."""
+    return stopped.copied(tmp_path / "outputs")
 
 
 def one_error(command: Command) -> str:
@@ -121,17 +139,15 @@ def test_no_file_handles_left(command: Command) -> None:
     assert command.outcome() == command.reference
 
 
-def test_a_disk_that_has_turned_read_only(reference: Command, small_disk: Path) -> None:
+def test_a_disk_that_has_turned_read_only(stopped: Command, small_disk: Path) -> None:
     """The run goes on from its last checkpoint when it can be written again."""
-    command = reference.at(small_disk / "outputs")
-    fate = functools.partial(children.in_step, 12)
-    assert command.run(fate=fate) == -signal.SIGKILL
+    command = stopped.copied(small_disk / "outputs")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     assert command.run() == 2
     assert re.search(r"Read-only file system.*; ", one_error(command))
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     assert command.run() == 0, command.log.read_text()
-    assert "resumed at step 8 (epoch 2)" in command.log.read_text()
+    assert "resumed at step 12 (epoch 2)" in command.log.read_text()
     assert command.outcome() == command.reference
 
 
@@ -147,11 +163,9 @@ def test_a_cpu_without_memory_left(command: Command) -> None:
     assert command.outcome() == command.reference
 
 
-def killed(command: Command, step: int) -> tuple[Path, Path]:
-    """Killed in that step, with the states of the two steps before; the older, the newer."""
-    fate = functools.partial(children.in_step, step)
-    assert command.run(EVERY_STEP, fate=fate) == -signal.SIGKILL
-    older, newer = sorted(command.directory.glob("checkpoint/resume/step-*"))
+def older_and_newer(command: Command) -> tuple[Path, Path]:
+    """The folders of its two states."""
+    older, newer = (command.directory / "checkpoint" / "resume" / name for name in states(command))
     return older, newer
 
 
@@ -179,29 +193,49 @@ def shorten_lines(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, flip, empty, lose])
-def test_a_damaged_checkpoint_is_passed_over(damage, command: Command) -> None:
-    older, newer = killed(command, 13)
+def test_every_damage_to_a_checkpoint_is_noticed(
+    damage: Callable[[Path], None], killed: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    older, newer = older_and_newer(killed)
     damage(newer)
-    assert command.run() == 0
-    said = command.log.read_text()
+    manager = CheckpointManager(newer.parent)
+    manager.facts = json.loads((older / "state.json").read_text())["facts"]
+    with caplog.at_level(logging.WARNING):
+        assert manager.load() == 11
+    assert f"{newer}: this checkpoint is damaged" in caplog.text
+    assert states(killed) == [older.name]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [flip, *(pytest.param(d, marks=pytest.mark.exhaustive) for d in (truncate, empty, lose))],
+)
+def test_a_damaged_checkpoint_is_passed_over(
+    damage: Callable[[Path], None], killed: Command
+) -> None:
+    _, newer = older_and_newer(killed)
+    damage(newer)
+    assert killed.run() == 0
+    said = killed.log.read_text()
     assert f"{newer}: this checkpoint is damaged" in said
-    assert f"resumed at step {int(older.name[5:])} " in said
-    assert command.outcome() == command.reference
+    assert "resumed at step 11 " in said
+    assert killed.outcome() == killed.reference
 
 
-@pytest.mark.parametrize("damage", [truncate, shorten_lines])
-def test_with_none_left_nothing_is_erased_unless_asked(damage, command: Command) -> None:
-    folders = killed(command, 13)
-    for folder in folders:
-        damage(folder)
-    before = {file: file.read_bytes() for file in command.directory.rglob("*.safetensors")}
-    assert len(before) == 4  # of two states, and the best and the last weights
-    for _ in range(2):
-        assert command.run() == 2
-        said = command.log.read_text()
-        assert said.count("is damaged") == 2
-        assert "all 2 checkpoints are damaged" in said
-        assert {file: file.read_bytes() for file in before} == before
+def test_with_none_left_nothing_is_erased_unless_asked(stopped: Command, tmp_path: Path) -> None:
+    """Whatever the damage: to a state, or to the lines that all states count on."""
+    for damage in (shorten_lines, truncate):
+        command = stopped.copied(tmp_path / damage.__name__ / "outputs")
+        for folder in older_and_newer(command):
+            damage(folder)
+        before = {file: file.read_bytes() for file in command.directory.rglob("*.safetensors")}
+        assert len(before) == 4  # of two states, and the best and the last weights
+        for _ in range(2):
+            assert command.run() == 2, damage
+            said = command.log.read_text()
+            assert said.count("is damaged") == 2, said
+            assert "all 2 checkpoints are damaged" in said
+            assert {file: file.read_bytes() for file in before} == before, damage
     assert command.run("rerun=true") == 0
     assert command.outcome() == command.reference
 
@@ -221,46 +255,42 @@ def rewrite(folder: Path, **facts: Any) -> None:
     "facts",
     [{"checkpoint_schema": 0}, {"configuration": "00000000"}, {"seed": 5}, {"device": "cuda"}],
 )
-def test_a_checkpoint_of_another_kind_is_refused(facts, command: Command) -> None:
-    older, newer = killed(command, 13)
+def test_a_checkpoint_of_another_kind_is_refused(facts: dict[str, Any], killed: Command) -> None:
+    older, newer = older_and_newer(killed)
     rewrite(newer, **facts)
     ((name, value),) = facts.items()
-    assert command.run() == 2
-    line = one_error(command)
+    assert killed.run() == 2
+    line = one_error(killed)
     assert f"its checkpoint has {name.replace('_', ' ')} {value} but this run has" in line
     assert "rerun=true" in line
-    assert older.exists()
-    assert newer.exists()
-    assert command.run("rerun=true") == 0
-    assert command.outcome() == command.reference
+    assert states(killed) == [older.name, newer.name]
+    if name == "seed":  # which is refused as the others are
+        assert killed.run("rerun=true") == 0
+        assert killed.outcome() == killed.reference
 
 
-def test_other_data_is_another_run(command: Command, pairs: Path, tmp_path: Path) -> None:
+def test_other_data_is_another_run(killed: Command, pairs: Path, tmp_path: Path) -> None:
     """What was interrupted stays as it is, and goes on when its data is back."""
-    copy = shutil.copytree(pairs, tmp_path / "data")
-    command.cfg = command.cfg.copy()
-    command.cfg.task.path = str(copy)
-    _, newer = killed(command, 13)
-    first = command.directory
+    first = killed.directory
     kept = {file: file.read_bytes() for file in first.rglob("*") if file.is_file()}
+    copy = shutil.copytree(pairs, tmp_path / "data")
     rows = sentence_pairs(60, seed=1)
     rows["sentence1"][59] = "the cat"
     write_parquet(copy, train=rows)
-    assert command.run() == 0
-    assert "resumed" not in command.log.read_text()
+    assert killed.run(f"task.path={copy}") == 0
+    assert "resumed" not in killed.log.read_text()
     assert {file: file.read_bytes() for file in first.rglob("*") if file.is_file()} == kept
     shutil.copy(pairs / "train.parquet", copy)
-    assert command.run() == 0
-    assert f"resumed at step {int(newer.name[5:])} " in command.log.read_text()
+    assert killed.run(f"task.path={copy}") == 0
+    assert "resumed at step 12 " in killed.log.read_text()
 
 
-def test_other_code_goes_on_with_a_warning(command: Command) -> None:
-    killed(command, 13)
-    file = command.directory / "provenance.json"
+def test_other_code_goes_on_with_a_warning(killed: Command) -> None:
+    file = killed.directory / "provenance.json"
     origin = json.loads(file.read_text())
     file.write_text(json.dumps(origin | {"code": {"commit": "0" * 40, "dirty": False}}))
-    assert command.run() == 0
-    assert "code changed since the run began" in command.log.read_text()
+    assert killed.run() == 0
+    assert "code changed since the run began" in killed.log.read_text()
     (entry,) = json.loads(file.read_text())["resumed"]
     assert entry["code"] == origin["code"]
 

@@ -1,12 +1,19 @@
-"""What every run does first, done once for all the processes that `children` forks."""
+"""What every run does first, done once for all the processes that `children` forks.
+
+No gradient: torch cannot compute any in a fork of a process that has.
+"""
 
 import children  # noqa: F401
+import pyarrow.dataset  # noqa: F401  # as reading a table does
 import torch
 from conftest import composed
 
 from heterolora import run as experiment
-from heterolora.config import checkpoints
+from heterolora.config import checkpoints, plugins
 
 torch.set_num_threads(1)
 _CONFIG = experiment.prepare(composed("tracking=local", "device=cpu"))
-checkpoints.load(_CONFIG.model, _CONFIG.task.build(), seed=0)
+_LOADED = checkpoints.load(_CONFIG.model, _CONFIG.task.build(), seed=0)
+with torch.no_grad():
+    _LOADED.model(torch.ones(1, 4, dtype=torch.long))
+plugins.trackers()
