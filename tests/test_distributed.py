@@ -23,6 +23,7 @@ from conftest import (
     ROOT,
     CommandLine,
     composed,
+    edited,
     problems,
     sentence_pairs,
     tiny_tokenizer,
@@ -74,6 +75,14 @@ def plain(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
+@pytest.fixture(scope="module")
+def reference(plain: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """The run that `command` makes, made by one process."""
+    command = command_of(plain, pairs, tmp_path_factory.mktemp("reference") / "one")
+    assert command.run() == 0, command.log.read_text()
+    return command
+
+
 @pytest.fixture
 def command(plain: Path, pairs: Path, tmp_path: Path) -> Command:
     """A dynamic run of 16 steps, the last of each epoch of one example, in parts of three."""
@@ -121,11 +130,15 @@ def together(
     return codes, [log.read_text() for log in logs]
 
 
-def beside(command: Command, name: str) -> Command:
+def elsewhere(command: Command, folder: Path) -> Command:
     """The same command with nothing done yet, in another place."""
-    folder = command.output.parent.with_name(name)
-    folder.mkdir()
-    return Command(command.cfg, folder / "outputs")
+    (folder / "other").mkdir()
+    return Command(command.cfg, folder / "other" / "outputs")
+
+
+def exhaustive(*cases: tuple[object, ...]) -> list[Any]:
+    """Of a product of parameters, those that are tested with all others alone."""
+    return [pytest.param(*case, marks=pytest.mark.exhaustive) for case in cases]
 
 
 def numbers(command: Command) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -173,85 +186,95 @@ def is_silent(log: str) -> bool:
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_run_of_one(command: Command) -> None:
-    assert command.run() == 0, command.log.read_text()
-    rows, searches = numbers(command)
+def test_two_processes_make_the_run_of_one(reference: Command, command: Command) -> None:
+    rows, searches = numbers(reference)
     losses = [row["loss"] for row in rows if row["event"] == "step"]
     assert max(losses) - min(losses) > 1e-3  # else steps could be anything
     assert len({json.dumps(row["ranks"]) for row in searches}) > 1
-    two = beside(command, "two")
-    codes, (told, silent) = together(two, 2)
+    codes, (told, silent) = together(command, 2)
     assert codes == [0, 0], told + silent
-    assert_same_run(command, two)
+    assert_same_run(reference, command)
     assert "best epoch" in told
     assert is_silent(silent)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", ["distributed", "sharded"])
-@pytest.mark.parametrize("size", [1, 2, 4])
-def test_fifty_steps_of_any_number_of_processes(
-    engine: str, size: int, command: Command, plain: Path, pairs: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def fifty(plain: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """A run of more than fifty steps with shortcuts and importance, made by one process."""
     shortcuts = ["search_space=lora_shortcuts", "rank_budget=l2_s11", "proxy=snip"]
-    long = ["training.epochs=7", *shortcuts, "+proxy@importance.eva=eva"]
-    command = command_of(plain, pairs, tmp_path / "long", "proxy.num_batches=2", *long)
+    long = ["training.epochs=7", *shortcuts, "+proxy@importance.eva=eva", "proxy.num_batches=2"]
+    command = command_of(plain, pairs, tmp_path_factory.mktemp("fifty") / "one", *long)
     assert command.run() == 0, command.log.read_text()
     assert len(numbers(command)[0]) > 50
-    other = beside(command, "other")
+    return command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("engine", "size"),
+    [
+        *(("distributed", 1), ("distributed", 4), ("sharded", 2)),
+        *exhaustive(("distributed", 2), ("sharded", 1), ("sharded", 4)),
+    ],
+)
+def test_fifty_steps_of_any_number_of_processes(
+    engine: str, size: int, fifty: Command, tmp_path: Path
+) -> None:
+    other = elsewhere(fifty, tmp_path)
     codes, logs = together(other, size, engine=engine)
     assert codes == [0] * size, logs
-    assert_same_run(command, other)
-    mine, theirs = (read_rows(c.directory / "importance.jsonl") for c in (command, other))
+    assert_same_run(fifty, other)
+    mine, theirs = (read_rows(c.directory / "importance.jsonl") for c in (fifty, other))
     for row, its in zip(mine, theirs, strict=True):
         assert row.pop("scores") == its.pop("scores")
         assert row == pytest.approx(its, abs=1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["distributed", "sharded"])
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize(
+    ("killed", "engine"),
+    [
+        *((0, "sharded"), (1, "distributed")),
+        *exhaustive((0, "distributed"), (1, "sharded")),
+    ],
+)
 def test_a_killed_process_ends_all_and_any_number_go_on(
-    killed: int, engine: str, command: Command
+    killed: int, engine: str, reference: Command, command: Command
 ) -> None:
-    assert command.run() == 0, command.log.read_text()
-    other = beside(command, "other")
     fates = {killed: functools.partial(children.in_step, 11)}
-    codes, logs = together(other, 2, EVERY_STEP, engine=engine, fates=fates)
+    codes, logs = together(command, 2, EVERY_STEP, engine=engine, fates=fates)
     assert codes[killed] == -9
     assert codes[1 - killed] == (1 if killed == 0 else 2)
     if killed == 1:
         errors = [line for line in logs[0].splitlines() if line.startswith("error")]
         assert len(errors) == 1
         assert "another process of this run ended unexpectedly" in errors[0]
-        assert read_run(other.directory)["status"] == "failed"
+        assert read_run(command.directory)["status"] == "failed"
     assert is_silent(logs[1])
-    codes, logs = together(other, 3)
+    codes, logs = together(command, 3)
     assert codes == [0, 0, 0], logs
-    provenance = json.loads((other.directory / "provenance.json").read_text())
+    provenance = json.loads((command.directory / "provenance.json").read_text())
     assert provenance["resumed"][0]["step"] == 10
     assert provenance["hardware"]["processes"] == 2
     assert provenance["resumed"][0]["hardware"]["processes"] == 3
-    assert_same_run(command, other)
+    assert_same_run(reference, command)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signalled", [0, 1])
 def test_a_signal_to_any_process_stops_all_and_the_run_goes_on_in_one(
-    signalled: int, command: Command
+    signalled: int, reference: Command, command: Command
 ) -> None:
-    assert command.run() == 0, command.log.read_text()
-    other = beside(command, "other")
     fates = {signalled: functools.partial(children.in_step, 5, 15)}
-    codes, logs = together(other, 2, engine="sharded", fates=fates)
+    codes, logs = together(command, 2, engine="sharded", fates=fates)
     assert codes == [143, 143], logs
-    assert read_run(other.directory)["status"] == "interrupted"
-    assert [folder.name for folder in other.directory.glob("checkpoint/resume/*")] == [
+    assert read_run(command.directory)["status"] == "interrupted"
+    assert [folder.name for folder in command.directory.glob("checkpoint/resume/*")] == [
         "step-00000005"
     ]
-    assert other.run() == 0, other.log.read_text()
-    assert_same_run(command, other)
-    codes, (told, silent) = together(other, 2)
+    assert command.run() == 0, command.log.read_text()
+    assert_same_run(reference, command)
+    codes, (told, silent) = together(command, 2)
     assert codes == [0, 0]
     assert "already finished" in told
     assert is_silent(silent)
@@ -263,7 +286,7 @@ def broken_in_step(count: int) -> None:
     def fail() -> None:
         raise ValueError("the cat sat on the GPU")
 
-    children._at_step(count, fail)
+    children.at_step(count, fail)
 
 
 @pytest.mark.slow
@@ -283,7 +306,7 @@ def test_with_dropout_a_resumed_run_of_as_many_is_the_same_to_the_bit(
     model = checkpoints["opt-post-norm"]
     whole = command_of(model, pairs, tmp_path / "whole")
     assert together(whole, 2)[0] == [0, 0]
-    other = beside(whole, "other")
+    other = elsewhere(whole, tmp_path)
     fates = {1: functools.partial(children.in_step, random.Random(0).randint(2, 14), 15)}
     assert together(other, 2, fates=fates)[0] == [143, 143]
     assert together(other, 2)[0] == [0, 0]
@@ -303,29 +326,25 @@ def join_step(rank: int, size: int, port: int, fate: Fate | None) -> None:
 
 
 @pytest.mark.slow
-def test_the_tasks_of_a_slurm_step_find_each_other(command: Command) -> None:
-    assert command.run() == 0, command.log.read_text()
-    other = beside(command, "other")
-    codes, logs = together(other, 2, joining=join_step)
+def test_the_tasks_of_a_slurm_step_find_each_other(reference: Command, command: Command) -> None:
+    codes, logs = together(command, 2, joining=join_step)
     assert codes == [0, 0], logs
     assert is_silent(logs[1])
-    assert_same_run(command, other)
+    assert_same_run(reference, command)
 
 
 @pytest.mark.slow
-def test_torchrun_starts_it(command: Command) -> None:
-    assert command.run() == 0, command.log.read_text()
-    other = beside(command, "other")
+def test_torchrun_starts_it(reference: Command, command: Command) -> None:
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     start += ["--local-addr=127.0.0.1"]  # the name of the machine may stand for no address
     model, data = (f"{key}.path={command.cfg[key].path}" for key in ("model", "task"))
-    short = ["task=rte", model, data, *SHORT, f"output={other.output}", "engine=sharded"]
+    short = ["task=rte", model, data, *SHORT, f"output={command.output}", "engine=sharded"]
     done = subprocess.run(
         [*start, str(ROOT / "train.py"), *short], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best epoch") == 1
-    assert_same_run(command, other)
+    assert_same_run(reference, command)
 
 
 @pytest.fixture
@@ -527,8 +546,15 @@ KINDS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["distributed", "sharded"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "engine"),
+    [
+        *(("rte", "distributed"), ("multirc", "sharded"), ("record", "distributed")),
+        *(("wikitext2", "sharded"), ("alpaca", "distributed")),
+        *exhaustive(("rte", "sharded"), ("multirc", "distributed"), ("record", "sharded")),
+        *exhaustive(("wikitext2", "distributed"), ("alpaca", "sharded")),
+    ],
+)
 def test_tasks_of_every_kind_in_three_processes(
     kind: str, engine: str, places: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -539,7 +565,7 @@ def test_tasks_of_every_kind_in_three_processes(
     more = ["evaluation.batch_size=5", *more]
     command = command_of(model, places[kind], tmp_path / "one", *more, task=kind)
     assert command.run() == 0, command.log.read_text()
-    other = beside(command, "other")
+    other = elsewhere(command, tmp_path)
     codes, logs = together(other, 3, engine=engine)
     assert codes == [0, 0, 0], logs
     assert_same_run(command, other)
@@ -558,7 +584,7 @@ def test_the_planted_task_in_two_processes(tmp_path: Path) -> None:
     more = ["task.planting=4", "training.max_steps=6", "optimizer.learning_rate=0.001"]
     command = command_of(None, None, tmp_path / "one", *more, task="starter_planted")
     assert command.run() == 0, command.log.read_text()
-    other = beside(command, "other")
+    other = elsewhere(command, tmp_path)
     codes, logs = together(other, 2)
     assert codes == [0, 0], logs
     assert_same_run(command, other)
@@ -575,11 +601,16 @@ REFUSED = {
     "engine=sharded task=alpaca task.packing=true": "does not support packing",
     "engine=several": "engine=several: must be",
 }
+CHOICES_OF_FILES = ("method=", "proxy=", "+proxy@", "task=")
+"""Overrides that have to be composed, by their beginnings."""
 
 
 @pytest.mark.parametrize("overrides", REFUSED)
 def test_what_an_engine_cannot_train_is_refused(overrides: str) -> None:
-    found = problems(composed("device=cpu", "tracking=local", *overrides.split()))
+    groups = [one for one in overrides.split() if one.startswith(CHOICES_OF_FILES)]
+    values = [one for one in overrides.split() if one not in groups]
+    cfg = composed("device=cpu", "tracking=local", *groups)
+    found = problems(edited(cfg, *values))
     assert any(REFUSED[overrides] in line for line in found), found
     assert all(";" in line for line in found)
 

@@ -13,30 +13,25 @@ from typing import Any
 import pytest
 import torch
 from children import content
-from conftest import ROOT, CommandLine
+from conftest import ROOT, CommandLine, run_command, tiny_run
 from safetensors.torch import load_file
 from test_loggers import items, kept_in, no_key  # noqa: F401
 
 from heterolora.records.record import read_rows, read_run
 from heterolora.training.engines.packed import PackedEngine
-from heterolora.training.together import Together
-from heterolora.training.trainer import Trainer
+from heterolora.training.trainer import Progress, Steps, Trainer
 
 PACKED = "hydra/launcher=packed"
 Run = dict[str, Any]
 
 
-@pytest.fixture
-def sweep(tiny: list[str], checkpoints: dict[str, Path]) -> list[str]:
+@pytest.fixture(scope="module")
+def sweep(checkpoints: dict[str, Path], pairs: Path) -> list[str]:
     """Overrides of a sweep over a model without dropout; `at` says where to."""
-    own = ("output=", "model.path=", "training.epochs=", "training.batch_size=")
+    tiny = tiny_run(checkpoints["llama"], pairs, Path("nowhere"))
+    own = ("output=", "training.epochs=", "training.batch_size=")
     kept = [o for o in tiny if not o.startswith(own)]
-    return [
-        *kept,
-        f"model.path={checkpoints['llama']}",
-        "training.epochs=1",
-        "training.log_every=3",
-    ]
+    return [*kept, "training.epochs=1", "training.log_every=3"]
 
 
 def at(output: Path) -> str:
@@ -169,12 +164,13 @@ def test_records_are_those_of_runs_one_after_another(
 FIVE = grids("{strategy:'homogeneous,dynamic',seed:'0,1'}", "{strategy:static,seed:0}")
 
 
-@pytest.fixture
-def five(command_line: CommandLine, sweep: list[str], tmp_path: Path) -> dict[str, Run]:
+@pytest.fixture(scope="module")
+def five(sweep: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """A sweep of five runs, packed, without anything in its way."""
-    done = command_line("-m", *sweep, FIVE, at(tmp_path / "whole"), PACKED)
+    output = tmp_path_factory.mktemp("five")
+    done = run_command("-m", *sweep, FIVE, at(output), PACKED)
     assert done.code == 0, done.err
-    return runs(tmp_path / "whole")
+    return runs(output)
 
 
 @pytest.mark.slow
@@ -229,18 +225,21 @@ def test_with_fewer_at_a_time_the_numbers_are_the_same(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("proxy", ["proxy.source:running", "proxy:sensitivity"])
 def test_steps_that_a_proxy_observes_are_those_of_a_run_alone(
-    proxy: str, command_line: CommandLine, sweep: list[str], tmp_path: Path, packs: list[int]
+    command_line: CommandLine, sweep: list[str], tmp_path: Path, packs: list[int]
 ) -> None:
     observed = grids(
-        f"{{seed:'0,1',strategy:dynamic,{proxy},proxy.observe_every:2}}",
+        *(
+            f"{{seed:'0,1',strategy:dynamic,{proxy},proxy.observe_every:2}}"
+            for proxy in ("proxy.source:running", "proxy:sensitivity")
+        ),
         "{seed:'0,1',strategy:homogeneous}",
     )
     alone = command_line("-m", *sweep, observed, at(tmp_path / "alone"))
     assert alone.code == 0, alone.err
     done = command_line("-m", *sweep, observed, at(tmp_path / "packed"), PACKED)
     assert done.code == 0, done.err
+    assert len(runs(tmp_path / "packed")) == 6
     assert packs == [2] * 8
     assert_close(runs(tmp_path / "packed"), runs(tmp_path / "alone"))
 
@@ -331,7 +330,6 @@ def test_a_signal_stops_all_and_the_same_command_ends_as_if_there_had_been_none(
     arguments = [
         *sweep,
         dropping,
-        "training.epochs=2",
         "training.batch_size=8",
         "strategy=homogeneous,dynamic",
     ]
@@ -429,15 +427,15 @@ def test_a_signal_that_comes_while_runs_are_loaded_stops_them_too(
     foreground: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    begin, left = Together._begin, iter([1, 0])
+    steps, left = Trainer.steps, iter([1, 0])
 
-    def struck(self: Together[Any]) -> None:
-        begin(self)
-        if next(left, None) == 0:
+    def struck(self: Trainer) -> Steps[Progress]:
+        if next(left, None) == 0:  # the second one is loaded, and the third one is not
             os.kill(os.getpid(), signal.SIGTERM)
+        return steps(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Together, "_begin", struck)
+        patch.setattr(Trainer, "steps", struck)
         assert command_line("-m", *sweep, FIVE, at(tmp_path / "parts"), PACKED).code == 143
     assert len(set(interrupted(tmp_path / "parts", len(runs(tmp_path / "parts"))))) == 1
     done = command_line("-m", *sweep, FIVE, at(tmp_path / "parts"), PACKED)
