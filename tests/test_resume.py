@@ -156,10 +156,10 @@ def resumptions(command: Command) -> list[int]:
     return [entry["step"] for entry in resumed]
 
 
-KILLED: dict[str, tuple[children.Fate, int]] = {
-    "in a step": (functools.partial(children.in_step, 3), 2),
+KILLED: dict[str, tuple[children.Fate, int | None]] = {
+    "in a step": (functools.partial(children.in_step, 4), 3),
+    "in a search": (functools.partial(children.in_search, 1), None),  # at the step of that
     "while it saves its state": (functools.partial(children.at_file, 3, "step-00000006"), 5),
-    "in a search": (functools.partial(children.in_search, 1), 6),
     "in an evaluation": (functools.partial(children.in_evaluation, 1), 7),
     "while it saves its weights": (functools.partial(children.at_file, 3, "best.safetensors"), 7),
     # Two of its files are written as it begins: opened, and renamed.
@@ -180,7 +180,9 @@ def test_killed_at_every_kind_of_place_it_gets_there(variant, uninterrupted, tmp
     for place, (fate, _) in KILLED.items():
         assert command.run(EVERY_STEP, fate=fate) == -signal.SIGKILL, place
     assert command.run(EVERY_STEP) == 0, command.log.read_text()
-    assert resumptions(command) == [step for _, step in KILLED.values()]
+    rows: list[dict[str, int]] = command.reference["searches"]
+    search = next(row["step"] for row in rows if row["step"] >= 3)
+    assert resumptions(command) == [step or search for _, step in KILLED.values()]
     assert command.outcome() == command.reference
 
 

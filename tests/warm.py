@@ -10,6 +10,7 @@ from conftest import composed
 
 from heterolora import run as experiment
 from heterolora.config import checkpoints, plugins
+from heterolora.records.provenance import provenance
 
 torch.set_num_threads(1)
 _CONFIG = experiment.prepare(composed("tracking=local", "device=cpu"))
@@ -17,3 +18,4 @@ _LOADED = checkpoints.load(_CONFIG.model, _CONFIG.task.build(), seed=0)
 with torch.no_grad():
     _LOADED.model(torch.ones(1, 4, dtype=torch.long))
 plugins.trackers()
+provenance("cpu", "cpu")
