@@ -130,6 +130,7 @@ class Command:
         del run["seconds"], run["peak_memory_bytes"]
         weights = {file.name: content(file) for file in directory.glob("checkpoint/*")}
         names = {file.name for file in directory.iterdir()}
+        names -= {"code.diff"}  # which depends on whoever edits the source at the moment
         return {
             "metrics": (directory / "metrics.jsonl").read_text(),
             "searches": searches,

@@ -201,27 +201,30 @@ def test_a_step_that_fails_fails_the_runs_of_its_pack_and_not_the_sweep(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ("hydra.launcher.max_packed=1", set()),
+        # Of five at four at a time, three and then two: no pass is left to one alone.
+        ("hydra.launcher.max_packed=4", {2, 3}),
+        # Two jobs of two runs, and then one of one.
+        ("hydra.sweeper.max_batch_size=2 runs_per_job=2", {4}),
+        pytest.param("hydra.launcher.max_packed=2", {2}, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_with_fewer_at_a_time_the_numbers_are_the_same(
+    options: str,
+    sizes: set[int],
     command_line: CommandLine,
     sweep: list[str],
     five: dict[str, Run],
     tmp_path: Path,
     packs: list[int],
 ) -> None:
-    # Of five at four at a time, three and then two: no pass is left to one alone.
-    for most, sizes in {1: set(), 2: {2}, 4: {2, 3}}.items():
-        few = f"hydra.launcher.max_packed={most}"
-        packs.clear()
-        done = command_line("-m", *sweep, FIVE, at(tmp_path / str(most)), PACKED, few)
-        assert done.code == 0, done.err
-        assert set(packs) == sizes
-        assert_close(runs(tmp_path / str(most)), five)
-    batches = "hydra.sweeper.max_batch_size=2"
-    done = command_line(
-        "-m", *sweep, FIVE, at(tmp_path / "jobs"), PACKED, batches, "runs_per_job=2"
-    )
+    done = command_line("-m", *sweep, FIVE, at(tmp_path), PACKED, *options.split())
     assert done.code == 0, done.err
-    assert_close(runs(tmp_path / "jobs"), five)
+    assert set(packs) == sizes
+    assert_close(runs(tmp_path), five)
 
 
 @pytest.mark.slow
@@ -311,39 +314,30 @@ def resumed(output: Path) -> set[int]:
     return {row["step"] for one in rows for row in one}
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "count"),
-    [(signal.SIGTERM, 143, 3), pytest.param(signal.SIGINT, 130, 6, marks=pytest.mark.slow)],
-)
 def test_a_signal_stops_all_and_the_same_command_ends_as_if_there_had_been_none(
     command_line: CommandLine,
     sweep: list[str],
     checkpoints: dict[str, Path],
     tmp_path: Path,
     strike: Strike,
-    number: int,
-    code: int,
-    count: int,
 ) -> None:
-    """To the bit, with dropout and searches."""
+    """To the bit, with dropout and searches; stopped by SIGTERM, and then by Ctrl-C."""
     dropping = f"model.path={checkpoints['opt-post-norm']}"
-    arguments = [
-        *sweep,
-        dropping,
-        "training.batch_size=8",
-        "strategy=homogeneous,dynamic",
-    ]
-    whole = command_line("-m", *arguments, at(tmp_path / "whole"), PACKED)
+    arguments = [*sweep, dropping, "training.batch_size=8", "strategy=homogeneous,dynamic", PACKED]
+    whole = command_line("-m", *arguments, at(tmp_path / "whole"))
     assert whole.code == 0, whole.err
-    strike(count, number)
-    stopped = command_line("-m", *arguments, at(tmp_path / "parts"), PACKED)
-    assert stopped.code == code, stopped.err
-    steps = interrupted(tmp_path / "parts", 2)
-    assert len(set(steps)) == 1  # or the runs would not meet again in a step
-    assert steps[0] in (count, count + 1)
-    done = command_line("-m", *arguments, at(tmp_path / "parts"), PACKED)
+    stops = [0]
+    for number, code, count in ((signal.SIGTERM, 143, 3), (signal.SIGINT, 130, 2)):
+        strike(count, number)
+        stopped = command_line("-m", *arguments, at(tmp_path / "parts"))
+        assert stopped.code == code, stopped.err
+        steps = interrupted(tmp_path / "parts", 2)
+        assert len(set(steps)) == 1  # or the runs would not meet again in a step
+        assert steps[0] - stops[-1] in (count, count + 1)
+        stops.append(steps[0])
+    done = command_line("-m", *arguments, at(tmp_path / "parts"))
     assert done.code == 0, done.err
-    assert resumed(tmp_path / "parts") == {steps[0]}
+    assert resumed(tmp_path / "parts") == set(stops[1:])
     ours, theirs = (to_the_bit(runs(tmp_path / name)) for name in ("parts", "whole"))
     assert ours == theirs
 
@@ -391,7 +385,7 @@ def test_after_a_signal_no_other_pack_begins(sweep: list[str], tmp_path: Path) -
     arguments = [*sweep, *many, at(tmp_path / "runs"), PACKED]
     command = [sys.executable, str(ROOT / "train.py"), "-m", *arguments]
     with subprocess.Popen(command, process_group=0, stdout=subprocess.DEVNULL) as process:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 400
         while len(list(tmp_path.rglob("metrics.jsonl"))) < 2 and time.monotonic() < until:
             time.sleep(0.2)
         os.killpg(process.pid, signal.SIGTERM)
