@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?=
 NAME ?=
+COVERAGE ?=
 
 # For experiments. Without a GPU two runs train at the same time, each on its share of the cores.
 MODEL ?=
@@ -44,19 +45,22 @@ setup: $(VENV)/.done ## Create .venv with the tested package versions
 run: setup ## Allocate, fine-tune and evaluate on the embedded model and task; RUN="seed=13 proxy=snip" overrides settings
 	$(BIN)/python train.py proxy=gradnorm strategy=dynamic $(RUN)
 
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal --durations 30
+
+# Tests start many processes, each of which would compile the package again.
+test test-slow test-exhaustive: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: test
-test: setup ## Run the tests, except the slow ones
-	$(PYTEST) -m 'not slow and not exhaustive' --durations 30
+test: setup ## Run the tests, except the slow ones; COVERAGE=95 also measures coverage, and fails below that
+	$(PYTEST) -m 'not slow and not exhaustive' $(if $(COVERAGE),--cov --cov-fail-under=$(COVERAGE))
 
 .PHONY: test-slow
 test-slow: setup ## Run the slow tests: they install SLURM and Chromium (as root, with apt-get), start and kill many processes, or build a wheel
-	$(PYTEST) -m 'slow and not exhaustive' --durations 30
+	$(PYTEST) -m 'slow and not exhaustive'
 
 .PHONY: test-exhaustive
 test-exhaustive: setup ## Run all products of cases of which the other targets test the factors (hours)
-	$(PYTEST) -m exhaustive --timeout 0 --durations 30
+	$(PYTEST) -m exhaustive --timeout 0
 
 .PHONY: contracts
 contracts: setup ## Run the contract tests of one proxy, selection rule or strategy, including your own: NAME=gradnorm

@@ -5,6 +5,7 @@ import functools
 import io
 import itertools
 import random
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -199,6 +200,23 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="</s>",
         unk_token="<unk>",
     )
+
+
+def case_name(value: object) -> str:
+    """A name that a shell takes as it is: a failing case is run alone by what pytest prints."""
+    return re.sub(r"[^\w.,:=+/@%-]+", "_", str(value), flags=re.ASCII).strip("_")[:80]
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name cases by `case_name`."""
+    if isinstance(val, str):
+        return case_name(val)
+    return type(val).__name__ if isinstance(val, bytes) or callable(val) else None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Refuse names of cases that a shell does not take as they are."""
+    assert re.fullmatch(r"[\w\[\].,:=+/@%-]+", item.nodeid), f"{item.nodeid}: use case_name"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
+from conftest import case_name
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -323,7 +324,7 @@ SELECTIONS = [
     *(Waterfill(), Waterfill(floor=1), Waterfill(normalize="role")),
     *(class_in(PACKAGE, name)() for name in added(PACKAGE)),
 ]
-every_selection = pytest.mark.parametrize("selection", SELECTIONS, ids=repr)
+every_selection = pytest.mark.parametrize("selection", SELECTIONS, ids=case_name)
 
 
 def test_every_selection_is_tested() -> None:

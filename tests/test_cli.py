@@ -18,6 +18,7 @@ from conftest import (
     ROOT,
     CommandLine,
     Finished,
+    case_name,
     composed,
     edited,
     run_command,
@@ -286,7 +287,7 @@ WRONG = {
 """Commands with wrong overrides, and a part of what must be said of each, such as the remedy."""
 
 
-@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=map(case_name, WRONG))
 def test_each_wrong_override_is_one_line(command_line, tmp_path, wrong) -> None:
     """All of them at once, whether Hydra finds them, the sections, the model or the data."""
     lines = refused(command_line, tmp_path / "outputs", *wrong)

@@ -113,7 +113,7 @@ def test_loss_jumps_after_searches_are_named(tmp_path: Path) -> None:
         ([30, 76, 120], CHANGING),
         ([52, 102, 152], [SITES] * 4),
     ],
-    ids=["no jumps", "jumps elsewhere", "searches that change nothing"],
+    ids=["no_jumps", "jumps_elsewhere", "searches_that_change_nothing"],
 )
 def test_other_losses_are_not(
     after: Sequence[int], enabled: Sequence[Sequence[str]], tmp_path: Path
@@ -158,7 +158,7 @@ def test_more_parameters_without_more_accuracy_is_named(tmp_path: Path) -> None:
         (["rank_budget=r8"], 0.7, 1200),
         (["rank_budget=r8", "optimizer.learning_rate=0.5"], 0.7, 4000),
     ],
-    ids=["better", "hardly larger", "another learning rate"],
+    ids=["better", "hardly_larger", "another_learning_rate"],
 )
 def test_other_budgets_are_not(
     overrides: Sequence[str], best: float, parameters: int, tmp_path: Path

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import CONF, CommandLine, composed
+from conftest import CONF, CommandLine, case_name, composed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
@@ -304,7 +304,7 @@ def trained(arm: list[str], tiny: list[str]) -> dict[str, Any]:
     "everything",
     [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.exhaustive)],
 )
-@pytest.mark.parametrize("arm", ARMS, ids=[",".join(arm) or "default" for arm in ARMS])
+@pytest.mark.parametrize("arm", ARMS, ids=[case_name(",".join(arm)) or "default" for arm in ARMS])
 def test_what_is_accepted_trains(
     arm: list[str], everything: bool, tiny: list[str], tmp_path: Path
 ) -> None:
@@ -437,7 +437,9 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "said"), COMMANDS, ids=[said for _, said in COMMANDS])
+@pytest.mark.parametrize(
+    ("arguments", "said"), COMMANDS, ids=[case_name(said) for _, said in COMMANDS]
+)
 def test_a_command_that_cannot_be(
     arguments: list[str],
     said: str,

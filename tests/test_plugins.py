@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, case_name
 from pydantic import ValidationError
 
 from heterolora.config import PluginConfig, plugins, validate
@@ -122,7 +122,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "where"), WRONG, ids=[str(change) for change, _ in WRONG])
+@pytest.mark.parametrize(("change", "where"), WRONG, ids=[case_name(change) for change, _ in WRONG])
 def test_a_section_refuses_what_its_class_would(
     kind: type[PluginConfig], change: dict[str, Any], where: str
 ) -> None:

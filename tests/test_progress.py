@@ -304,8 +304,8 @@ exhaustive = pytest.mark.exhaustive
     [
         pytest.param(signal.SIGINT, MOMENTS[::2], id="SIGINT"),
         pytest.param(signal.SIGTERM, MOMENTS[1::2], id="SIGTERM"),
-        pytest.param(signal.SIGINT, MOMENTS[1::2], id="SIGINT, the others", marks=exhaustive),
-        pytest.param(signal.SIGTERM, MOMENTS[::2], id="SIGTERM, the others", marks=exhaustive),
+        pytest.param(signal.SIGINT, MOMENTS[1::2], id="SIGINT-others", marks=exhaustive),
+        pytest.param(signal.SIGTERM, MOMENTS[::2], id="SIGTERM-others", marks=exhaustive),
     ],
 )
 def test_a_signal_at_any_moment_is_one_line(
@@ -353,10 +353,10 @@ def wait_for_records(output: Path, count: int) -> None:
 @pytest.mark.parametrize(
     ("launcher", "group", "early"),
     [
-        pytest.param("joblib", True, (1, 10), id="joblib, all"),
-        pytest.param("packed", False, (5,), id="packed, the first"),
-        pytest.param("joblib", False, (1, 5, 10), id="joblib, the first", marks=exhaustive),
-        pytest.param("packed", True, (1, 5, 10), id="packed, all", marks=exhaustive),
+        pytest.param("joblib", True, (1, 10), id="joblib-all"),
+        pytest.param("packed", False, (5,), id="packed-first"),
+        pytest.param("joblib", False, (1, 5, 10), id="joblib-first", marks=exhaustive),
+        pytest.param("packed", True, (1, 5, 10), id="packed-all", marks=exhaustive),
     ],
 )
 def test_a_signal_to_processes_that_share_a_sweep_is_one_line(

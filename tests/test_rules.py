@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from conftest import CommandLine, composed, edited, problems
+from conftest import CommandLine, case_name, composed, edited, problems
 from omegaconf import DictConfig
 from transformers import AutoConfig
 
@@ -80,7 +80,7 @@ SPLITS = [
 ]
 
 
-@pytest.mark.parametrize("mistake", SPLITS, ids=[mistake[0] for mistake in SPLITS])
+@pytest.mark.parametrize("mistake", SPLITS, ids=[case_name(mistake[0]) for mistake in SPLITS])
 def test_what_the_embedded_task_and_model_do_not_have(
     mistake: tuple[str, ...], embedded: DictConfig
 ) -> None:
@@ -116,7 +116,7 @@ RANKS = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "start"), RANKS, ids=[start for _, start in RANKS])
+@pytest.mark.parametrize(("changes", "start"), RANKS, ids=[case_name(start) for _, start in RANKS])
 def test_a_rank_or_a_budget_that_the_model_cannot_have(
     changes: list[str], start: str, folders: DictConfig
 ) -> None:

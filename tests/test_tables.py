@@ -863,7 +863,7 @@ def test_the_command_line_reports_without_torch(swept: Path, tmp_path: Path) -> 
     )
     assert done.returncode == 0, done.stderr
     loaded = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
-    assert not loaded & {"torch", "transformers", "wandb", "matplotlib", "datasets", "statsmodels"}
+    assert not loaded & {"torch", "transformers", "wandb", "matplotlib", "datasets"}
     read = pd.read_csv(file).dropna(subset="best_mean")
     assert list(zip(read["row"], read["column"], read["best_mean"], strict=True)) == [
         ("GRAD-NORM", "dynamic", 81.0)
