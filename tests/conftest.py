@@ -220,8 +220,14 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The file that waits for minutes comes first, so that the others run beside it."""
-    items.sort(key=lambda item: item.path.name != "test_slurm.py")
+    """The file that waits for minutes comes first, so that the others run beside it.
+
+    Then those whose runs are forked from one server, which a worker then starts for all of them.
+    """
+    first = ["test_slurm.py", "test_faults.py", "test_resume.py", "test_packed_sweeps.py"]
+    first += ["test_trackers.py", "test_language_runs.py"]
+    places = {name: place for place, name in enumerate(first)}
+    items.sort(key=lambda item: places.get(item.path.name, len(first)))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -211,7 +211,7 @@ def test_members_have_one_frozen_model(still) -> None:
     }
     assert {len(places[name]) for name in frozen} == {1}
     assert {len(places[name]) for name in places.keys() - frozen} == {3}
-    own = {p.data_ptr() for p in engine._model.parameters()}
+    own = {p.data_ptr() for p in engine.model.parameters()}
     assert all(places[name] <= own for name in frozen)
     generator = torch.Generator().manual_seed(0)
     for _ in range(2):

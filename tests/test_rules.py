@@ -24,6 +24,7 @@ from heterolora.config import (
 from heterolora.config.checkpoints import sites
 from heterolora.config.validation import bound
 from heterolora.sites import LORA_ROLES
+from heterolora.training.memory import total_memory
 
 EMBEDDED = ["device=cpu", "tracking=local"]
 ROOMS = [rules, task_rules, model_rules, storage_rules, engine_rules]
@@ -150,16 +151,16 @@ def test_adapters_that_the_memory_cannot_hold(
 ) -> None:
     # Six sites of rank 8, each 8 x 32 parameters, each of them 16 bytes.
     needed = 6 * 8 * 32 * 16
-    monkeypatch.setattr(model_rules, "_memory", lambda _: needed)
+    monkeypatch.setattr(model_rules, "total_memory", lambda _: needed)
     assert prepare(folders)
-    monkeypatch.setattr(model_rules, "_memory", lambda _: needed - 1)
+    monkeypatch.setattr(model_rules, "total_memory", lambda _: needed - 1)
     (line,) = problems(folders)
     assert line.startswith("rank_budget.lora_rank=2: the adapters and their training take")
     assert "lower it" in line
 
 
 def test_this_machine_has_memory() -> None:
-    assert model_rules._memory(torch.device("cpu")) > 2**28
+    assert total_memory(torch.device("cpu")) > 2**28
 
 
 @pytest.mark.parametrize("change", ["rank_budget.lora_rank=1000000", "strategy.enable_rate=0.01"])

@@ -28,6 +28,7 @@ from heterolora.config.validation import Rule, suggestion
 from heterolora.errors import ModelError, shown
 from heterolora.proxies.control import Control
 from heterolora.sites import Site
+from heterolora.training.memory import total_memory
 from heterolora.training.precision import resolve_device, resolve_precision
 
 WITHOUT_FLOAT64 = ("mps",)
@@ -155,7 +156,7 @@ def adapters_fit_memory(
     shapes = _sites(model, space)
     on = _ranks_on(shapes, budget, strategy)
     needed = BYTES_PER_PARAMETER * sum(on[site] * shapes[site].unit_cost for site in on)
-    there = _memory(resolve_device(device))
+    there = total_memory(resolve_device(device))
     if needed > there:
         kind = max(budget.ranks(), key=lambda kind: budget.ranks()[kind])
         yield (
@@ -236,13 +237,6 @@ def _ranks_on(
     if None in found.values():
         return {}
     return {site: rank for site, rank in found.items() if rank}
-
-
-def _memory(device: torch.device) -> int:
-    """Return the total memory of the device in bytes."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def control_tells_sites_apart(

@@ -1,5 +1,6 @@
 """How much memory a run uses, and advice when the device runs out of it."""
 
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,13 @@ from pathlib import Path
 import torch
 
 from heterolora.errors import TrainingError, one_line
+
+
+def total_memory(device: torch.device) -> int:
+    """Return the total memory of the device in bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @contextmanager

@@ -163,7 +163,7 @@ class TrainerLoop:
         examples = [dict(zip(features, map(Tensor.tolist, row), strict=True)) for row in rows]
         self._examples = [*examples[:BATCH_SIZE], *examples]
         self._model = model
-        self._collate = transformers.DataCollatorWithPadding(subject.tokenizer)
+        self.collate = transformers.DataCollatorWithPadding(subject.tokenizer)
         self._setup = setup
         self._loss = math.nan
         self._clock: Any = None
@@ -180,7 +180,7 @@ class TrainerLoop:
                 model=self._model,
                 args=self._arguments(folder),
                 train_dataset=self._examples,
-                data_collator=self._collate,
+                data_collator=self.collate,
                 callbacks=[self._clock],
             )
             trainer.remove_callback(transformers.PrinterCallback)

@@ -19,6 +19,8 @@ def startup(setup: Setup) -> Iterator[Table]:
     acts = [
         Act("train.py --help", lambda: command_seconds("--help")),
         Act("a misspelt override", lambda: command_seconds("strategi=static", code=2)),
+        Act("a refused value", lambda: command_seconds("optimizer.learning_rate=-1", code=2)),
+        Act("import torch", lambda: python_seconds("-c", "import torch")),
     ]
     if not setup.size.tiny:
         acts.append(Act("the first step of the default run", first_step_seconds))
@@ -33,14 +35,21 @@ def command_seconds(*overrides: str, code: int = 0) -> float:
     Raises:
         RuntimeError: if it does not leave with `code`.
     """
+    return python_seconds(str(ROOT / "train.py"), *overrides, code=code)
+
+
+def python_seconds(*arguments: str, code: int = 0) -> float:
+    """How long a Python process takes from its start to its end.
+
+    Raises:
+        RuntimeError: if it does not leave with `code`.
+    """
     begun = time.perf_counter()
-    command = [sys.executable, str(ROOT / "train.py"), *overrides]
+    command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - begun
     if done.returncode != code:
-        raise RuntimeError(
-            f"train.py {' '.join(overrides)}: {done.returncode}: {done.stderr[-2000:]}"
-        )
+        raise RuntimeError(f"{' '.join(command)}: {done.returncode}: {done.stderr[-2000:]}")
     return seconds
 
 

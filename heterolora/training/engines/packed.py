@@ -36,6 +36,10 @@ class PackedEngine:
         members: engines with equal models and search spaces; their ranks and capacities may differ.
             From now on they share the frozen weights of the first.
 
+    Attributes:
+        members: the engines.
+        model: the model that computes all members' outputs in one pass.
+
     Raises:
         ValueError: if their sites or heads differ, a head is not made of linear layers, or gradient
             checkpointing is on.
@@ -53,8 +57,8 @@ class PackedEngine:
             share_frozen(member.adapters.model, first.model)
         if any(recomputes(member.adapters.model.modules()) for member in self.members):
             raise ValueError("models with gradient checkpointing cannot be packed")
-        self._model, self._stacks = _stacked(self.members)
-        self._has_dropout = has_dropout(self._model)
+        self.model, self._stacks = _stacked(self.members)
+        self._has_dropout = has_dropout(self.model)
         self._generators = [torch.Generator() for _ in self.members]
 
     def step(self, batches: Sequence[Batch]) -> list[Tensor]:
@@ -66,7 +70,7 @@ class PackedEngine:
         Returns:
             The loss of each member, left on the device.
         """
-        model, runs = self._model.train(), len(self.members)
+        model, runs = self.model.train(), len(self.members)
         for stack in self._stacks:
             stack.refresh()
         batch = _joined(batches, model.config.pad_token_id)
@@ -92,7 +96,7 @@ class PackedEngine:
         """A context in which dropout draws from each member's own stream, where it can."""
         if not self._has_dropout:
             return nullcontext()
-        if self._model.device.type != "cpu":
+        if self.model.device.type != "cpu":
             return self.members[0].dropout
         return _Streams(self.members, self._generators)
 
