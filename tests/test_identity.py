@@ -2,18 +2,24 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from conftest import CommandLine, composed, edited, sentence_pairs, write_parquet
+from huggingface_hub import constants
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
+from support import task
 
 from heterolora import network
 from heterolora.config import Config, identity, model_rules, prepare, rules, validate
+from heterolora.config.fingerprints import split_fingerprint
 from heterolora.config.identity import shaping_settings
+from heterolora.data import sources
+from heterolora.errors import DataError
 from heterolora.records.load import load
 from heterolora.reporting.arms import arms
 from heterolora.reporting.frame import frame, mixed
@@ -309,3 +315,19 @@ def test_runs_of_another_model_at_the_same_path_are_told_apart_in_reports(
     assert problems == []
     assert "model" in mixed(frame(runs))
     assert len(arms(frame(runs))) == 2
+
+
+@pytest.mark.parametrize("read", [split_fingerprint, sources.load])
+def test_a_dataset_that_cannot_be_reached_is_one_line(
+    read: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here as with HF_HUB_OFFLINE=1 and an empty HF_HOME, which are read at import."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
+    rte = task(source="nobody/rte", subset="rte")
+    with pytest.raises(DataError) as raised:
+        read(rte, "train")
+    line = str(raised.value)
+    assert line.startswith("task.source=nobody/rte/rte: ")
+    assert "task.path=PATH" in line
+    assert "\n" not in line

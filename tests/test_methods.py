@@ -198,3 +198,13 @@ def test_methods_of_a_sweep_in_one_pass_are_as_alone(
     ]
     assert len(results[0]) == 4
     assert results[0] == results[1]
+
+
+def test_what_is_trained_can_be_imported_beside_the_methods() -> None:
+    """As a method in another package does."""
+    from heterolora import methods
+    from heterolora.adapters.trained import Trained
+
+    assert methods.Trained is Trained
+    with pytest.raises(AttributeError, match="Untrained"):
+        methods.Untrained  # noqa: B018

@@ -101,6 +101,38 @@ def test_with_none_whole_nothing_goes(kept: CheckpointManager, tmp_path: Path) -
     assert len(list((tmp_path / "resume").iterdir())) == 2
 
 
+@pytest.mark.parametrize("checksums", ["[]", "{}"])
+def test_checksums_that_say_nothing_are_damage(
+    kept: CheckpointManager, tmp_path: Path, checksums: str
+) -> None:
+    """A state would otherwise be restored unchecked, or in part."""
+    (tmp_path / "resume" / "step-00000002" / "checksums.json").write_text(checksums)
+    kept.stateful["counter"] = Counter()
+    assert kept.load() == 1
+    assert kept.newest == 1
+
+
+def test_a_state_of_another_kind_is_refused_and_stays(
+    kept: CheckpointManager, tmp_path: Path
+) -> None:
+    """It would otherwise be called damaged, and removed."""
+    other = CheckpointManager(tmp_path / "resume")
+    other.stateful, other.facts = kept.stateful, {**kept.facts, "world size": 2}
+    with pytest.raises(RecordError, match=r"world size None but this run has 2.*rerun=true"):
+        other.load()
+    assert kept.load() == 2
+
+
+def test_a_state_that_cannot_be_written_leaves_those_before(
+    kept: CheckpointManager, tmp_path: Path
+) -> None:
+    in_the_way = tmp_path / "resume" / ".step-00000003.partial"
+    in_the_way.write_text("a file where a folder is to be made")
+    with pytest.raises(RecordError, match="step-00000003"):
+        kept.save(3)
+    assert kept.load() == 2
+
+
 @dataclass(frozen=True)
 class Counting(Homogeneous):
     """A strategy that has state."""
