@@ -119,6 +119,7 @@ def test_training_ends_when_patience_does(train: CommandLine) -> None:
     assert [row["epoch"] for row in epochs] == [1, 2, 3]
     assert (run := read_run(directory)) is not None
     assert run["status"] == "finished"
+    assert run["best"]["epoch"] == 1  # of equal epochs the first
 
 
 def test_checkpointing_gradients_computes_a_layer_twice(
