@@ -262,6 +262,21 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="session")
+def opt_350m() -> OPTForSequenceClassification:
+    """A model of OPT-350M's shape without weights, to be copied."""
+    config = OPTConfig(
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        ffn_dim=4096,
+        word_embed_proj_dim=512,
+        do_layer_norm_before=False,
+    )
+    with torch.device("meta"):
+        return OPTForSequenceClassification(config)
+
+
 def write_parquet(directory: Path, **splits: dict[str, list[object]]) -> Path:
     """One parquet file for each split."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from support import load, read, space, switch_on, task
 from tokenizers import processors
 from torch.func import functional_call
-from transformers import OPTConfig, OPTForSequenceClassification, PreTrainedModel
+from transformers import OPTForSequenceClassification, PreTrainedModel
 
 from heterolora import architectures
 from heterolora.adapters import Adapters
@@ -157,21 +157,6 @@ def test_loading_leaves_the_global_generator_alone(checkpoints) -> None:
     torch.manual_seed(5)
     wired(checkpoints["opt-post-norm"], load=read)
     assert torch.equal(torch.rand(1), expected)
-
-
-@pytest.fixture(scope="module")
-def opt_350m() -> OPTForSequenceClassification:
-    """A model of that shape without weights, to be copied."""
-    config = OPTConfig(
-        hidden_size=1024,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        ffn_dim=4096,
-        word_embed_proj_dim=512,
-        do_layer_norm_before=False,
-    )
-    with torch.device("meta"):
-        return OPTForSequenceClassification(config)
 
 
 @pytest.mark.parametrize(

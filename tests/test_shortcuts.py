@@ -423,21 +423,6 @@ BUDGETS = {"r2": 585_728, "r8": 2_342_912, "r32": 9_371_648}
 BUDGETS |= {"l24": 2_359_296, "l96": 9_437_184, "l2_s11": 2_336_768, "l2_s47": 9_340_928}
 
 
-@pytest.fixture(scope="module")
-def opt_350m() -> OPTForSequenceClassification:
-    """A model of its shape without weights, to be copied."""
-    config = OPTConfig(
-        hidden_size=1024,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        ffn_dim=4096,
-        word_embed_proj_dim=512,
-        do_layer_norm_before=False,
-    )
-    with torch.device("meta"):
-        return OPTForSequenceClassification(config)
-
-
 def adapted(
     plain: OPTForSequenceClassification, lora: int, shortcut: int, roles: tuple[str, ...]
 ) -> Adapters:
