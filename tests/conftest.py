@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import io
 import itertools
 import random
@@ -228,6 +229,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     first += ["test_trackers.py", "test_language_runs.py"]
     places = {name: place for place, name in enumerate(first)}
     items.sort(key=lambda item: places.get(item.path.name, len(first)))
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what the imports made from garbage collection: a million objects, each time."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,17 +14,19 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         text: the docstring of the command: what it does, an empty line, and what ends its help.
-        before: the end of the help begins with this.
+        before: returns what the end of the help begins with; called only if help is printed.
     """
 
-    def __init__(self, text: str | None, before: str = "") -> None:
+    def __init__(self, text: str | None, before: Callable[[], str] = str) -> None:
         assert text is not None
-        summary, rest = text.split("\n\n", 1)
-        super().__init__(
-            description=summary,
-            epilog=before + rest,
-            formatter_class=argparse.RawTextHelpFormatter,
-        )
+        summary, self._rest = text.split("\n\n", 1)
+        self._before = before
+        super().__init__(description=summary, formatter_class=argparse.RawTextHelpFormatter)
+
+    def format_help(self) -> str:
+        """Return the help, with its end."""
+        self.epilog = self._before() + self._rest
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Exit code 2."""

@@ -38,8 +38,12 @@ EXPERIMENTS = CONF / "experiment"
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     known = experiments(EXPERIMENTS)
-    titles = "".join(f"  {name:<14} {read(file).title}\n" for name, file in known.items())
-    parser = Parser(__doc__, f"tables:\n{titles}\nexamples:\n")
+
+    def titles() -> str:
+        lines = (f"  {name:<14} {read(file).title}\n" for name, file in known.items())
+        return f"tables:\n{''.join(lines)}\nexamples:\n"
+
+    parser = Parser(__doc__, titles)
     parser.add_argument(
         "folder",
         nargs="?",
