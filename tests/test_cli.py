@@ -168,6 +168,14 @@ def test_a_job_that_queues_again_does_not_run_its_reruns_again(tmp_path) -> None
     assert not sweep_room.begun(sweep, 1, str(record.parent))
 
 
+def test_how_a_run_ended_is_kept_but_a_failure_is_not(tmp_path) -> None:
+    """A job that is queued again skips what it had finished, which stays finished."""
+    rows = [sweep_room.row_of(status, "", "") for status in ("failed", "finished", "skipped")]
+    for row in rows:
+        sweep_room.note(tmp_path, 0, row)
+    assert sweep_room.outcomes(tmp_path) == {0: rows[1]}
+
+
 def test_a_bug_in_one_run_of_a_sweep_does_not_stop_it(command_line, tiny, monkeypatch) -> None:
     """An error that is not the user's leaves its traceback, and the sweep exits with 1."""
     whole = Dynamic.search_steps

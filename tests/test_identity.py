@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 import pytest
-from conftest import CommandLine, composed, edited, sentence_pairs, write_parquet
+from conftest import ROOT, CommandLine, composed, edited, sentence_pairs, write_parquet
 from huggingface_hub import constants
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
@@ -16,6 +16,7 @@ from support import task
 
 from heterolora import network
 from heterolora.config import Config, identity, model_rules, prepare, rules, validate
+from heterolora.config.embedded import STARTER, TASKS
 from heterolora.config.fingerprints import split_fingerprint
 from heterolora.config.identity import shaping_settings
 from heterolora.data import sources
@@ -253,18 +254,39 @@ def test_a_file_is_read_once(house: DictConfig, monkeypatch: pytest.MonkeyPatch)
 def test_the_embedded_model_and_task_are_told_by_their_files() -> None:
     config = prepare(composed("device=cpu", "tracking=local"))
     assert identity(config) == identity(again(config))
-    embedded = composed("device=cpu", "tracking=local")
-    bigger = prepare(edited(embedded, "rank_budget.lora_rank=8"))
+    bigger = prepare(edited(composed("device=cpu", "tracking=local"), "rank_budget.lora_rank=8"))
     assert identity(config) != identity(bigger)
 
 
 def test_the_identity_of_earlier_runs_stays() -> None:
     """From before `proxy.source`, and from before every selection had a floor."""
-    embedded = composed("device=cpu", "tracking=local")
-    assert identity(prepare(embedded)) == "c2434134"
+    assert identity(prepare(composed("device=cpu", "tracking=local"))) == "c2434134"
     proportional = composed("device=cpu", "tracking=local", "selection=proportional")
     assert identity(prepare(proportional)) == "f69b1f87"
     assert identity(prepare(edited(proportional, "selection.floor=1"))) == "0856efc9"
+
+
+EMBEDDED = {"starter_paraphrase": "21523836fe6807fa", "starter_planted": "c475888c1690d2b5"}
+"""The digests by which all records know the examples of the embedded tasks."""
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_digests_of_the_embedded_examples_stay(name: str) -> None:
+    """Another one would orphan every record of an embedded task, those of the study first."""
+    found = split_fingerprint(prepare(composed("device=cpu", f"task={name}")).task, "train")
+    assert found.split("/")[0] == EMBEDDED[name]
+
+
+def test_the_runs_of_the_study_keep_their_identity() -> None:
+    runs, unreadable = load(ROOT / "docs" / "study")
+    assert unreadable == []
+    found = {
+        run.result.identity: identity(validate({**run.config, "device": "cpu"}, ()))
+        for run in {run.result.identity: run for run in runs}.values()
+        if run.config["model"]["name"] == STARTER and run.config["task"]["source"] in TASKS
+    }
+    assert len(found) > 50
+    assert [*found] == [*found.values()]
 
 
 def test_a_setting_that_was_added_later_is_told_by_its_value_alone(house: DictConfig) -> None:
