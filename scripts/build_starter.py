@@ -19,16 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from starter.corpus import pretraining_documents
+from starter.grammar import paraphrase_pairs, vocabulary
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
-from heterolora.data.sources import PAIRS
-from heterolora.data.starter import (
-    MODEL_DIR,
-    paraphrase_pairs,
-    pretraining_documents,
-    vocabulary,
-)
+from heterolora.config.embedded import MODELS, PAIRS, STARTER
 
 log = logging.getLogger("build_starter")
 
@@ -165,7 +161,7 @@ def pairs() -> str:
 def main() -> None:
     """Write the examples; build the tokenizer and the model, pretrain, save."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=MODEL_DIR)
+    parser.add_argument("--out", type=Path, default=MODELS[STARTER])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--plain-steps", type=int, default=2000, help="without questions and slips")

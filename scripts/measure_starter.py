@@ -16,8 +16,7 @@ from collections.abc import Sequence
 import torch
 
 import heterolora as hl
-from heterolora.data.sources import PAIRS
-from heterolora.data.starter import MODEL_DIR
+from heterolora.config.embedded import MODELS, PAIRS, STARTER
 from heterolora.tasks.encoded import Encoded
 
 SEEDS = (0, 13, 42)
@@ -40,7 +39,7 @@ def examples(split: str) -> hl.tasks.Examples:
 
 def adapted(seed: int, capacity: int, roles: str = "qv") -> tuple[hl.Adapters, Encoded, Encoded]:
     """The embedded model with adapters of a capacity, and the splits of the embedded task."""
-    loaded = hl.load_pretrained(MODEL_DIR, TASK, seed=seed)
+    loaded = hl.load_pretrained(MODELS[STARTER], TASK, seed=seed)
     adapters = hl.adapt(
         loaded.model,
         dict.fromkeys(roles, capacity),

@@ -10,16 +10,15 @@ from torch import Tensor
 from transformers import AutoTokenizer, OPTForCausalLM
 
 from heterolora.config import identity, prepare
+from heterolora.config.embedded import MODELS, STARTER, TEACHER
 from heterolora.config.fingerprints import split_fingerprint
 from heterolora.data import sources
-from heterolora.data.planted import answers, planted_sites
-from heterolora.data.planted.labelling import TASK
-from heterolora.data.planted.teacher import HALVES, RANK, SIZE, teacher
-from heterolora.data.starter import MODEL_DIR
+from heterolora.data.planted import TASK, answers, planted_sites, teacher
 from heterolora.errors import DataError
 from heterolora.records.load import load
 from heterolora.tasks.token_labels import NONE, TokenLabels
 
+MODEL_DIR = MODELS[STARTER]
 TEXTS = ["leon fooled irene . in other words , irene was fooled by leon .", "klara slept .", "no ."]
 
 
@@ -36,7 +35,9 @@ def test_a_planting_says_which_sites() -> None:
     found = [planted_sites(planting) for planting in range(5)]
     assert found == [planted_sites(planting) for planting in range(5)]
     assert all(
-        site.layer in half for sites in found for site, half in zip(sites, HALVES, strict=True)
+        start <= site.layer < stop
+        for sites in found
+        for site, (start, stop) in zip(sites, TEACHER.halves, strict=True)
     )
     assert {site.role for sites in found for site in sites} == {"v"}
     assert len(set(found)) > 2
@@ -55,9 +56,11 @@ def test_the_teacher_is_the_embedded_model_but_for_its_sites() -> None:
         for name in differ:
             change = (changed[name] - base[name]).double()
             values = torch.linalg.svdvals(change)
-            assert values[:RANK].min() == pytest.approx(values[0].item(), rel=1e-4)
-            assert values[RANK] < 1e-5 * values[0]
-            assert change.norm().item() == pytest.approx(SIZE * base[name].norm().item(), rel=1e-4)
+            assert values[: TEACHER.rank].min() == pytest.approx(values[0].item(), rel=1e-4)
+            assert values[TEACHER.rank] < 1e-5 * values[0]
+            assert change.norm().item() == pytest.approx(
+                TEACHER.size * base[name].norm().item(), rel=1e-4
+            )
 
 
 def test_an_answer_is_what_the_teacher_would_say_next() -> None:

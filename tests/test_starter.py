@@ -18,17 +18,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-
-from heterolora.data.sources import PAIRS
-from heterolora.data.starter import (
-    MODEL_DIR,
-    paraphrase_pairs,
-    pretraining_documents,
-    vocabulary,
-)
-from heterolora.data.starter.corpus import until_wrong, ways_to_say
-from heterolora.data.starter.grammar import (
+from conftest import ROOT
+from starter.corpus import pretraining_documents, until_wrong, ways_to_say
+from starter.grammar import (
     FRAMES,
     Meaning,
     canonical,
@@ -37,11 +29,19 @@ from heterolora.data.starter.grammar import (
     draw_twins,
     held_out,
     lexicon,
+    paraphrase_pairs,
     say,
+    vocabulary,
 )
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from heterolora.config.embedded import MODELS, PAIRS, STARTER
+
+MODEL_DIR = MODELS[STARTER]
 
 # To renew after an intended change of the grammar (then rebuild the model, too):
-#  python -c "from tests.test_starter import *; print(*map(digest, map(paraphrase_pairs, DIGESTS)))"
+#  PYTHONPATH=tests:scripts python -c "from test_starter import *; \
+#  print(*map(digest, map(paraphrase_pairs, DIGESTS)))"
 DIGESTS = {
     "train": "00b6eb1e79b0c7c68d66a06a16d0daf62aa5229b27f4c8c2fc4cec7ce4ac09f9",
     "validation": "5ad273d7b1d9fd5cea3a92a62ab1eadd5487f00af10f856207556bee80e936d2",
@@ -358,16 +358,16 @@ def test_the_pairs_in_the_package_are_those_of_the_grammar(splits: Any) -> None:
 
 def test_pairs_do_not_depend_on_hash_seed() -> None:
     code = (
-        "import hashlib, json; from heterolora.data.starter.grammar import paraphrase_pairs as p;"
+        "import hashlib, json; from starter.grammar import paraphrase_pairs as p;"
         "print(hashlib.sha256(json.dumps(p('validation')).encode()).hexdigest())"
     )
     result = subprocess.run(
         [sys.executable, "-c", code],
-        env={"PYTHONHASHSEED": "77", "PYTHONPATH": "."},
+        env={"PYTHONHASHSEED": "77", "PYTHONPATH": "scripts"},
         capture_output=True,
         text=True,
         check=True,
-        cwd=MODEL_DIR.parents[3],
+        cwd=ROOT,
     )
     assert result.stdout.split() == [DIGESTS["validation"]]
 

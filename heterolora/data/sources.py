@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from heterolora.config import TaskConfig
-from heterolora.config.embedded import PARAPHRASE, TASKS
+from heterolora.config.embedded import PAIRS, PARAPHRASE, TASKS
 from heterolora.data import planted
 from heterolora.data.tables import read_files
 from heterolora.errors import DataError, one_line
@@ -17,12 +17,6 @@ from heterolora.network import PREFETCH, try_hub
 from heterolora.tasks import Examples
 from heterolora.tasks.base import Columns
 from heterolora.tasks.predicting import Predicting
-
-PAIRS = Path(__file__).parent / "starter" / "pairs.json"
-"""The columns of the embedded pairs, by split; drawing them anew would take seconds in each run.
-
-They are as `paraphrase_pairs` draws them.
-"""
 
 
 def load(task: TaskConfig, split: str) -> Examples:

@@ -28,10 +28,10 @@ def packed_subject(setup: Setup) -> Subject:
     examples = setup.size.packed_steps * BATCH_SIZE * max(setup.size.runs)
     if setup.device.type != "cpu":
         return large_subject(setup, examples)
-    from heterolora.data.starter import MODEL_DIR
+    from heterolora.config.embedded import MODELS, STARTER
 
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        MODEL_DIR, num_labels=2, dtype=torch.float32
+        MODELS[STARTER], num_labels=2, dtype=torch.float32
     ).to(setup.device)
     split = random_split(model.config, examples, setup.device)
     return Subject("embedded OPT", model, padding_tokenizer(model.config), split)

@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Iterator
 
-from heterolora.data.starter.grammar import (
+from starter.grammar import (
     FRAMES,
     Meaning,
     change_meaning,
