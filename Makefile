@@ -75,7 +75,7 @@ lint: files ## Check style, formatting, types and the files in the repository
 .PHONY: files
 files: setup ## Check that the repository has no built package, and no file over 1 MB except the embedded model
 	@! git ls-files '*.whl' | sed 's/$$/: a built package/' | grep .
-	@git ls-files -z ':!heterolora/data/starter/model' \
+	@git ls-files -z ':!heterolora/harness/data/starter/model' \
 	    | xargs -0 $(BIN)/check-added-large-files --enforce-all --maxkb=1000
 
 STUDY := $(patsubst conf/experiment/%.yaml,%,$(wildcard conf/experiment/study_*.yaml))

@@ -1,7 +1,7 @@
 """HeteroLoRA: a fixed budget of low-rank parameters, spent where zero-cost proxies say it matters.
 
 The names in `__all__` are the library. They need only torch and transformers, and are imported
-when first used. The harness around it (configurations, records, reports) is `heterolora.cli`.
+when first used. The harness around it (configurations, runs, reports) is `heterolora.harness`.
 """
 
 import importlib

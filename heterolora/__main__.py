@@ -4,15 +4,47 @@ import importlib
 import sys
 
 COMMANDS = {
-    "run": ("heterolora.cli.door", "main", "train, as `heterolora` or train.py does"),
-    "report": ("heterolora.cli.report", "run", "print tables and draw figures of finished runs"),
-    "export": ("heterolora.cli.export", "run", "write a run's weights for PEFT or Transformers"),
-    "predict": ("heterolora.cli.predict", "run", "write a run's predictions for a split or a file"),
-    "evaluate": ("heterolora.cli.evaluate", "run", "evaluate a language model on MMLU and others"),
-    "suggest": ("heterolora.cli.suggest", "run", "say where a model's LoRA parameters should go"),
-    "archive": ("heterolora.cli.archive", "run", "keep finished runs in one file, or restore them"),
-    "study": ("heterolora.cli.study", "run", "complete an experiment whose records are kept"),
-    "prefetch": ("heterolora.cli.prefetch", "run", "download models and datasets that runs need"),
+    "run": ("door", "main", "train, as `heterolora` or train.py does"),
+    "report": (
+        "report",
+        "run",
+        "print tables and draw figures of finished runs",
+    ),
+    "export": (
+        "export",
+        "run",
+        "write a run's weights for PEFT or Transformers",
+    ),
+    "predict": (
+        "predict",
+        "run",
+        "write a run's predictions for a split or a file",
+    ),
+    "evaluate": (
+        "evaluate",
+        "run",
+        "evaluate a language model on MMLU and others",
+    ),
+    "suggest": (
+        "suggest",
+        "run",
+        "say where a model's LoRA parameters should go",
+    ),
+    "archive": (
+        "archive",
+        "run",
+        "keep finished runs in one file, or restore them",
+    ),
+    "study": (
+        "study",
+        "run",
+        "complete an experiment whose records are kept",
+    ),
+    "prefetch": (
+        "prefetch",
+        "run",
+        "download models and datasets that runs need",
+    ),
 }
 
 
@@ -30,7 +62,9 @@ def main() -> int:
         return 2
     module, function, _ = COMMANDS[command]
     sys.argv = [f"python -m heterolora {command}", *arguments]
-    return int(getattr(importlib.import_module(module), function)() or 0)
+    return int(
+        getattr(importlib.import_module(f"heterolora.harness.cli.{module}"), function)() or 0
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from heterolora.lazy import F, torch
+from heterolora.settings import F, torch
 
 if TYPE_CHECKING:
     from torch import Tensor

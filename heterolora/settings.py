@@ -3,6 +3,10 @@
 Such a class is a frozen dataclass whose settings are fields made by `setting`, so that a single
 declaration serves the constructor, its checks, and the schema and help that a configuration
 derives from it. Any other field is internal.
+
+The command line describes and checks all of them, and importing torch takes longer than that. So a
+module that defines such a class takes `torch` and `F` from here, where they are imported when they
+are first used, and imports under `TYPE_CHECKING` whatever it needs for annotations alone.
 """
 
 import functools
@@ -16,9 +20,36 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    Protocol,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 from heterolora.errors import PluginError, one_line
+
+if TYPE_CHECKING:
+    import torch as torch
+
+    F = torch.nn.functional
+else:
+
+    class _Late:
+        """A module that is imported with its first attribute."""
+
+        def __init__(self, module: str) -> None:
+            self._module = module
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(importlib.import_module(self._module), name)
+
+    torch = _Late("torch")
+    F = _Late("torch.nn.functional")
 
 
 def setting(
@@ -89,7 +120,7 @@ def class_in(package: str, name: str, kind: Any = Settings) -> Any:
     """Return the concrete class of `kind` that a package has under a name; None if there is none.
 
     It is either the class defined in the package's file `name`, or the class that another installed
-    package gives in its entry point `name`, in the group with the package's name.
+    package gives in its entry point `name`, in the group of the package.
 
     Raises:
         PluginError: if an entry point does not give such a class.
@@ -116,12 +147,20 @@ def added(package: str) -> Mapping[str, EntryPoint]:
         PluginError: if a name is already taken.
     """
     entries: dict[str, EntryPoint] = {}
-    for entry in installed().select(group=package):
+    for entry in installed().select(group=group_of(package)):
         taken = importlib.util.find_spec(f"{package}.{entry.name}") is not None
         if taken or entries.get(entry.name, entry) != entry:
             raise PluginError(_problem(entry, "this name is already taken; rename one of the two"))
         entries[entry.name] = entry
     return entries
+
+
+def group_of(package: str) -> str:
+    """Return the entry point group of a package: its name, in which `harness` is left out.
+
+    Others have to know what a package adds to, not in which half of this one that is.
+    """
+    return package.replace(".harness.", ".")
 
 
 @functools.cache
@@ -200,3 +239,22 @@ _WORDS = {
     "lt": "less than",
     "le": "at most",
 }
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """An object whose state changes from step to step.
+
+    A state is a mapping with string keys, whose values are tensors, JSON values, or such mappings.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the current state."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state from `state_dict`."""
+
+
+def stateful(parts: Mapping[str, object]) -> dict[str, Stateful]:
+    """Return those of `parts` that have state."""
+    return {name: part for name, part in parts.items() if isinstance(part, Stateful)}

@@ -1,6 +1,6 @@
-"""`python scripts/archive.py FOLDER FILE.jsonl`: see heterolora/cli/archive.py."""
+"""`python scripts/archive.py FOLDER FILE.jsonl`: see heterolora/harness/cli/archive.py."""
 
-from heterolora.cli.archive import run
+from heterolora.harness.cli.archive import run
 
 if __name__ == "__main__":
     run()

@@ -3,8 +3,8 @@
     python scripts/build_starter.py
 
 writes config.json, model.safetensors (float16), tokenizer.json and tokenizer_config.json into
-heterolora/data/starter/model/, and the examples of the task into pairs.json next to it. Everything
-is made from scratch; no network is needed.
+heterolora/harness/data/starter/model/, and the examples of the task into pairs.json next to it.
+Everything is made from scratch; no network is needed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from starter.grammar import paraphrase_pairs, vocabulary
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
-from heterolora.config.embedded import MODELS, PAIRS, STARTER
+from heterolora.harness.config.embedded import MODELS, PAIRS, STARTER
 
 log = logging.getLogger("build_starter")
 

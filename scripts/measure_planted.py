@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from heterolora.data.planted import planted_sites
-from heterolora.records.load import load
+from heterolora.harness.data.planted import planted_sites
+from heterolora.harness.records.load import load
 from heterolora.sites import Site
 
 TRAIN = Path(__file__).parents[1] / "train.py"

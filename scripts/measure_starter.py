@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 
 import heterolora as hl
-from heterolora.config.embedded import MODELS, PAIRS, STARTER
+from heterolora.harness.config.embedded import MODELS, PAIRS, STARTER
 from heterolora.tasks.encoded import Encoded
 
 SEEDS = (0, 13, 42)

@@ -20,8 +20,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
 
-from heterolora.cli import run as command
-from heterolora.records.record import read_rows, read_run
+from heterolora.harness.cli import run as command
+from heterolora.harness.records.record import read_rows, read_run
 from heterolora.strategies import search
 from heterolora.training.trainer import Trainer
 

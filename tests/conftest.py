@@ -56,10 +56,10 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from heterolora.cli import run as command
-from heterolora.cli.compose import composing, is_group
-from heterolora.config import prepare
 from heterolora.errors import ConfigError
+from heterolora.harness.cli import run as command
+from heterolora.harness.cli.compose import composing, is_group
+from heterolora.harness.config import prepare
 from heterolora.losses import Batch
 from heterolora.training.engines import LocalEngine
 

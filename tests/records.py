@@ -11,13 +11,13 @@ from unittest import mock
 from conftest import CONF, composed
 from omegaconf import OmegaConf
 
-from heterolora import run as experiment
-from heterolora.config import Config, identity
-from heterolora.records import source
-from heterolora.records.read import Run
-from heterolora.records.record import Record
-from heterolora.records.schema import Provenance, RunRecord
-from heterolora.yaml_values import plain_values
+from heterolora.harness.config import Config, identity
+from heterolora.harness.records import source
+from heterolora.harness.records.read import Run
+from heterolora.harness.records.record import Record
+from heterolora.harness.records.schema import Provenance, RunRecord
+from heterolora.harness.records.yaml_values import plain_values
+from heterolora.harness.runs import execute as experiment
 
 SEARCHING = ("search_space", "proxy", "selection", "strategy", "rank_budget")
 """Groups whose files are the whole section, where they have no defaults and no package."""

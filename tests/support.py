@@ -15,9 +15,9 @@ from conftest import composed
 from heterolora import architectures
 from heterolora.adapters import Adapters, Space
 from heterolora.architectures import Loaded
-from heterolora.config import ModelConfig, TaskConfig, checkpoints, plugins
-from heterolora.config.schema import ProxyConfig
-from heterolora.data import sources
+from heterolora.harness.config import ModelConfig, TaskConfig, checkpoints, plugins
+from heterolora.harness.config.schema import ProxyConfig
+from heterolora.harness.data import sources
 from heterolora.losses import Loss
 from heterolora.proxies import Proxy
 from heterolora.sites import Site

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from records import write_run
 
-from heterolora.records.load import load
-from heterolora.records.read import Run
-from heterolora.reporting import agreement
-from heterolora.reporting.arms import Arm, arms
-from heterolora.reporting.frame import frame
+from heterolora.harness.records.load import load
+from heterolora.harness.records.read import Run
+from heterolora.harness.reporting import agreement
+from heterolora.harness.reporting.arms import Arm, arms
+from heterolora.harness.reporting.frame import frame
 
 SITES = [f"layers.{layer}.{role}" for layer in range(2) for role in "qv"]
 FLAT = dict.fromkeys(SITES, 1.0)

@@ -12,19 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import write_run
 
-from heterolora.cli import archive as command
 from heterolora.errors import RecordError
-from heterolora.records import archive
-from heterolora.records.archive import read_archive, restore, write_archive
-from heterolora.records.load import load
-from heterolora.records.read import read
-from heterolora.reporting.arms import arms
-from heterolora.reporting.cells import runs_of
-from heterolora.reporting.frame import frame
-from heterolora.reporting.layout import read as read_table
-from heterolora.reporting.render import FORMATS
-from heterolora.reporting.report import Report
-from heterolora.reporting.tables import report
+from heterolora.harness.cli import archive as command
+from heterolora.harness.records import archive
+from heterolora.harness.records.archive import read_archive, restore, write_archive
+from heterolora.harness.records.load import load
+from heterolora.harness.records.read import read
+from heterolora.harness.reporting.arms import arms
+from heterolora.harness.reporting.cells import runs_of
+from heterolora.harness.reporting.frame import frame
+from heterolora.harness.reporting.layout import read as read_table
+from heterolora.harness.reporting.render import FORMATS
+from heterolora.harness.reporting.report import Report
+from heterolora.harness.reporting.tables import report
 
 SITES = [f"layers.{layer}.{role}" for layer in range(3) for role in "qv"]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from conftest import CommandLine, composed, problems
 
-from heterolora.cli.run import at_home
-from heterolora.config import prepare
-from heterolora.records.load import load
+from heterolora.harness.cli.run import at_home
+from heterolora.harness.config import prepare
+from heterolora.harness.records.load import load
 
 
 def test_a_directory_is_called_by_its_own_name(wide: Path) -> None:

@@ -31,8 +31,8 @@ from transformers import (
 
 import heterolora as hl
 from heterolora.errors import ModelError
+from heterolora.harness.records.schema import SEARCH_ROW
 from heterolora.integrations.sites import STATE, PeftSites
-from heterolora.records.schema import SEARCH_ROW
 from heterolora.settings import setting
 
 ROWS, BATCH, STEPS = 48, 8, 6

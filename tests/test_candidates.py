@@ -19,9 +19,9 @@ from heterolora.adapters import LoRALinear, LoRARows
 from heterolora.adapters.shortcut import Residual, Shortcut
 from heterolora.allocation import Pool
 from heterolora.errors import ModelError
+from heterolora.harness.records.record import read_rows
 from heterolora.integrations.sites import PeftSites
 from heterolora.proxies import Role
-from heterolora.records.record import read_rows
 from heterolora.strategies import Search
 from heterolora.training.engines import LocalEngine
 

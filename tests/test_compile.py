@@ -18,15 +18,15 @@ from transformers import AutoConfig, AutoModel
 
 from heterolora.adapters import Adapters
 from heterolora.adapters.freezing import freeze_disabled
-from heterolora.build import build_search, build_trainer
-from heterolora.config import identity, model_rules, prepare
+from heterolora.harness.config import identity, model_rules, prepare
+from heterolora.harness.runs.build import build_search, build_trainer
+from heterolora.kernels.unpadding import without_padding
 from heterolora.losses import Batch, cross_entropy, inputs
 from heterolora.tasks import Encoded
 from heterolora.training.compiling import LENGTHS, compiled
 from heterolora.training.engines import LocalEngine
 from heterolora.training.optimizer import adamw
 from heterolora.training.precision import matmul_precision
-from heterolora.unpadding import without_padding
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SHORTCUTS = {"shortcuts": {"res1": 2, "res2": 2, "in": 2, "cut": 2}, "shortcut_alpha": 4}
@@ -342,7 +342,7 @@ def test_a_configuration_builds_it(
     on: bool, house: DictConfig, pairs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: list[object] = []
-    monkeypatch.setattr("heterolora.build.compiled", asked.append)
+    monkeypatch.setattr("heterolora.harness.runs.build.compiled", asked.append)
     word = str(on).lower()
     changes = [f"training.compile={word}", f"training.group_by_length={word}"]
     config = prepare(edited(house, *changes))

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from heterolora.allocation import enabled_rank
-from heterolora.config import prepare
 from heterolora.errors import ConfigError
+from heterolora.harness.config import prepare
 
 FAMILY = {
     "auto": "bert",

@@ -25,10 +25,10 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification
 
 import heterolora
-from heterolora import run as experiment
-from heterolora.cli import archive, export, predict, report, suggest
-from heterolora.cli import run as command
-from heterolora.records.record import read_run
+from heterolora.harness.cli import archive, export, predict, report, suggest
+from heterolora.harness.cli import run as command
+from heterolora.harness.records.record import read_run
+from heterolora.harness.runs import execute as experiment
 from heterolora.training.trainer import Trainer
 
 SEED = 16

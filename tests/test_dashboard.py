@@ -12,7 +12,7 @@ from heterolora.errors import TrackingError
 
 pytest.importorskip("wandb_workspaces", reason="needs the optional extra: pip install .[dashboard]")
 
-from heterolora.loggers import dashboard
+from heterolora.harness.loggers import dashboard
 
 ROOT = Path(__file__).parents[1]
 

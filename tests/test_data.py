@@ -17,10 +17,10 @@ from pyarrow import parquet
 from support import task as any_task
 from torch import Tensor
 
-from heterolora import run as experiment
-from heterolora.config import TaskConfig, rules
-from heterolora.data import sources
 from heterolora.errors import DataError
+from heterolora.harness.config import TaskConfig, rules
+from heterolora.harness.data import sources
+from heterolora.harness.runs import execute as experiment
 from heterolora.losses import LABELS
 from heterolora.tasks import CausalLM, Classification, Encoded, Examples, Task
 

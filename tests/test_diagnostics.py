@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from records import write_run
 
-from heterolora.records.load import load
-from heterolora.reporting.arms import arms
-from heterolora.reporting.diagnostics import diagnostics, jumping
-from heterolora.reporting.frame import frame
+from heterolora.harness.records.load import load
+from heterolora.harness.reporting.arms import arms
+from heterolora.harness.reporting.diagnostics import diagnostics, jumping
+from heterolora.harness.reporting.frame import frame
 
 SITES = [f"layers.{layer}.{role}" for layer in range(4) for role in "qv"]
 RANKED = {site: float(index + 1) for index, site in enumerate(SITES)}

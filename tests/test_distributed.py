@@ -37,10 +37,10 @@ from test_super_glue import rows_of as glue_rows
 
 from heterolora.adapters import Space
 from heterolora.architectures import layers_of, wire
-from heterolora.cli import predict
-from heterolora.launched import first
+from heterolora.harness.cli import predict
+from heterolora.harness.records.record import read_rows, read_run
+from heterolora.harness.runs.launched import first
 from heterolora.losses import CHOICES, CREDITS, GROUPS, LABELS, Batch
-from heterolora.records.record import read_rows, read_run
 from heterolora.tasks import CausalLM, Grouped, Metric, MultipleChoice, Task
 from heterolora.tasks.token_labels import TokenLabels
 from heterolora.training.engines.distributed import Idle, OwnStream, rows_of, share

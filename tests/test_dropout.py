@@ -13,7 +13,7 @@ from support import randomize, subject
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heterolora.dropout import LEVELS, Dropout, has_dropout
+from heterolora.kernels.dropout import LEVELS, Dropout, has_dropout
 from heterolora.losses import inputs
 from heterolora.seeding import Stream
 from heterolora.training.engines import LocalEngine

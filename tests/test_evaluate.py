@@ -12,8 +12,8 @@ from test_language import TEXTS, language_model
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from heterolora.cli import evaluate, export
 from heterolora.errors import ConfigError, RecordError
+from heterolora.harness.cli import evaluate, export
 
 LETTERS = "ABCD"
 

@@ -28,13 +28,13 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from heterolora import run as experiment
-from heterolora.build import build_budget, build_space
-from heterolora.cli.compose import options
-from heterolora.config import Config, plugins
 from heterolora.errors import UserError
-from heterolora.preparing import prepare
-from heterolora.run import directory_of
+from heterolora.harness.cli.compose import options
+from heterolora.harness.config import Config, plugins
+from heterolora.harness.runs import execute as experiment
+from heterolora.harness.runs.build import build_budget, build_space
+from heterolora.harness.runs.execute import directory_of
+from heterolora.harness.runs.prepare import prepare
 
 SEED = 16
 FEW = 150

@@ -12,10 +12,10 @@ import heterolora
 from heterolora.adapters import Adapters, Space
 from heterolora.architectures import wire
 from heterolora.architectures.family import family_of, head_of
-from heterolora.build import build_budget
-from heterolora.config import identity, prepare
-from heterolora.config.identity import shaping_settings
-from heterolora.records.load import load
+from heterolora.harness.config import identity, prepare
+from heterolora.harness.config.identity import shaping_settings
+from heterolora.harness.records.load import load
+from heterolora.harness.runs.build import build_budget
 from heterolora.sites import Site
 
 

@@ -11,12 +11,12 @@ import yaml
 from conftest import CONF, CommandLine, composed, edited
 from omegaconf import DictConfig
 
-from heterolora.records.load import load
-from heterolora.reporting.cells import cells_of, runs_of
-from heterolora.reporting.frame import frame
-from heterolora.reporting.layout import experiments, read
-from heterolora.reporting.tables import report
-from heterolora.run import prepare
+from heterolora.harness.records.load import load
+from heterolora.harness.reporting.cells import cells_of, runs_of
+from heterolora.harness.reporting.frame import frame
+from heterolora.harness.reporting.layout import experiments, read
+from heterolora.harness.reporting.tables import report
+from heterolora.harness.runs.execute import prepare
 from heterolora.sites import SHORTCUT_ROLES
 
 pytestmark = pytest.mark.filterwarnings("error:The 'exclude' attribute")

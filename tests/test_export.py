@@ -18,9 +18,9 @@ from transformers import (
 )
 
 import heterolora as hl
-from heterolora.cli import export
-from heterolora.config import plugins
 from heterolora.errors import RecordError
+from heterolora.harness.cli import export
+from heterolora.harness.config import plugins
 
 IDS = torch.tensor([[0, 5, 6, 7, 8, 2], [0, 9, 10, 2, 1, 1]])
 ROWS = {"input_ids": IDS, "attention_mask": (IDS != 1).long()}

@@ -20,7 +20,7 @@ import wandb
 from children import Command
 from conftest import CommandLine, composed, sentence_pairs, write_parquet
 
-from heterolora.records.record import read_rows, read_run
+from heterolora.harness.records.record import read_rows, read_run
 from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.trainer import Trainer
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from records import write_run
 
-from heterolora.records.load import load
-from heterolora.records.read import Run
-from heterolora.reporting.agreement import by_proxy
-from heterolora.reporting.arms import Arm, arms
-from heterolora.reporting.curves import GRAY, PROXY_COLORS, panels, proxy_colors
-from heterolora.reporting.figures import (
+from heterolora.harness.records.load import load
+from heterolora.harness.records.read import Run
+from heterolora.harness.reporting.agreement import by_proxy
+from heterolora.harness.reporting.arms import Arm, arms
+from heterolora.harness.reporting.curves import GRAY, PROXY_COLORS, panels, proxy_colors
+from heterolora.harness.reporting.figures import (
     draw,
     frequency_map,
     paper_frequency,
@@ -32,9 +32,9 @@ from heterolora.reporting.figures import (
     seed_matrix,
     validation_curves,
 )
-from heterolora.reporting.frame import frame
-from heterolora.reporting.layout import frequencies
-from heterolora.reporting.style import ROLE_COLORS, WIDTH, slug
+from heterolora.harness.reporting.frame import frame
+from heterolora.harness.reporting.layout import frequencies
+from heterolora.harness.reporting.style import ROLE_COLORS, WIDTH, slug
 from heterolora.sites import ROLES
 
 SPACE = "search_space=lora_shortcuts"

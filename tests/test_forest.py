@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from records import STUDY_ARMS, STUDY_ROWS, write_run
 from scipy import stats
 
-from heterolora.cli.report import main
-from heterolora.records.load import load
-from heterolora.records.read import Run
-from heterolora.reporting.figures import draw
-from heterolora.reporting.forest import LETTERS, forest_plot
-from heterolora.reporting.frame import frame
-from heterolora.reporting.layout import Table
-from heterolora.reporting.tables import report
+from heterolora.harness.cli.report import main
+from heterolora.harness.records.load import load
+from heterolora.harness.records.read import Run
+from heterolora.harness.reporting.figures import draw
+from heterolora.harness.reporting.forest import LETTERS, forest_plot
+from heterolora.harness.reporting.frame import frame
+from heterolora.harness.reporting.layout import Table
+from heterolora.harness.reporting.tables import report
 
 CONTENT: dict[str, Any] = {
     "name": "study",

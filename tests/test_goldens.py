@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, composed
 from rich.console import Console
 
-from heterolora import run as experiment
+from heterolora.harness.runs import execute as experiment
 
 
 def _script() -> ModuleType:

@@ -6,10 +6,10 @@ import pytest
 from conftest import CommandLine, composed
 from omegaconf import OmegaConf
 
-from heterolora.cli.compose import options
-from heterolora.cli.help import allowed
-from heterolora.config import Config, plugins
-from heterolora.records.read import flat
+from heterolora.harness.cli.compose import options
+from heterolora.harness.cli.help import allowed
+from heterolora.harness.config import Config, plugins
+from heterolora.harness.records.read import flat
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def shown() -> str:
 
     from rich.console import Console
 
-    from heterolora.cli.help import show
+    from heterolora.harness.cli.help import show
 
     console = Console(file=io.StringIO(), width=200)
     show(["optimizer.learning_rate=3e-4", "proxy=snip", "tracking=[local,csv]"], console)

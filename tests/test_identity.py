@@ -14,16 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 from support import task
 
-from heterolora import network
-from heterolora.config import Config, identity, model_rules, prepare, rules, validate
-from heterolora.config.embedded import STARTER, TASKS
-from heterolora.config.fingerprints import split_fingerprint
-from heterolora.config.identity import shaping_settings
-from heterolora.data import sources
 from heterolora.errors import DataError
-from heterolora.records.load import load
-from heterolora.reporting.arms import arms
-from heterolora.reporting.frame import frame, mixed
+from heterolora.harness import hub as network
+from heterolora.harness.config import Config, identity, model_rules, prepare, rules, validate
+from heterolora.harness.config.embedded import STARTER, TASKS
+from heterolora.harness.config.fingerprints import split_fingerprint
+from heterolora.harness.config.identity import shaping_settings
+from heterolora.harness.data import sources
+from heterolora.harness.records.load import load
+from heterolora.harness.reporting.arms import arms
+from heterolora.harness.reporting.frame import frame, mixed
 
 HOUSE = ["device=cpu", "tracking=local", "task=rte", "model=opt_350m"]
 

@@ -17,41 +17,24 @@ from test_plugins import package
 from heterolora.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-GROUND = [
-    "errors",
-    "lazy",
-    "launched",
-    "interrupts",
-    "streams",
-    "sites",
-    "state",
-    "settings",
-    "seeding",
-    "losses",
-    "files",
-    "dropout",
-    "unpadding",
-]
+GROUND = ["errors", "sites", "settings", "seeding", "losses", "files"]
 """Floor 0, where a module may import those before it."""
 
 LIBRARY = {
     **dict.fromkeys(GROUND, 0),
-    **dict.fromkeys(["adapters", "allocation", "drawing"], 1),
+    **dict.fromkeys(["adapters", "allocation", "drawing", "kernels"], 1),
     **dict.fromkeys(["architectures", "proxies", "tasks"], 2),
     **dict.fromkeys(["strategies", "methods"], 3),
     **dict.fromkeys(["training", "integrations"], 4),
 }
 HARNESS = {
-    **dict.fromkeys(["locations", "network", "yaml_values"], 5),
-    "config": 6,
-    **dict.fromkeys(["data", "records"], 7),
-    "loggers": 8,
-    **dict.fromkeys(["build", "preparing"], 9),
-    "material": 10,
-    **dict.fromkeys(["run", "reporting"], 11),
-    "distributed": 12,
-    "cli": 13,
-    "__main__": 14,
+    **dict.fromkeys(["harness.paths", "harness.hub"], 5),
+    "harness.config": 6,
+    **dict.fromkeys(["harness.data", "harness.records"], 7),
+    "harness.loggers": 8,
+    **dict.fromkeys(["harness.runs", "harness.reporting"], 9),
+    "harness.cli": 10,
+    "__main__": 11,
 }
 FLOORS = {**LIBRARY, **HARNESS}
 
@@ -84,8 +67,15 @@ def _imports(path: Path, root: Path) -> Iterator[str]:
 
 def room(name: str) -> str | None:
     """`allocation` for `heterolora.allocation.select`; None outside the package."""
-    parts = name.split(".")
-    return parts[1] if parts[0] == "heterolora" and len(parts) > 1 else None
+    package, *parts = name.split(".")
+    if package != "heterolora" or not parts:
+        return None
+    return ".".join(parts[:2]) if parts[0] == "harness" else parts[0]
+
+
+def home(file: str) -> str | None:
+    """The room that a file is in."""
+    return room(".".join(Path(file).with_suffix("").parts))
 
 
 def forbidden(importer: str, imported: str) -> bool:
@@ -99,16 +89,16 @@ def forbidden(importer: str, imported: str) -> bool:
 
 def test_every_file_has_a_floor() -> None:
     assert len(FILES) > 30
-    rooms = {Path(file).with_suffix("").parts[1] for file in FILES}
-    assert rooms - FLOORS.keys() == {"__init__"}
+    assert {home(file) for file in FILES} - FLOORS.keys() == {"__init__", "harness.__init__"}
     assert max(LIBRARY.values()) < min(HARNESS.values())
     public = {room(name) for name in imports(FILES["heterolora/__init__.py"])}
     assert public - {None} <= LIBRARY.keys()
 
 
-@pytest.mark.parametrize("file", sorted(set(FILES) - {"heterolora/__init__.py"}))
+@pytest.mark.parametrize("file", sorted(file for file in FILES if home(file) in FLOORS))
 def test_a_file_imports_from_lower_floors_or_its_own_room(file: str) -> None:
-    importer = Path(file).with_suffix("").parts[1]
+    importer = home(file)
+    assert importer is not None
     imported = {name: room(name) for name in imports(FILES[file])}
     wrong = {name for name, other in imported.items() if other and forbidden(importer, other)}
     assert not wrong
@@ -117,12 +107,12 @@ def test_a_file_imports_from_lower_floors_or_its_own_room(file: str) -> None:
 def test_the_law_itself(tmp_path: Path) -> None:
     """That the checks above would see a wrong import, in any of the forms it can take."""
     assert forbidden("proxies", "architectures")
-    assert forbidden("training", "data")
+    assert forbidden("training", "harness.data")
     assert forbidden("sites", "settings")
     assert forbidden("allocation", "adapters")
-    assert forbidden("tasks", "config")
-    assert not forbidden("config", "errors")
-    assert not forbidden("seeding", "streams")
+    assert forbidden("tasks", "harness.config")
+    assert not forbidden("harness.config", "errors")
+    assert not forbidden("seeding", "sites")
     assert not forbidden("training", "tasks")
     file = tmp_path / "heterolora" / "data" / "some.py"
     file.parent.mkdir(parents=True)
@@ -150,7 +140,9 @@ def importers(package: str) -> set[str]:
 
 
 def test_hydra_is_at_the_door_only() -> None:
-    assert all(file.startswith(("train.py", "heterolora/cli/")) for file in importers("hydra"))
+    assert all(
+        file.startswith(("train.py", "heterolora/harness/cli/")) for file in importers("hydra")
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,7 +151,7 @@ def test_hydra_is_at_the_door_only() -> None:
 def test_what_is_logged_to_is_in_loggers_only(package: str) -> None:
     found = importers(package)
     assert found
-    assert all(file.startswith("heterolora/loggers/") for file in found)
+    assert all(file.startswith("heterolora/harness/loggers/") for file in found)
 
 
 def test_the_library_imports_torch_and_transformers_alone_when_it_is_imported() -> None:
@@ -173,7 +165,7 @@ def test_the_library_imports_torch_and_transformers_alone_when_it_is_imported() 
         "matplotlib": ("heterolora/drawing/", "heterolora/integrations/suggest.py"),
     }
     for file, path in FILES.items():
-        if Path(file).with_suffix("").parts[1] in LIBRARY:
+        if home(file) in LIBRARY:
             found = {name.split(".")[0] for name in imports(path)}
             assert found <= allowed | {n for n, home in late.items() if file.startswith(home)}, file
 
@@ -310,7 +302,7 @@ def test_the_help_shows_the_plugin_of_another_package_without_torch(tmp_path: Pa
 
 
 EVERY_PLUGIN = """
-from heterolora.config import plugins
+from heterolora.harness.config import plugins
 found = [plugins.find(g, n) for g in plugins.GROUPS if g != "tracking" for n in plugins.choices(g)]
 print(len([*found, *plugins.trackers()]))
 """

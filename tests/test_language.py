@@ -27,9 +27,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from heterolora import architectures
 from heterolora.architectures import family_of, head_of
-from heterolora.config import plugins, rules
-from heterolora.data import sources
 from heterolora.errors import DataError, ModelError
+from heterolora.harness.config import plugins, rules
+from heterolora.harness.data import sources
 from heterolora.losses import inputs
 from heterolora.proxies.passes import mask_of
 from heterolora.tasks import CausalLM, Encoded, Examples, Instruction, TextStream

@@ -21,8 +21,8 @@ from peft import PeftModel
 from test_language import ALPACA, TEXTS, documented, language_model
 from transformers import AutoModelForCausalLM
 
-from heterolora.cli import export
-from heterolora.config import identity, prepare
+from heterolora.harness.cli import export
+from heterolora.harness.config import identity, prepare
 
 EVALUATED = ["two cats hears the bird", "", "a red dog sees two big birds", "the old cat"] * 3
 PROMPTS = [

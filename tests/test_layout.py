@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from heterolora.errors import ConfigError
-from heterolora.reporting.layout import experiments, read
+from heterolora.harness.reporting.layout import experiments, read
 
 SOME = """
 table:

@@ -10,8 +10,8 @@ import pytest
 from records import write_run
 
 from heterolora.errors import RecordError
-from heterolora.records.load import load
-from heterolora.records.read import read
+from heterolora.harness.records.load import load
+from heterolora.harness.records.read import read
 
 SCORES = {"layers.0.q": 1.0, "layers.0.v": 2.0}
 IMPORTANCE = {

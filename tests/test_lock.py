@@ -11,13 +11,13 @@ import pytest
 from conftest import ROOT, CommandLine
 
 from heterolora.errors import RecordError
-from heterolora.records import lock
-from heterolora.records.lock import lock_file, locked
+from heterolora.harness.records import lock
+from heterolora.harness.records.lock import lock_file, locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from heterolora.records.lock import locked
+from heterolora.harness.records.lock import locked
 with locked(Path(sys.argv[1])):
     print("has it", flush=True)
     time.sleep(600)
@@ -26,7 +26,7 @@ RACE = """
 import os, sys, time
 from pathlib import Path
 from heterolora.errors import RecordError
-from heterolora.records.lock import locked
+from heterolora.harness.records.lock import locked
 directory, inside = Path(sys.argv[1]), Path(sys.argv[1]) / "inside"
 for _ in range(200):
     try:

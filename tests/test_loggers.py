@@ -17,15 +17,15 @@ from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 
-from heterolora import run as experiment
 from heterolora.drawing.grid import Grid, on_frequency
 from heterolora.drawing.heatmap import heatmap
-from heterolora.loggers.base import Loggers, RunInfo
-from heterolora.loggers.console import ConsoleLogger, headline, print_summary
-from heterolora.loggers.progress import Display, Screen
-from heterolora.loggers.wandb_report import log_report
-from heterolora.records.record import read_rows
-from heterolora.records.schema import RunRecord, SearchRow
+from heterolora.harness.loggers.base import Loggers, RunInfo
+from heterolora.harness.loggers.console import ConsoleLogger, headline, print_summary
+from heterolora.harness.loggers.progress import Display, Screen
+from heterolora.harness.loggers.wandb_report import log_report
+from heterolora.harness.records.record import read_rows
+from heterolora.harness.records.schema import RunRecord, SearchRow
+from heterolora.harness.runs import execute as experiment
 
 EPOCH = {
     "step": 459,

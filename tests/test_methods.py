@@ -10,12 +10,12 @@ from torch import nn
 
 from heterolora.adapters import Adapters
 from heterolora.adapters.bottleneck import Bottleneck
-from heterolora.build import build_adapters, build_budget
-from heterolora.config import checkpoints as located
-from heterolora.config import identity, prepare
-from heterolora.data import sources
 from heterolora.errors import ModelError
-from heterolora.records.record import read_rows
+from heterolora.harness.config import checkpoints as located
+from heterolora.harness.config import identity, prepare
+from heterolora.harness.data import sources
+from heterolora.harness.records.record import read_rows
+from heterolora.harness.runs.build import build_adapters, build_budget
 
 METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
 OTHERS = [name for name in METHODS if name != "heterolora"]

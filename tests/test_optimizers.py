@@ -13,10 +13,10 @@ from support import Subject, randomize, subject, task
 from torch import Tensor
 
 from heterolora.adapters import Adapters
-from heterolora.config import identity, prepare
 from heterolora.errors import ConfigError, TrainingError
+from heterolora.harness.config import identity, prepare
+from heterolora.harness.records.record import read_rows, read_run
 from heterolora.losses import inputs
-from heterolora.records.record import read_rows, read_run
 from heterolora.training.engines import LocalEngine
 from heterolora.training.optimizers import AdamW, Torch
 from heterolora.training.schedule import make_schedule

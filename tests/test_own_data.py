@@ -12,12 +12,12 @@ from conftest import CommandLine, composed, edited, problems
 from omegaconf import DictConfig
 from pyarrow import parquet
 
-from heterolora.cli import predict
-from heterolora.data import sources
-from heterolora.data.remarks import remarks
 from heterolora.errors import ConfigError, DataError
-from heterolora.preparing import prepare
-from heterolora.records.load import load
+from heterolora.harness.cli import predict
+from heterolora.harness.data import sources
+from heterolora.harness.data.remarks import remarks
+from heterolora.harness.records.load import load
+from heterolora.harness.runs.prepare import prepare
 from heterolora.tasks import Examples
 from heterolora.tasks.metrics import compute_metric
 from heterolora.tasks.text_classification import TextClassification

@@ -9,12 +9,12 @@ from conftest import ROOT
 from records import write_run
 
 from heterolora.errors import RecordError
-from heterolora.records.load import load
-from heterolora.reporting import tables
-from heterolora.reporting.frame import frame
-from heterolora.reporting.own import own_table
-from heterolora.reporting.render import FORMATS
-from heterolora.reporting.report import Report
+from heterolora.harness.records.load import load
+from heterolora.harness.reporting import tables
+from heterolora.harness.reporting.frame import frame
+from heterolora.harness.reporting.own import own_table
+from heterolora.harness.reporting.render import FORMATS
+from heterolora.harness.reporting.report import Report
 
 ARMS = {
     "homogeneous, r2": ["strategy=homogeneous", "rank_budget=r2"],

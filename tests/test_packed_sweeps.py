@@ -17,7 +17,7 @@ from conftest import ROOT, CommandLine, run_command, tiny_run
 from safetensors.torch import load_file
 from test_loggers import items, kept_in, no_key  # noqa: F401
 
-from heterolora.records.record import read_rows, read_run
+from heterolora.harness.records.record import read_rows, read_run
 from heterolora.training.engines.packed import PackedEngine
 from heterolora.training.trainer import Progress, Steps, Trainer
 

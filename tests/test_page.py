@@ -17,14 +17,14 @@ import pytest
 from conftest import CONF, ROOT
 from records import write_run
 
-from heterolora.cli.report import main
-from heterolora.records.load import load
-from heterolora.reporting import page
-from heterolora.reporting.arms import arms
-from heterolora.reporting.frame import frame
-from heterolora.reporting.layout import read
-from heterolora.reporting.report import Report, section
-from heterolora.reporting.tables import report
+from heterolora.harness.cli.report import main
+from heterolora.harness.records.load import load
+from heterolora.harness.reporting import page
+from heterolora.harness.reporting.arms import arms
+from heterolora.harness.reporting.frame import frame
+from heterolora.harness.reporting.layout import read
+from heterolora.harness.reporting.report import Report, section
+from heterolora.harness.reporting.tables import report
 
 LAYERS, ROLES = 3, ("q", "v", "res1", "res2", "in", "cut")
 SITES = [

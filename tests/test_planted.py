@@ -9,13 +9,13 @@ from omegaconf import DictConfig
 from torch import Tensor
 from transformers import AutoTokenizer, OPTForCausalLM
 
-from heterolora.config import identity, prepare
-from heterolora.config.embedded import MODELS, STARTER, TEACHER
-from heterolora.config.fingerprints import split_fingerprint
-from heterolora.data import sources
-from heterolora.data.planted import TASK, answers, planted_sites, teacher
 from heterolora.errors import DataError
-from heterolora.records.load import load
+from heterolora.harness.config import identity, prepare
+from heterolora.harness.config.embedded import MODELS, STARTER, TEACHER
+from heterolora.harness.config.fingerprints import split_fingerprint
+from heterolora.harness.data import sources
+from heterolora.harness.data.planted import TASK, answers, planted_sites, teacher
+from heterolora.harness.records.load import load
 from heterolora.tasks.token_labels import NONE, TokenLabels
 
 MODEL_DIR = MODELS[STARTER]

@@ -12,10 +12,10 @@ import pytest
 from conftest import ROOT, case_name
 from pydantic import ValidationError
 
-from heterolora.config import PluginConfig, plugins, validate
-from heterolora.config.plugins import GROUPS, KINDS, Group, choices, find, section
 from heterolora.errors import ConfigError, PluginError
-from heterolora.records.load import load
+from heterolora.harness.config import PluginConfig, plugins, validate
+from heterolora.harness.config.plugins import GROUPS, KINDS, Group, choices, find, section
+from heterolora.harness.records.load import load
 from heterolora.settings import Settings, added, class_in, installed, setting
 
 

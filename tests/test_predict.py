@@ -11,11 +11,11 @@ from hydra import compose
 from omegaconf import OmegaConf
 from pyarrow import parquet
 
-from heterolora.cli import predict
-from heterolora.cli.compose import composing
-from heterolora.config import TaskConfig, plugins
-from heterolora.data.submissions import submission
 from heterolora.errors import ConfigError, DataError, ModelError, RecordError
+from heterolora.harness.cli import predict
+from heterolora.harness.cli.compose import composing
+from heterolora.harness.config import TaskConfig, plugins
+from heterolora.harness.data.submissions import submission
 from heterolora.tasks import Encoded
 
 METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))

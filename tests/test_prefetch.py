@@ -17,12 +17,12 @@ from huggingface_hub import constants, is_offline_mode
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
-from heterolora import network
-from heterolora.cli import prefetch as prefetch_module
-from heterolora.cli import run as command
-from heterolora.config import ModelConfig, model_rules
-from heterolora.config import checkpoints as loading
 from heterolora.errors import ModelError
+from heterolora.harness import hub as network
+from heterolora.harness.cli import prefetch as prefetch_module
+from heterolora.harness.cli import run as command
+from heterolora.harness.config import ModelConfig, model_rules
+from heterolora.harness.config import checkpoints as loading
 
 TASKS = ("mrpc", "rte")
 

@@ -15,16 +15,16 @@ import pytest
 from conftest import ROOT, CommandLine, composed, edited
 from rich.console import Console
 
-from heterolora import interrupts
-from heterolora import run as experiment
-from heterolora.cli import report
-from heterolora.cli.run import beginning
-from heterolora.cli.telling import differing, show_plan
-from heterolora.loggers import console as console_room
-from heterolora.loggers.console import ConsoleLogger, stopped_at
-from heterolora.loggers.progress import Display, Pace, Screen, duration
-from heterolora.material import Material
-from heterolora.records.record import read_rows, read_run
+from heterolora.harness.cli import report
+from heterolora.harness.cli.run import beginning
+from heterolora.harness.cli.telling import differing, show_plan
+from heterolora.harness.loggers import console as console_room
+from heterolora.harness.loggers.console import ConsoleLogger, stopped_at
+from heterolora.harness.loggers.progress import Display, Pace, Screen, duration
+from heterolora.harness.records.record import read_rows, read_run
+from heterolora.harness.runs import execute as experiment
+from heterolora.harness.runs.material import Material
+from heterolora.training import interrupts
 
 
 def test_what_is_left_is_each_activity_at_its_own_pace() -> None:

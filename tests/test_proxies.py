@@ -24,10 +24,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from heterolora import architectures
-from heterolora.config import model_rules, plugins
-from heterolora.config.schema import Device
-from heterolora.data import sources
 from heterolora.errors import ModelError
+from heterolora.harness.config import model_rules, plugins
+from heterolora.harness.config.schema import Device
+from heterolora.harness.data import sources
 from heterolora.proxies import Constant, GradNorm
 from heterolora.proxies.base import scores_of
 from heterolora.proxies.control import Control

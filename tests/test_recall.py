@@ -10,14 +10,14 @@ import yaml
 from records import PROVENANCE, write_run
 
 from heterolora.errors import RecordError
-from heterolora.locations import CONF
-from heterolora.records.load import load
-from heterolora.reporting.figures import draw
-from heterolora.reporting.frame import finished, frame
-from heterolora.reporting.layout import read
-from heterolora.reporting.recall import recall
-from heterolora.reporting.standing import mean_standings, places, standings
-from heterolora.reporting.tables import report
+from heterolora.harness.paths import CONF
+from heterolora.harness.records.load import load
+from heterolora.harness.reporting.figures import draw
+from heterolora.harness.reporting.frame import finished, frame
+from heterolora.harness.reporting.layout import read
+from heterolora.harness.reporting.recall import recall
+from heterolora.harness.reporting.standing import mean_standings, places, standings
+from heterolora.harness.reporting.tables import report
 
 SITES = [f"layers.{layer}.{role}" for layer in range(3) for role in "qv"]
 PLANTED = CONF / "experiment" / "planted.yaml"

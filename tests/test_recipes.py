@@ -9,8 +9,8 @@ from conftest import CONF, composed
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from heterolora.config import prepare
 from heterolora.errors import ConfigError
+from heterolora.harness.config import prepare
 
 Recipe = tuple[int, int, float, int]
 

@@ -14,12 +14,11 @@ from conftest import CommandLine, Finished, edited, run_config, stopped_at, tiny
 from omegaconf import DictConfig, OmegaConf
 from records import write_run
 
-from heterolora import run as experiment
-from heterolora.config import Config, identity
-from heterolora.config import checkpoints as located
 from heterolora.errors import ModelError, RecordError
 from heterolora.files import write_atomically
-from heterolora.records.record import (
+from heterolora.harness.config import Config, identity
+from heterolora.harness.config import checkpoints as located
+from heterolora.harness.records.record import (
     Record,
     check_writable,
     finished,
@@ -27,7 +26,8 @@ from heterolora.records.record import (
     read_run,
     run_directory,
 )
-from heterolora.records.schema import RunRecord
+from heterolora.harness.records.schema import RunRecord
+from heterolora.harness.runs import execute as experiment
 
 Paid = tuple[DictConfig, Path]
 STEP = {"step": 1, "epoch": 1, "loss": 0.5}

@@ -17,7 +17,7 @@ from children import Command
 from conftest import composed
 from transformers import AutoConfig
 
-from heterolora.records.record import read_run
+from heterolora.harness.records.record import read_run
 from heterolora.training.checkpoint import CheckpointManager
 
 KILLS = 32

@@ -10,7 +10,7 @@ from conftest import CommandLine, case_name, composed, edited, problems
 from omegaconf import DictConfig
 from transformers import AutoConfig
 
-from heterolora.config import (
+from heterolora.harness.config import (
     ModelConfig,
     RankBudgetConfig,
     SearchSpaceConfig,
@@ -21,8 +21,8 @@ from heterolora.config import (
     storage_rules,
     task_rules,
 )
-from heterolora.config.checkpoints import sites
-from heterolora.config.validation import bound
+from heterolora.harness.config.checkpoints import sites
+from heterolora.harness.config.validation import bound
 from heterolora.sites import LORA_ROLES
 from heterolora.training.memory import total_memory
 

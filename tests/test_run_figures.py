@@ -7,7 +7,7 @@ from conftest import CommandLine
 from PIL import Image
 
 from heterolora.drawing.run import run_figures
-from heterolora.records.record import read_rows
+from heterolora.harness.records.record import read_rows
 
 STEPS = [{"step": 10, "epoch": 1, "loss": 0.7}, {"step": 20, "epoch": 2, "loss": 0.5}]
 EPOCHS = [

@@ -24,19 +24,19 @@ from support import (
 )
 from torch import Tensor
 
-from heterolora import run as experiment
 from heterolora.adapters import LowRank
-from heterolora.config import plugins, task_rules
+from heterolora.harness.config import plugins, task_rules
+from heterolora.harness.records.record import read_rows
+from heterolora.harness.runs import execute as experiment
+from heterolora.kernels.unpadding import without_padding
 from heterolora.losses import inputs
 from heterolora.proxies import GradNorm, Snip
 from heterolora.proxies.running import Running
-from heterolora.records.record import read_rows
 from heterolora.training.engines import LocalEngine
 from heterolora.training.engines.packed import PackedEngine
 from heterolora.training.optimizer import adamw
 from heterolora.training.precision import autocast_for
 from heterolora.training.together import Together
-from heterolora.unpadding import without_padding
 
 CPU = torch.device("cpu")
 EVERYWHERE = {

@@ -15,8 +15,8 @@ import pytest
 from conftest import ROOT, CommandLine, sentence_pairs, write_parquet
 from safetensors.torch import load_file
 
-from heterolora.cli.slurm import tasks_of
-from heterolora.records.record import read_rows, read_run
+from heterolora.harness.cli.slurm import tasks_of
+from heterolora.harness.records.record import read_rows, read_run
 
 SCRIPT = ROOT / "tests" / "slurm.sh"
 WHY = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from heterolora.records import source
+from heterolora.harness.records import source
 
 
 def git(tree: Path, *arguments: str) -> str:

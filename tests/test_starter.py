@@ -35,7 +35,7 @@ from starter.grammar import (
 )
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from heterolora.config.embedded import MODELS, PAIRS, STARTER
+from heterolora.harness.config.embedded import MODELS, PAIRS, STARTER
 
 MODEL_DIR = MODELS[STARTER]
 

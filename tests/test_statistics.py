@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from heterolora.reporting.statistics import (
+from heterolora.harness.reporting.statistics import (
     EXACT,
     RESAMPLES,
     fewest_pairs,

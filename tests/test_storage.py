@@ -13,8 +13,8 @@ import heterolora as hl
 from heterolora import architectures
 from heterolora.adapters import Adapters
 from heterolora.architectures import Storage, load_pretrained
-from heterolora.config import ModelConfig, fingerprints, identity, prepare
 from heterolora.errors import ModelError
+from heterolora.harness.config import ModelConfig, fingerprints, identity, prepare
 
 
 @pytest.fixture(scope="module")

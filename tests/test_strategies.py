@@ -14,13 +14,13 @@ from support import configured, randomize, settings_of, subject
 
 from heterolora.adapters import Adapters
 from heterolora.allocation import Pool, homogeneous_budget
-from heterolora.config import plugins
+from heterolora.harness.config import plugins
 from heterolora.proxies import Constant
+from heterolora.seeding import python_generator
 from heterolora.strategies import Strategy
 from heterolora.strategies.dynamic import Dynamic
 from heterolora.strategies.pruning import Pruning
 from heterolora.strategies.search import Search
-from heterolora.streams import python_generator
 
 ALL = plugins.choices("strategy")
 

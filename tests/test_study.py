@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from records import write_run
 
-from heterolora.cli import study
 from heterolora.errors import RecordError
-from heterolora.records.archive import read_archive
-from heterolora.reporting.layout import read
+from heterolora.harness.cli import study
+from heterolora.harness.records.archive import read_archive
+from heterolora.harness.reporting.layout import read
 
 NAME = "study_why"
 TABLE = read(study.EXPERIMENTS / f"{NAME}.yaml")

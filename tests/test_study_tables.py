@@ -9,13 +9,13 @@ from pydantic import ValidationError
 from records import STUDY_ARMS, STUDY_ROWS, variant, write_run
 from scipy import stats
 
-from heterolora.records.load import load
-from heterolora.records.read import Run, read
-from heterolora.reporting import tables
-from heterolora.reporting.cells import cells_of, compare
-from heterolora.reporting.frame import frame
-from heterolora.reporting.layout import Table
-from heterolora.reporting.report import Report
+from heterolora.harness.records.load import load
+from heterolora.harness.records.read import Run, read
+from heterolora.harness.reporting import tables
+from heterolora.harness.reporting.cells import cells_of, compare
+from heterolora.harness.reporting.frame import frame
+from heterolora.harness.reporting.layout import Table
+from heterolora.harness.reporting.report import Report
 
 KEY = "optimizer.learning_rate"
 CONTENT: dict[str, Any] = {

@@ -20,8 +20,8 @@ from transformers import (
 )
 
 import heterolora as hl
-from heterolora.cli import suggest as command
 from heterolora.errors import AllocationError, DataError, ModelError
+from heterolora.harness.cli import suggest as command
 from heterolora.losses import cross_entropy, usual_loss
 
 

@@ -19,10 +19,10 @@ from sklearn import metrics as sklearn_metrics
 from support import checkpoint, configured, randomize, space
 
 from heterolora import architectures
-from heterolora.cli import predict
-from heterolora.config import TaskConfig, plugins
-from heterolora.config import checkpoints as located
 from heterolora.errors import DataError
+from heterolora.harness.cli import predict
+from heterolora.harness.config import TaskConfig, plugins
+from heterolora.harness.config import checkpoints as located
 from heterolora.losses import inputs
 from heterolora.tasks import Encoded, Grouped, MultipleChoice, Prompted
 from heterolora.tasks.choices import Choices

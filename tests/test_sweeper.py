@@ -16,11 +16,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from heterolora.cli import slurm
-from heterolora.cli.compose import composing
-from heterolora.cli.sweep import note, row_of
-from heterolora.cli.sweeper import Sweep, swept
 from heterolora.errors import ConfigError
+from heterolora.harness.cli import slurm
+from heterolora.harness.cli.compose import composing
+from heterolora.harness.cli.sweep import note, row_of
+from heterolora.harness.cli.sweeper import Sweep, swept
 
 GRIDS = [
     {"strategy": "homogeneous", "seed": "0,13"},

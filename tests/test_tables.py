@@ -22,20 +22,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from records import PROVENANCE, write_run
 
-from heterolora.cli.report import main
-from heterolora.cli.run import report_errors
 from heterolora.errors import RecordError
-from heterolora.records.load import load
-from heterolora.records.read import Run
-from heterolora.records.schema import ImportanceRow, RunRecord, SearchRow
-from heterolora.reporting import cells, layout, tables
-from heterolora.reporting.cells import Cell, cells_of
-from heterolora.reporting.frame import frame
-from heterolora.reporting.layout import Number, Table
-from heterolora.reporting.render import FORMATS
-from heterolora.reporting.report import Report
-from heterolora.reporting.statistics import spread
-from heterolora.reporting.studies import chosen, rank_correlation
+from heterolora.harness.cli.report import main
+from heterolora.harness.cli.run import report_errors
+from heterolora.harness.records.load import load
+from heterolora.harness.records.read import Run
+from heterolora.harness.records.schema import ImportanceRow, RunRecord, SearchRow
+from heterolora.harness.reporting import cells, layout, tables
+from heterolora.harness.reporting.cells import Cell, cells_of
+from heterolora.harness.reporting.frame import frame
+from heterolora.harness.reporting.layout import Number, Table
+from heterolora.harness.reporting.render import FORMATS
+from heterolora.harness.reporting.report import Report
+from heterolora.harness.reporting.statistics import spread
+from heterolora.harness.reporting.studies import chosen, rank_correlation
 
 MODEL, SEEDS = "facebook/opt-350m", (0, 13, 42)
 TABLES = {name: layout.read(file) for name, file in layout.experiments(CONF / "experiment").items()}

@@ -36,15 +36,15 @@ from omegaconf import DictConfig, OmegaConf
 from records import write_run
 from rich.console import Console
 
-from heterolora import run as experiment
-from heterolora.cli import report
-from heterolora.config import plugins
-from heterolora.loggers import mlflow, wandb_report
-from heterolora.loggers.base import Tolerant
-from heterolora.loggers.wandb import Wandb
+from heterolora.harness.cli import report
+from heterolora.harness.config import plugins
+from heterolora.harness.loggers import mlflow, wandb_report
+from heterolora.harness.loggers.base import Tolerant
+from heterolora.harness.loggers.wandb import Wandb
+from heterolora.harness.records.read import read
+from heterolora.harness.records.record import read_rows, read_run
+from heterolora.harness.runs import execute as experiment
 from heterolora.losses import Batch
-from heterolora.records.read import read
-from heterolora.records.record import read_rows, read_run
 from heterolora.training.engines import LocalEngine
 
 NAMES = ("csv", "mlflow", "tensorboard")
@@ -487,7 +487,7 @@ def test_every_yaml_is_a_tracker() -> None:
 def test_a_library_is_imported_when_a_run_is_opened() -> None:
     libraries = {"wandb", "mlflow", "tensorboard", "matplotlib", "torch"}
     code = (
-        "import sys; from heterolora.config import plugins\n"
+        "import sys; from heterolora.harness.config import plugins\n"
         "[section().build() for section in plugins.trackers().values()]\n"
         f"print({libraries} & {{*sys.modules}})"
     )

@@ -15,14 +15,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import heterolora
-from heterolora import run as experiment
 from heterolora.adapters import Adapters
-from heterolora.build import build_adapters
-from heterolora.config import Config, checkpoints
-from heterolora.data import sources
 from heterolora.errors import TrainingError
+from heterolora.harness.config import Config, checkpoints
+from heterolora.harness.data import sources
+from heterolora.harness.records.record import read_rows, read_run
+from heterolora.harness.runs import execute as experiment
+from heterolora.harness.runs.build import build_adapters
 from heterolora.proxies import GradNorm
-from heterolora.records.record import read_rows, read_run
 
 
 def configuration(*overrides: str) -> DictConfig:

@@ -18,10 +18,11 @@ from torch.overrides import TorchFunctionMode
 from transformers import MistralConfig, MistralForSequenceClassification
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from heterolora import architectures, unpadding
+from heterolora import architectures
 from heterolora.adapters import Adapters
+from heterolora.kernels import unpadding
+from heterolora.kernels.unpadding import Layout, attention, without_padding
 from heterolora.sites import SHORTCUT_ROLES
-from heterolora.unpadding import Layout, attention, without_padding
 
 ROLES = ("q", "k", "v", "o", "up", "down")
 EAGER = ("gemma2", "deberta")

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from heterolora.yaml_values import plain_values
+from heterolora.harness.records.yaml_values import plain_values
 
 SCALARS = [
     *("1e-4", "1E5", "1e+3", "1.5e-3", "0.1e-05", "+1", "-1", ".5", "5.", "1_000", "1_0.5_0", "1_"),

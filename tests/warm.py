@@ -8,9 +8,9 @@ import pyarrow.dataset  # noqa: F401  # as reading a table does
 import torch
 from conftest import composed
 
-from heterolora import run as experiment
-from heterolora.config import checkpoints, plugins
-from heterolora.records.provenance import provenance
+from heterolora.harness.config import checkpoints, plugins
+from heterolora.harness.records.provenance import provenance
+from heterolora.harness.runs import execute as experiment
 
 torch.set_num_threads(1)
 _CONFIG = experiment.prepare(composed("tracking=local", "device=cpu"))

@@ -5,8 +5,8 @@ from typing import Protocol
 
 from heterolora.allocation.allocation import Allocation
 from heterolora.allocation.selection import Candidates, Selection, Top
+from heterolora.seeding import python_generator
 from heterolora.sites import Site
-from heterolora.streams import python_generator
 
 
 class Sized(Protocol):

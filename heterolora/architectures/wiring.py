@@ -10,9 +10,9 @@ from heterolora.adapters import Adapters, LoRALinear, LoRARows, LowRank, Space
 from heterolora.architectures.block import PostNormBlock, PreNormBlock, Stack
 from heterolora.architectures.family import Family, layers_of
 from heterolora.errors import ModelError
+from heterolora.kernels.unpadding import Unpadding
 from heterolora.seeding import torch_generator
 from heterolora.sites import ROLES, SHORTCUT_ROLES, Site
-from heterolora.unpadding import Unpadding
 
 
 def wire(

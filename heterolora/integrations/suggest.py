@@ -23,9 +23,9 @@ from heterolora.integrations.peft import lora_config
 from heterolora.losses import Batch, Loss, usual_loss
 from heterolora.proxies import Proxy
 from heterolora.proxies.spectral import candidates
+from heterolora.seeding import python_generator
 from heterolora.settings import class_in, names_in
 from heterolora.sites import ROLES, Site
-from heterolora.streams import python_generator
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -91,7 +91,7 @@ class Given:
     def prepare(self) -> None:
         """Make the model skip padding and keep no cache, as a model with adapters does."""
         from heterolora.architectures import layers_of
-        from heterolora.unpadding import Unpadding
+        from heterolora.kernels.unpadding import Unpadding
 
         self.model.config.use_cache = False
         Unpadding(self.model, list(layers_of(self.model, self.loaded.family)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from heterolora.lazy import torch
 from heterolora.methods.base import Given, Method
 from heterolora.seeding import torch_generator
+from heterolora.settings import torch
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from heterolora.lazy import torch
 from heterolora.losses import Autocast, Batch, Loss, default_loss
 from heterolora.proxies.passes import (
     AB,
@@ -25,7 +24,7 @@ from heterolora.proxies.passes import (
 )
 from heterolora.proxies.running import Running
 from heterolora.seeding import torch_generator
-from heterolora.settings import Settings, setting
+from heterolora.settings import Settings, setting, torch
 from heterolora.sites import Site
 
 if TYPE_CHECKING:

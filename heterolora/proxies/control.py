@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from heterolora.losses import Autocast, Batch, Loss, default_loss
 from heterolora.proxies.base import Proxy
+from heterolora.seeding import python_generator
 from heterolora.sites import Site
-from heterolora.streams import python_generator
 
 if TYPE_CHECKING:
     from heterolora.adapters import Ranked

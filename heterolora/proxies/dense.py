@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from heterolora.lazy import torch
 from heterolora.losses import Autocast, Batch, Loss
 from heterolora.proxies.base import SampleProxy
 from heterolora.proxies.passes import evaluation_mode, overrides
+from heterolora.settings import torch
 from heterolora.sites import Site
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from heterolora.lazy import torch
 from heterolora.losses import Autocast, Batch, Loss, default_loss, inputs
 from heterolora.proxies.base import SampleProxy
 from heterolora.proxies.passes import as_they_stand, evaluation_mode, mask_of, moved
 from heterolora.proxies.spectral import Gains, Spectral
+from heterolora.settings import torch
 from heterolora.sites import Site
 
 if TYPE_CHECKING:

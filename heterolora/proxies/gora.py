@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from heterolora.errors import ModelError
-from heterolora.lazy import torch
 from heterolora.losses import Autocast, Batch, Loss, default_loss
 from heterolora.proxies.base import SampleProxy
 from heterolora.proxies.passes import as_they_stand, evaluation_mode
+from heterolora.settings import torch
 from heterolora.sites import Site
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from heterolora.lazy import torch
 from heterolora.proxies.base import DataProxy
+from heterolora.settings import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

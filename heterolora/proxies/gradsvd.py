@@ -7,10 +7,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from heterolora.lazy import torch
 from heterolora.losses import Autocast, Batch, Loss, default_loss
 from heterolora.proxies.dense import DenseProxy
 from heterolora.proxies.spectral import Gains, Spectral
+from heterolora.settings import torch
 
 if TYPE_CHECKING:
     from heterolora.adapters import Ranked

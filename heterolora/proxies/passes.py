@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from heterolora.lazy import torch
 from heterolora.losses import Autocast, Batch, Loss, inputs, summed
+from heterolora.settings import torch
 from heterolora.sites import Site
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def summed_gradients(
         loss: maps the model's output and a batch to the sum of the losses and their count.
         autocast: makes the context that sets the precision of the forward pass.
     """
-    from heterolora.unpadding import without_padding
+    from heterolora.kernels.unpadding import without_padding
 
     totals = wide_zeros(leaves)
     for batch in batches:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from heterolora.lazy import torch
+from heterolora.settings import torch
 from heterolora.sites import Site
 
 if TYPE_CHECKING:

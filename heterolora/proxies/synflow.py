@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from heterolora.errors import ModelError
-from heterolora.lazy import F, torch
 from heterolora.losses import Autocast, Batch, Loss, summed
 from heterolora.proxies.base import Examples, SaliencyProxy, Weights
 from heterolora.proxies.passes import AB, first, mask_of, overrides, paired
-from heterolora.settings import setting
+from heterolora.settings import F, setting, torch
 
 if TYPE_CHECKING:
     from torch import Tensor

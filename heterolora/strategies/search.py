@@ -14,8 +14,8 @@ from heterolora.losses import Autocast, Loss, default_loss
 from heterolora.proxies import Proxy
 from heterolora.proxies.base import Examples
 from heterolora.proxies.spectral import candidates
-from heterolora.state import Stateful, stateful
-from heterolora.streams import python_generator
+from heterolora.seeding import python_generator
+from heterolora.settings import Stateful, stateful
 
 if TYPE_CHECKING:
     from heterolora.adapters import Ranked

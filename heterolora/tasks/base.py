@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from heterolora.lazy import torch
 from heterolora.losses import Batch
 from heterolora.seeding import torch_generator
-from heterolora.settings import Settings
+from heterolora.settings import Settings, torch
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.metrics import METRICS
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from heterolora.lazy import torch
+from heterolora.settings import torch
 from heterolora.tasks.encoded import Encoded
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from heterolora.errors import DataError, printable, shown
-from heterolora.lazy import torch
 from heterolora.losses import LABELS, Batch, cross_entropy, squared_error
-from heterolora.settings import setting
+from heterolora.settings import setting, torch
 from heterolora.tasks.base import Columns, Examples, Metric
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.metrics import compute_metric

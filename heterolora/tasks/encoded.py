@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from heterolora.lazy import F, torch
 from heterolora.losses import GROUPS, LABELS
 from heterolora.seeding import torch_generator
+from heterolora.settings import F, torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from heterolora.errors import DataError
-from heterolora.lazy import torch
 from heterolora.losses import GROUPS, Batch
-from heterolora.settings import setting
+from heterolora.settings import setting, torch
 from heterolora.tasks.base import Columns, Examples, Metric
 from heterolora.tasks.classification import Predictions
 from heterolora.tasks.encoded import Encoded

@@ -8,8 +8,7 @@ from string import Formatter
 from typing import TYPE_CHECKING
 
 from heterolora.errors import DataError, ModelError, shown
-from heterolora.lazy import torch
-from heterolora.settings import setting
+from heterolora.settings import setting, torch
 from heterolora.tasks.base import Columns, Examples
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.packing import Packable

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from heterolora.errors import DataError, printable, shown
-from heterolora.lazy import torch
 from heterolora.losses import CHOICES, CREDITS, LABELS, Batch, choice_cross_entropy, choice_scores
-from heterolora.settings import setting
+from heterolora.settings import setting, torch
 from heterolora.tasks.base import Columns, Examples, Metric
 from heterolora.tasks.choices import Choices
 from heterolora.tasks.predicting import Predicting, highest

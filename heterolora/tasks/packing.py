@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from heterolora.lazy import torch
 from heterolora.losses import LABELS
-from heterolora.settings import setting
+from heterolora.settings import setting, torch
 from heterolora.tasks.base import Examples
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.next_token import NextToken

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from heterolora.errors import DataError
-from heterolora.lazy import torch
-from heterolora.settings import setting
+from heterolora.settings import setting, torch
 from heterolora.tasks.base import Columns, Examples
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.next_token import NextToken

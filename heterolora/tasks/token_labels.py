@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from heterolora.errors import DataError, printable
-from heterolora.lazy import torch
 from heterolora.losses import LABELS, Batch, token_cross_entropy
-from heterolora.settings import setting
+from heterolora.settings import setting, torch
 from heterolora.tasks.base import Columns, Examples, Metric, Task
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.tokens import check_columns, check_texts, tokenize

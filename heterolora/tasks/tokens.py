@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from heterolora.errors import DataError, printable
-from heterolora.lazy import torch
 from heterolora.losses import LABELS
+from heterolora.settings import torch
 from heterolora.tasks.base import Columns
 from heterolora.tasks.encoded import Encoded
 

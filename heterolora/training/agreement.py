@@ -5,9 +5,9 @@ from types import TracebackType
 from typing import Any
 
 from heterolora.adapters import Adapters
-from heterolora.interrupts import Terminated
 from heterolora.sites import Site
 from heterolora.strategies import Search
+from heterolora.training.interrupts import Terminated
 from heterolora.training.processes import Processes
 from heterolora.training.signals import Signals
 from heterolora.training.weights import Weights

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from heterolora.errors import RecordError, one_line
 from heterolora.files import sync_directory, write_durably, writing
-from heterolora.state import Stateful
+from heterolora.settings import Stateful
 
 logger = logging.getLogger(__name__)
 

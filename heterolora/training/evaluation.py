@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from heterolora.kernels.unpadding import without_padding
 from heterolora.losses import Autocast, inputs
 from heterolora.tasks import Metric, Task
 from heterolora.tasks.encoded import Encoded
-from heterolora.unpadding import without_padding
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
-from heterolora.lazy import torch
 from heterolora.losses import Autocast
+from heterolora.settings import torch
 
 
 def resolve_device(name: str) -> torch.device:

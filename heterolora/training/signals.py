@@ -6,9 +6,9 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from heterolora import interrupts
 from heterolora.errors import one_line
-from heterolora.interrupts import Terminated
+from heterolora.training import interrupts
+from heterolora.training.interrupts import Terminated
 
 logger = logging.getLogger(__name__)
 

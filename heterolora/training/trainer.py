@@ -13,7 +13,7 @@ from torch import Tensor
 
 from heterolora.errors import STAY_FINITE, TrainingError
 from heterolora.losses import Batch
-from heterolora.state import Stateful, stateful
+from heterolora.settings import Stateful, stateful
 from heterolora.strategies import Search, Strategy
 from heterolora.strategies.homogeneous import Homogeneous
 from heterolora.tasks.encoded import Encoded

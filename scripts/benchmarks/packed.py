@@ -28,7 +28,7 @@ def packed_subject(setup: Setup) -> Subject:
     examples = setup.size.packed_steps * BATCH_SIZE * max(setup.size.runs)
     if setup.device.type != "cpu":
         return large_subject(setup, examples)
-    from heterolora.config.embedded import MODELS, STARTER
+    from heterolora.harness.config.embedded import MODELS, STARTER
 
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         MODELS[STARTER], num_labels=2, dtype=torch.float32

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from heterolora.adapters import Adapters
 from heterolora.architectures import FAMILIES
-from heterolora.dropout import Dropout, has_dropout, recomputes
+from heterolora.kernels.dropout import Dropout, has_dropout, recomputes
+from heterolora.kernels.unpadding import without_padding
 from heterolora.losses import Autocast, Batch, inputs
 from heterolora.seeding import Stream
 from heterolora.tasks import Task
 from heterolora.tasks.encoded import Encoded
 from heterolora.training.evaluation import evaluate
-from heterolora.unpadding import without_padding
 
 
 class LocalEngine:

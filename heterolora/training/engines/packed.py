@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from heterolora.adapters import LowRank
-from heterolora.dropout import Dropout, has_dropout, recomputes
+from heterolora.kernels.dropout import Dropout, has_dropout, recomputes
+from heterolora.kernels.unpadding import without_padding
 from heterolora.losses import Batch, inputs
 from heterolora.tasks.packing import NOWHERE
 from heterolora.training.engines.local import LocalEngine
-from heterolora.unpadding import without_padding
 
 
 class PackedEngine:

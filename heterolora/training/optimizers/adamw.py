@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from heterolora.lazy import torch
-from heterolora.settings import setting
+from heterolora.settings import setting, torch
 from heterolora.training.optimizers.base import Optimizer
 
 

@@ -6,8 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from heterolora.lazy import torch
-from heterolora.settings import Settings, setting
+from heterolora.settings import Settings, setting, torch
 
 if TYPE_CHECKING:
     from heterolora.adapters import Adapters

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from heterolora.errors import TrainingError, one_line, printable, shown
-from heterolora.lazy import torch
-from heterolora.settings import class_at, setting
+from heterolora.settings import class_at, setting, torch
 from heterolora.training.optimizers.base import Optimizer
 
 

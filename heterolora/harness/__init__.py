@@ -1,0 +1,1 @@
+"""Everything around the library: configurations, data, runs, their records, and reports."""

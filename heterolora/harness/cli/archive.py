@@ -1,0 +1,72 @@
+"""Keep finished runs in one small file, without weights, or restore them from it.
+
+python scripts/archive.py outputs/study docs/study/mrpc.jsonl
+python scripts/archive.py docs/study/mrpc.jsonl outputs
+python scripts/report.py docs/study --table study
+
+A restored run counts as finished: its command does not run it again.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from heterolora.errors import RecordError
+from heterolora.harness.cli.arguments import Parser
+from heterolora.harness.cli.run import report_errors
+from heterolora.harness.records.archive import read_archive, restore, write_archive
+from heterolora.harness.records.load import load
+
+SUFFIX = ".jsonl"
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(__doc__)
+    parser.add_argument("source", type=Path, help="a folder with runs, or an archive (.jsonl)")
+    parser.add_argument("target", type=Path, help="an archive (.jsonl), or a folder for the runs")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write an archive, or the directories of its runs."""
+    asked = parsed(arguments)
+    kinds = [path.suffix == SUFFIX for path in (asked.source, asked.target)]
+    if kinds == [False, True]:
+        if not keep(asked.source, asked.target):
+            raise RecordError(
+                f"{asked.source}: has no finished run; run an experiment first, or repair the "
+                "records that are left out"
+            )
+    elif kinds == [True, False]:
+        put_back(asked.source, asked.target)
+    else:
+        raise RecordError(
+            f"{asked.source} {asked.target}: one must be an archive, which ends in {SUFFIX}, and "
+            "the other a folder; for example outputs/study docs/study/study.jsonl"
+        )
+
+
+def keep(folder: Path, file: Path) -> int:
+    """Add the finished runs of a folder to an archive; returns how many runs it has."""
+    runs, problems = load(folder)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    finished = [run for run in runs if run.finished]
+    if finished:
+        new = write_archive(file, finished)
+        print(f"{file}: {new} runs added; {file.stat().st_size:,} bytes")
+    return len(finished)
+
+
+def put_back(file: Path, folder: Path) -> None:
+    """Write the runs of an archive that a folder does not have."""
+    runs = read_archive(file)
+    new = sum(restore(run, folder) for run in runs)
+    print(f"{folder}: {new} of {len(runs)} runs restored")
+
+
+def run() -> None:
+    """The script."""
+    raise SystemExit(report_errors(lambda: main(sys.argv[1:])))

@@ -1,0 +1,200 @@
+"""Evaluate a run's language model on a benchmark of lm-evaluation-harness, such as MMLU.
+
+python scripts/evaluate.py outputs/main/alpaca/RUN --task mmlu
+python scripts/evaluate.py outputs/main/alpaca/RUN --task hellaswag,arc_easy --limit 200
+
+It needs pip install 'heterolora[lm-eval]', and accepts every task of that package. MMLU is 5-shot,
+and the answer is the letter with the highest likelihood; the table has every subject, and the mean
+over all questions. Data comes from the hub or its cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from heterolora.errors import ConfigError, DataError, RecordError, one_line
+from heterolora.files import write_atomically, writing
+from heterolora.harness.cli.arguments import Parser, add_arguments, add_device
+from heterolora.harness.cli.run import report_errors
+from heterolora.harness.config.validation import suggestion
+from heterolora.harness.records import schema
+from heterolora.seeding import use_deterministic_kernels
+from heterolora.settings import torch
+from heterolora.training.precision import autocast_for, matmul_precision
+
+if TYPE_CHECKING:
+    from heterolora.harness.cli.trained import TrainedRun
+
+SHOTS = {"mmlu": 5}
+"""How many examples a benchmark is published with, where the harness gives none by itself."""
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(__doc__)
+    add_arguments(parser)
+    parser.add_argument(
+        "--task", required=True, help="one or more tasks of lm-evaluation-harness: a,b"
+    )
+    parser.add_argument(
+        "--shots",
+        type=int,
+        help="few-shot examples per question (default: 5 for mmlu, else the task's own)",
+    )
+    parser.add_argument(
+        "--limit", type=int, help="use only this many questions per task or subject"
+    )
+    parser.add_argument(
+        "--include", type=Path, metavar="DIR", help="a folder with your own task files"
+    )
+    parser.add_argument("--batch-size", type=int, help="default: the run's evaluation.batch_size")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help=f"file for all numbers (default: RUN/{schema.EVALUATIONS}/TASK-WEIGHTS.json)",
+    )
+    add_device(parser)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Evaluate, write the numbers, and print their table."""
+    asked = parsed(arguments)
+    from heterolora.harness.cli.trained import opened  # and Transformers, which --help does without
+
+    trained = opened(asked)
+    if not trained.config.task.build().needs_decoder:
+        raise RecordError(
+            f"{asked.run}: is a run of task={trained.config.task.name}, which is not a language "
+            "model; give a run of a language model, such as one of task=alpaca"
+        )
+    harness = imported()
+    tasks = harness.TaskManager(include_path=asked.include and str(asked.include))
+    names = known(asked.task.split(","), tasks.all_tasks)
+    found = measured(trained.on_device(asked.device), harness, tasks, names, asked)
+    kept = {key: found[key] for key in ("results", "groups", "n-shot", "versions") if key in found}
+    kept |= {"n-samples": found["n-samples"], "harness": harness.version}
+    file = asked.out or (
+        trained.directory / schema.EVALUATIONS / f"{'+'.join(names)}-{trained.which}.json"
+    )
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(kept, indent=2, default=str) + "\n")
+    for column in ("results", "groups"):
+        if column in found:
+            print(harness.make_table(found, column))
+    print(f"{file}: the {trained.which} weights of {trained.directory}")
+
+
+def imported() -> SimpleNamespace:
+    """What is used of the harness.
+
+    Raises:
+        ConfigError: if it is not installed.
+    """
+    import transformers
+
+    # It sets up logging of its own, and some of it takes its time.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        import lm_eval
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+        from lm_eval.utils import make_table
+    except ImportError as error:
+        raise ConfigError(
+            [
+                f"--task: lm-evaluation-harness is not installed ({one_line(error)}); pip install "
+                "'heterolora[lm-eval]'"
+            ]
+        ) from error
+    return SimpleNamespace(
+        TaskManager=TaskManager,
+        HFLM=HFLM,
+        evaluate=lm_eval.simple_evaluate,
+        make_table=make_table,
+        version=lm_eval.__version__,
+    )
+
+
+def known(names: Sequence[str], there: Sequence[str]) -> list[str]:
+    """The names of tasks, each of which the harness has.
+
+    Raises:
+        ConfigError: with every one that it has not.
+    """
+    unknown = [name for name in names if name not in there]
+    if unknown:
+        near = {name: suggestion(name, there) for name in unknown}
+        raise ConfigError(
+            [
+                f"--task={name}: the harness has no such task; "
+                + (hint if hint.startswith("did") else "list them with lm-eval ls tasks")
+                for name, hint in near.items()
+            ]
+        )
+    return list(names)
+
+
+def measured(
+    trained: TrainedRun,
+    harness: SimpleNamespace,
+    tasks: Any,
+    names: Sequence[str],
+    asked: argparse.Namespace,
+) -> Mapping[str, Any]:
+    """What the harness finds.
+
+    Raises:
+        DataError: if it cannot run a task, such as without its data.
+    """
+    from heterolora.training.memory import memory_advice
+
+    config, device = trained.config, torch.device(trained.config.device)
+    shots = {name: SHOTS.get(name) if asked.shots is None else asked.shots for name in names}
+    use_deterministic_kernels()
+    loaded = trained.load()
+    with matmul_precision(config.training.tf32, device), memory_advice(device):
+        model = harness.HFLM(
+            pretrained=trained.adapters(loaded).model.eval(),
+            tokenizer=loaded.tokenizer,
+            backend="causal",
+            batch_size=asked.batch_size or config.evaluation.batch_size,
+        )
+        found: dict[str, Any] = {}
+        for count in dict.fromkeys(shots.values()):
+            these = [name for name in names if shots[name] == count]
+            try:
+                with autocast_for(config.precision, device)():
+                    one = harness.evaluate(
+                        model=model,
+                        tasks=these,
+                        num_fewshot=count,
+                        limit=asked.limit,
+                        task_manager=tasks,
+                        log_samples=False,
+                    )
+            except (OSError, ValueError, KeyError) as error:
+                raise DataError(
+                    f"--task={','.join(these)}: the harness cannot run it "
+                    f"({one_line(error)[:200]}); if its data is missing, run this once on a "
+                    "machine with internet access and point HF_HOME at its cache"
+                ) from error
+            for key, value in one.items():
+                found[key] = {**found.get(key, {}), **value} if isinstance(value, dict) else value
+    return found
+
+
+def run() -> None:
+    """Entry point of the script and of `heterolora-evaluate`."""
+    sys.exit(report_errors(lambda: main(sys.argv[1:])))

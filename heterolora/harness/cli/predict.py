@@ -1,0 +1,232 @@
+"""Write a run's predictions: a table of every example, and a benchmark's submission file.
+
+python scripts/predict.py outputs/main/mrpc/RUN --split test
+python scripts/predict.py outputs/main/mrpc/RUN --data pairs.parquet
+python scripts/predict.py outputs/main/mnli/RUN --task ax --split test
+
+The table is a parquet file with the columns index, logits, prediction, and label if the examples
+have labels. For test splits of GLUE and SuperGLUE it also writes the submission file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose
+from omegaconf import OmegaConf
+
+from heterolora.errors import ConfigError, DataError, RecordError
+from heterolora.files import write_atomically, writing
+from heterolora.harness.cli.arguments import Parser, add_arguments, add_device
+from heterolora.harness.cli.compose import composing, options
+from heterolora.harness.cli.run import report_errors
+from heterolora.harness.config import TaskConfig, plugins, suggestion
+from heterolora.harness.data.submissions import submission
+from heterolora.harness.data.tables import read_files
+from heterolora.harness.records import schema
+from heterolora.seeding import use_deterministic_kernels
+from heterolora.settings import torch
+from heterolora.tasks.predicting import Predicting
+from heterolora.training.precision import autocast_for, matmul_precision
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from heterolora.harness.cli.trained import TrainedRun
+    from heterolora.tasks.base import Columns
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(__doc__)
+    add_arguments(parser)
+    parser.add_argument("--split", help="split of the task (default: the run's validation split)")
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        type=Path,
+        help="a file with the task's columns to predict (parquet, CSV, TSV or JSON lines), or the\n"
+        "folder where the task's splits are now",
+    )
+    parser.add_argument(
+        "--task", metavar="NAME", help="another task that the run's model can predict, such as ax"
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help=f"folder to write to (default: RUN/{schema.PREDICTIONS})",
+    )
+    add_device(parser)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Predict, write what is asked, and print where it is."""
+    asked = parsed(arguments)
+    import transformers  # which takes longer to import than it takes to print the help
+
+    from heterolora.harness.cli.trained import opened
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    trained = opened(asked).on_device(asked.device)
+    own = trained.config.task
+    section = own if asked.task is None else other_task(asked.task, own)
+    task, data = predicting(section), read(section, asked.data, asked.split)
+    if task.hides_labels(data.columns):
+        task = task.without_labels()
+    made = predicted(trained, task, data)
+    folder = asked.out or trained.directory / schema.PREDICTIONS
+    file = folder / f"{section.name}-{data.split}.parquet"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_table(file, made.table)
+        said = [f"{file}: {made.table.num_rows} predictions"]
+        wanted = submission(section, data.split)
+        if wanted is not None:
+            lines = wanted.lines(data.columns, made.table["prediction"].to_pylist())
+            write_atomically(folder / wanted.file, "".join(f"{line}\n" for line in lines))
+            said.append(f"{folder / wanted.file}: for the benchmark")
+    measured = ", ".join(f"{name} {value:.4f}" for name, value in made.metrics.items())
+    print("\n".join([*said, *([measured] if measured else [])]))
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is predicted.
+
+    Attributes:
+        where: what to call it in an error.
+        split: its name.
+        columns: all that there are.
+    """
+
+    where: str
+    split: str
+    columns: Columns
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What came out.
+
+    Attributes:
+        table: a row for each example.
+        metrics: of those that have labels; none where they have not.
+    """
+
+    table: pa.Table
+    metrics: Mapping[str, float]
+
+
+def read(task: TaskConfig, data: Path | None, split: str | None) -> Data:
+    """The data that is asked for.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    from heterolora.harness.data import sources
+
+    if data is not None and not data.is_dir():
+        columns = read_files([data], f"--data {data}", task.build().texts)
+        return Data(str(data), split or data.stem, columns)
+    if data is not None:
+        task = task.model_copy(update={"path": str(data)})
+    split = split or task.validation_split
+    if split is None:
+        raise DataError(f"--split: task {task.name} has no validation split; name another split")
+    where, columns = sources.read(task, split)
+    return Data(where, split, columns)
+
+
+def predicting(section: TaskConfig) -> Predicting:
+    """The task.
+
+    Raises:
+        RecordError: if it is none that gives answers.
+    """
+    task = section.build()
+    if not isinstance(task, Predicting):
+        raise RecordError(
+            f"task.kind={section.kind}: has no predictions that can be written to a file; give a "
+            "run of another kind of task"
+        )
+    return task
+
+
+def other_task(name: str, own: TaskConfig) -> TaskConfig:
+    """The task of that name, read as long as the run's own.
+
+    Raises:
+        ConfigError: if there is none.
+        RecordError: if its answers are not those of the run's own.
+    """
+    known = options("task")
+    if name not in known:
+        raise ConfigError([f"--task {name}: there is no such task; {suggestion(name, known)}"])
+    with composing():
+        raw: Any = OmegaConf.to_container(compose("config", [f"task={name}"]).task, resolve=True)
+    kind = plugins.find("task", raw.get("kind", plugins.GROUPS["task"].default))
+    assert kind is not None  # of a task of this project
+    section = kind(**raw | {"max_length": own.model_dump()["max_length"]})
+    assert isinstance(section, TaskConfig)
+    theirs, ours = section.build(), own.build()
+    if type(theirs) is not type(ours) or theirs.model_options != ours.model_options:
+        raise RecordError(
+            f"--task {name}: its kind or its labels differ from those of {own.name}, on which the "
+            f"model was trained; give a run of {name}, or of a task with the same labels"
+        )
+    return section
+
+
+def predicted(trained: TrainedRun, task: Predicting, data: Data) -> Predicted:
+    """What the model says of every example."""
+    import pyarrow as pa
+
+    from heterolora.training.evaluation import outputs
+
+    config = trained.config
+    examples = task.check(data.columns, data.where)
+    device = torch.device(config.device)
+    use_deterministic_kernels()
+    scores: list[list[float]] = []
+    metric = task.metric() if task.has_labels else None
+    with matmul_precision(config.training.tf32, device):
+        loaded = trained.load()
+        adapters = trained.adapters(loaded)
+        split = task.encode(examples, loaded.tokenizer, loaded.positions, device)
+        autocast = autocast_for(config.precision, device)
+        size = config.evaluation.batch_size
+        for output, batch in outputs(adapters.model, split, size, autocast):
+            scores += task.scores(output, batch)
+            if metric is not None:
+                metric.update(output, batch)
+    columns = {
+        "index": range(len(examples)),
+        "logits": scores,
+        "prediction": task.chosen(scores, examples),
+    }
+    if task.label is not None:
+        columns["label"] = examples.columns[task.label]
+    return Predicted(pa.table(columns), metric.compute() if metric else {})
+
+
+def write_table(file: Path, table: pa.Table) -> None:
+    """Write a parquet file, atomically."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    sink = pa.BufferOutputStream()
+    parquet.write_table(table, sink)
+    write_atomically(file, sink.getvalue().to_pybytes())
+
+
+def run() -> None:
+    """Entry point of the script and of `heterolora-predict`."""
+    sys.exit(report_errors(lambda: main(sys.argv[1:])))

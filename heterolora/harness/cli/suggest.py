@@ -1,0 +1,199 @@
+"""Suggest where the LoRA parameters of a model should go, from a file of examples.
+
+python -m heterolora suggest facebook/opt-350m reviews.csv --text review --label stars
+python -m heterolora suggest path/to/llama notes.jsonl --budget-rank 4 --output config
+
+With --label, or a column named label, the model gets a classification head (or a regression head,
+if labels are fractions); without, it is a language model.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from heterolora.errors import ConfigError, DataError, one_line
+from heterolora.files import writing
+from heterolora.harness.cli.arguments import Parser
+from heterolora.harness.cli.run import report_errors
+from heterolora.settings import torch
+from heterolora.tasks import CausalLM, Classification, Task
+
+READERS: dict[str, Callable[[Any, Path], Any]] = {
+    ".csv": lambda pd, file: pd.read_csv(file),
+    ".tsv": lambda pd, file: pd.read_csv(file, sep="\t"),
+    ".jsonl": lambda pd, file: pd.read_json(file, lines=True),
+    ".json": lambda pd, file: pd.read_json(file),
+    ".parquet": lambda pd, file: pd.read_parquet(file),
+}
+"""How pandas reads each type of file."""
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(__doc__)
+    parser.add_argument("model", help="a folder in Hugging Face format, or a name on the hub")
+    parser.add_argument("data", type=Path, help=f"a file of examples: {', '.join(READERS)}")
+    parser.add_argument(
+        "--text",
+        nargs="+",
+        metavar="COLUMN",
+        help="the text column, or two for pairs (default: every column of strings)",
+    )
+    parser.add_argument(
+        "--label", metavar="COLUMN", help="the label column (default: label, if there is one)"
+    )
+    parser.add_argument(
+        "--max-length", type=int, default=128, help="maximum tokens per example (default: 128)"
+    )
+    parser.add_argument("--target", nargs="+", default=["q", "v"], help="modules (default: q v)")
+    parser.add_argument(
+        "--budget-rank",
+        type=int,
+        default=8,
+        help="budget: as many parameters as plain LoRA with this rank (default: 8)",
+    )
+    parser.add_argument(
+        "--enable-rate",
+        type=float,
+        default=0.25,
+        help="the maximum rank is budget rank / enable rate (default: 0.25)",
+    )
+    parser.add_argument(
+        "--proxy",
+        default="gradnorm",
+        help="gradnorm (default), gradnorm_l1, snip, synflow, fisher, gora, gradsvd, eva, or a\n"
+        "control: constant, depth, spaced, role",
+    )
+    parser.add_argument(
+        "--selection", default="top", help="top (default), proportional or waterfill"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write adapter_config.json here")
+    parser.add_argument(
+        "--plot", type=png, metavar="FILE.png", help="plot scores and ranks to this file"
+    )
+    return parser.parse_args(arguments)
+
+
+def png(name: str) -> Path:
+    """The path of an image."""
+    if not name.endswith(".png"):
+        raise argparse.ArgumentTypeError(f"{name}: must end with .png")
+    return Path(name)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the allocation, and the configuration for PEFT."""
+    asked = parsed(arguments)
+    import transformers  # which takes longer to import than it takes to print the help
+
+    from heterolora.architectures import load_pretrained
+    from heterolora.integrations.suggest import suggest
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        columns, task = read(asked.data, asked.text, asked.label, asked.max_length)
+    except ValueError as error:
+        raise ConfigError([f"--{one_line(error).replace('_', '-')}"]) from error
+    loaded = load_pretrained(asked.model, task, seed=asked.seed)
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    loaded.model.to(device)
+    examples = task.check(columns, str(asked.data))
+    train = task.encode(examples, loaded.tokenizer, loaded.positions, device)
+    try:
+        found = suggest(
+            loaded.model,
+            train.in_order(8, 256),
+            task.loss,
+            asked.proxy,
+            asked.budget_rank,
+            asked.selection,
+            asked.target,
+            enable_rate=asked.enable_rate,
+            seed=asked.seed,
+        )
+    except ValueError as error:
+        raise ConfigError([one_line(error)]) from error
+    print(found)
+    if asked.plot is not None:
+        with writing(asked.plot):
+            found.plot(asked.plot)
+    config = found.to_peft()
+    if asked.output is None:
+        print(f"\nLoraConfig(\n    r={config.r},\n    lora_alpha={config.lora_alpha},")
+        for name in ("rank_pattern", "alpha_pattern"):
+            print(f"    {name}={getattr(config, name)},")
+        print(f"    target_modules={sorted(config.target_modules)},")
+        print(f"    task_type={str(config.task_type)!r},\n)")
+        return
+    with writing(asked.output):
+        asked.output.mkdir(parents=True, exist_ok=True)
+        config.base_model_name_or_path = asked.model
+        config.save_pretrained(str(asked.output))
+    print(f'\n{asked.output}: load it with peft.LoraConfig.from_pretrained("{asked.output}")')
+
+
+def read(
+    file: Path, text: Sequence[str] | None, label: str | None, max_length: int
+) -> tuple[dict[str, list[Any]], Task]:
+    """The columns of a file, labels as numbers, and the task that they make.
+
+    Raises:
+        DataError: if it cannot be read, or a column is missing.
+    """
+    import pandas as pd
+
+    if file.suffix not in READERS:
+        raise DataError(f"{file}: must be of type {', '.join(READERS)}; convert it")
+    try:
+        frame: pd.DataFrame = READERS[file.suffix](pd, file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read ({one_line(error)[:160]})") from error
+    label = label or ("label" if "label" in frame else None)
+    if frame.empty:
+        raise DataError(f"{file}: has no rows; give a file with examples")
+    strings = [
+        name for name in frame if name != label and pd.api.types.is_string_dtype(frame[name])
+    ]
+    texts = list(text or strings)
+    if missing := [name for name in [*texts, label] if name is not None and name not in frame]:
+        raise DataError(
+            f"{file}: has no column {', '.join(missing)}; choose from {', '.join(map(str, frame))}"
+        )
+    if not 1 <= len(texts) <= 2:
+        raise DataError(
+            f"{file}: has {len(texts)} text columns ({', '.join(texts)}); choose one, or two for "
+            "pairs, with --text"
+        )
+    columns = {name: frame[name].tolist() for name in texts}
+    if label is None:
+        if len(texts) == 2:
+            raise DataError(
+                f"{file}: a language model reads only one column; choose it with --text"
+            )
+        return columns, CausalLM(text=texts[0], max_length=max_length)
+    values = frame[label]
+    if values.isna().any():
+        row = int(values.isna().to_numpy().argmax())
+        raise DataError(f"{file}: row {row} has no {label}; repair or drop that row")
+    if values.nunique() < 2:
+        raise DataError(f"{file}: column {label} has only one value; give examples of all classes")
+    settings: dict[str, Any] = {
+        "sentences": tuple(texts),
+        "label": label,
+        "max_length": max_length,
+    }
+    if pd.api.types.is_float_dtype(values) and not (values == values.round()).all():
+        columns[label] = values.tolist()
+        return columns, Classification(**settings, num_labels=1, metrics=("pearson",))
+    classes, names = pd.factorize(values, sort=True)
+    columns[label] = classes.tolist()
+    return columns, Classification(**settings, num_labels=len(names), metrics=("accuracy",))
+
+
+def run() -> None:
+    """Entry point of `python -m heterolora suggest`."""
+    sys.exit(report_errors(lambda: main(sys.argv[1:])))

@@ -1,0 +1,83 @@
+"""From a configuration composed by Hydra to a typed one."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from heterolora.errors import ConfigError, one_line
+from heterolora.harness import hub as network
+from heterolora.harness.config.schema import Config
+from heterolora.harness.config.validation import Rule, problems_of_changes, validate
+from heterolora.training.precision import resolve_device, resolve_precision
+
+
+def prepare(cfg: DictConfig) -> Config:
+    """Validate a composed configuration and settle what depends on the machine.
+
+    Raises:
+        ConfigError: with all problems.
+    """
+    config = validate(_resolved(cfg), (*_rules(), *_model_rules()))
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    return config.model_copy(update={"device": str(device), "precision": precision})
+
+
+def check(cfg: DictConfig) -> None:
+    """Check all that needs neither torch nor Transformers, which take seconds to import.
+
+    Raises:
+        ConfigError: with all problems but those that only the model or the device shows.
+    """
+    validate(_resolved(cfg), _rules())
+
+
+ASKED = ("model", "search_space")
+"""Sections that only the model itself can check."""
+
+
+def changes(cfg: DictConfig, changed: Collection[str]) -> list[str]:
+    """Return the problems with the sections `changed` of a configuration that was valid before.
+
+    Rules that consult the model are applied only if what was changed requires them; `prepare`
+    applies all rules.
+    """
+    asked = _rules()
+    if not set(ASKED).isdisjoint(changed):
+        asked = (*asked, *_model_rules())
+    return problems_of_changes(_resolved(cfg), asked, changed)
+
+
+def _rules() -> Sequence[Rule]:
+    """Return the rules that need neither torch nor Transformers."""
+    from heterolora.harness.config import engine_rules, rules, task_rules
+
+    return (*rules.RULES, *task_rules.RULES, *engine_rules.RULES)
+
+
+def _model_rules() -> Sequence[Rule]:
+    """Return the rules that need torch and Transformers."""
+    from heterolora.harness.config import model_rules, storage_rules
+
+    return (*model_rules.RULES, *storage_rules.RULES)
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configuration as plain values, and go offline from here on if it says so.
+
+    Raises:
+        ConfigError: if a value cannot be resolved.
+    """
+    try:
+        raw = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        reason = one_line(error).split(" full_key: ")[0].removesuffix(".")
+        raise ConfigError(
+            [f"{error.full_key}: cannot be resolved ({reason}); set it with {error.full_key}=..."]
+        ) from error
+    assert isinstance(raw, dict)
+    if raw.get("offline") is True:
+        network.stay_offline()  # before a rule loads a model
+    return {str(key): value for key, value in raw.items()}

@@ -1,0 +1,98 @@
+"""Rules across sections about how the weights of a model are stored, and its attention."""
+
+import importlib.util
+from collections.abc import Iterable
+
+from transformers import MODEL_MAPPING
+
+from heterolora.errors import ModelError
+from heterolora.harness.config import checkpoints
+from heterolora.harness.config.model_rules import device_exists
+from heterolora.harness.config.schema import (
+    Device,
+    MethodConfig,
+    ModelConfig,
+    Precision,
+    SearchSpaceConfig,
+)
+from heterolora.harness.config.validation import Rule
+from heterolora.training.precision import resolve_device, resolve_precision
+
+
+def bf16_needs_bf16(model: ModelConfig, precision: Precision, device: Device) -> Iterable[str]:
+    """Trained parameters are fp32, and work with bf16 weights only under autocast."""
+    if model.dtype != "bf16" or list(device_exists(device)):
+        return
+    resolved = resolve_precision(precision, resolve_device(device))
+    if resolved != "bf16":
+        here = f", but precision=auto is {resolved} here" if precision == "auto" else ""
+        yield (
+            f"model.dtype=bf16: needs forward passes in bf16{here}; set precision=bf16, or "
+            "model.dtype=fp32"
+        )
+
+
+def quantization_is_there(model: ModelConfig, device: Device) -> Iterable[str]:
+    """Quantized weights need a GPU and bitsandbytes."""
+    if model.quantization is None:
+        return
+    if resolve_device(device).type != "cuda":
+        yield (
+            f"model.quantization={model.quantization}: needs a GPU, but device={device} is not "
+            "one; set device=cuda where there is one, or model.quantization=null"
+        )
+    elif importlib.util.find_spec("bitsandbytes") is None:
+        yield (
+            f"model.quantization={model.quantization}: needs bitsandbytes, which is not installed; "
+            "pip install 'heterolora[quantization]', or set model.quantization=null"
+        )
+
+
+def whole_layers_for_peft(
+    model: ModelConfig, method: MethodConfig, space: SearchSpaceConfig
+) -> Iterable[str]:
+    """PEFT's methods need projections that are linear layers of their own."""
+    try:
+        if not method.build().targets_layers:
+            return
+        family = checkpoints.family(model)
+    except ModelError:
+        return  # reported by model_is_usable, or when the method is applied
+    parts = family.rows(checkpoints.settings(model))
+    fused = [role for role in space.projections if role in parts]
+    if fused:
+        yield (
+            f"method={method.name}: adapts whole layers, but {', '.join(fused)} of "
+            f"{family.model_type} models are parts of one layer; choose method=heterolora, or "
+            "other search_space.projections, such as [o,down]"
+        )
+
+
+def attention_is_there(model: ModelConfig, precision: Precision, device: Device) -> Iterable[str]:
+    """The model and the machine support the requested attention."""
+    asked = f"model.attn_implementation={model.attn_implementation}"
+    remedy = "set model.attn_implementation=null, or eager"
+    if model.attn_implementation in (None, "eager") or list(device_exists(device)):
+        return
+    try:
+        kind = MODEL_MAPPING[type(checkpoints.settings(model))]
+    except ModelError:
+        return  # reported by model_is_usable
+    flash = model.attn_implementation == "flash_attention_2"
+    if not (kind._supports_flash_attn if flash else kind._supports_sdpa):
+        name = checkpoints.settings(model).model_type
+        yield f"{asked}: {name} models do not support this attention; {remedy}"
+    elif flash and resolve_device(device).type != "cuda":
+        yield f"{asked}: needs a GPU, but device={device} is not one; {remedy}"
+    elif flash and importlib.util.find_spec("flash_attn") is None:
+        yield f"{asked}: needs flash-attn, which is not installed; install it, or {remedy}"
+    elif flash and resolve_precision(precision, resolve_device(device)) != "bf16":
+        yield f"{asked}: computes in bf16; set precision=bf16, or {remedy}"
+
+
+RULES: tuple[Rule, ...] = (
+    bf16_needs_bf16,
+    quantization_is_there,
+    whole_layers_for_peft,
+    attention_is_there,
+)

@@ -1,0 +1,255 @@
+"""The sections that every table has: the grid of the paper, its cells, comparisons and cost."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+
+from heterolora.harness.reporting.cells import Cell, Comparison
+from heterolora.harness.reporting.layout import Number
+from heterolora.harness.reporting.report import NOTHING, Section, mean_std, section, text
+from heterolora.harness.reporting.statistics import EXACT, RESAMPLES, Paired, Spread, spread
+
+PAPER = "  the paper"
+PARTS = ("training", "searching", "evaluating")
+
+
+def grids(cells: Sequence[Cell]) -> list[Section]:
+    """Lay the table out as the paper does: a grid for each model, or for each model and task.
+
+    The columns are tasks, unless the table has columns of its own.
+    """
+    across = any(cell.entry.column for cell in cells)
+    found = []
+    for names, group in groupby(cells, lambda cell: (cell.model, cell.task)[: 1 + across]):
+        metrics = set()
+        lines: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+        for cell in group:
+            column = cell.entry.column if across else cell.task
+            lines[cell.entry.row, ""][column] = _entry(cell)
+            lines[cell.entry.row, PAPER][column] = _paper(cell.published)
+            metrics |= {run.metric_in_words for run in cell.runs}
+        shown = {line: row for line, row in lines.items() if line[1] != PAPER or any(row.values())}
+        frame = pd.DataFrame(shown.values()).fillna("")
+        frame.insert(0, "", [line or name for name, line in shown])
+        explanation = (
+            f"Best validation {' or '.join(sorted(metrics)) or 'metric'} over epochs: mean ± "
+            "sample standard deviation over seeds (number of seeds). !: see the notes."
+        )
+        found.append(Section(", ".join(names), explanation, frame))
+    return found
+
+
+def numbers(name: str, cells: Sequence[Cell], compared: Sequence[Comparison]) -> pd.DataFrame:
+    """Return the cells of table `name`, a row each, with every number in a column; NaN if unknown.
+
+    Metrics are in their units, percent or none; times are in seconds, medians over runs. A
+    comparison's columns begin with its role, such as `random_drawn_once_p`.
+    """
+    return pd.DataFrame([{"table": name} | _numbers(cell, compared) for cell in cells])
+
+
+def _numbers(cell: Cell, compared: Sequence[Comparison]) -> dict[str, Any]:
+    paper = cell.published or Number()
+    last = spread([*cell.by_seed("last").values()])
+    keys = [f"seconds.{part}" for part in PARTS] + ["parameters.enabled", "peak_memory_bytes"]
+    seen = cell.frame.reindex(columns=keys).astype(float)
+    other = seen["seconds.training"] + seen["seconds.evaluating"]
+    overhead = 100 * seen["seconds.searching"] / other.where(other > 0)
+    tested = cell.by_seed("test") if "test" in cell.frame else {}
+    row: dict[str, Any] = {
+        "model": cell.model,
+        "task": cell.task,
+        "row": cell.entry.row,
+        "column": cell.entry.column,
+        "n": len(cell.by_seed()),
+        "seeds": " ".join(map(str, cell.by_seed())),
+        "missing_seeds": " ".join(map(str, cell.missing)),
+        **_spread("best", cell.best, "mean", "std", "median"),
+        **_spread("last", last, "mean", "std"),
+        **(_spread("test", spread([*tested.values()]), "mean", "std") if tested else {}),
+        "parameters_on": seen["parameters.enabled"].median(),
+        "printed_mean": paper.printed,
+        "printed_std": paper.std,
+        **_spread("logged", paper.logs, "n", "mean", "std"),
+        "logged_later": paper.later,
+        **{f"seconds_{part}": seen[f"seconds.{part}"].median() for part in PARTS},
+        "overhead_percent": overhead.median(),
+        "peak_memory_bytes": seen["peak_memory_bytes"].max(),
+        "searches": len(cell.searches),
+        "searches_degenerate": int(cell.searches["degenerate"].sum()),
+        "searches_tied": int(cell.searches["tied"].sum()),
+    }
+    for one in compared:
+        if one.cell is cell:
+            low, high = one.paired.interval or (None, None)
+            own, others = one.seconds
+            found = {
+                "row": one.other.label,
+                "n": one.paired.n,
+                "difference": one.paired.difference,
+                "difference_std": one.paired.std,
+                "low": low,
+                "high": high,
+                "p": one.paired.p,
+                "p_holm": one.p_holm,
+                "size": one.size,
+                "seeds_needed": one.seeds_needed,
+                "gain_ruled_out": one.ruled_out,
+                "seconds_own": own,
+                "seconds_other": others,
+            }
+            prefix = "_".join(one.role.replace(",", "").split())
+            row |= {f"{prefix}_{key}": value for key, value in found.items()}
+    return row | {"flags": "; ".join(cell.flags) or None}
+
+
+def _spread(prefix: str, found: Spread | None, *keys: str) -> dict[str, float | None]:
+    return {f"{prefix}_{key}": getattr(found, key, None) for key in keys}
+
+
+def details(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
+    """List every cell beside the paper's numbers; `found` are the cells' `numbers`."""
+    published = any(cell.published for cell in cells)
+    tested = "test_mean" in found
+    rows = []
+    for cell, known in zip(cells, found.to_dict("records"), strict=True):
+        row = {
+            **cell.names,
+            "n": known["n"],
+            "best epoch": mean_std(known["best_mean"], known["best_std"]),
+            "median": text(known["best_median"], ".1f"),
+            "last": text(known["last_mean"], ".1f"),
+            **({"test": mean_std(known["test_mean"], known["test_std"])} if tested else {}),
+            "parameters": text(known["parameters_on"], ",.0f"),
+        }
+        if published:
+            row["printed"] = mean_std(known["printed_mean"], known["printed_std"])
+            row["logged"] = mean_std(known["logged_mean"], known["logged_std"])
+            if row["logged"] != NOTHING and known["logged_n"] != 3:
+                row["logged"] += f" ({known['logged_n']:.0f})"
+        rows.append(row)
+    explanation = (
+        "Over seeds: the best epoch's mean ± sample standard deviation and median, the last "
+        "epoch's mean; the adapter parameters that are on at the end."
+    )
+    if tested:
+        explanation += " Test: the best epoch on a split that was not used for selection."
+    if published:
+        explanation += (
+            " Printed: in the paper. Logged: mean ± std in the authors' logs (number of seeds, "
+            "if not three)."
+        )
+    return section("Cells", explanation, rows)
+
+
+def comparisons(found: Sequence[Comparison]) -> Section:
+    """List the paired statistics of each comparison."""
+    rows = [
+        {
+            **one.cell.names,
+            "against": one.role,
+            "n": one.paired.n,
+            "difference": text(one.paired.difference, "+.2f"),
+            "95% interval": _interval(one.paired),
+            "p": _p(one.paired.p),
+            "Holm p": _p(one.p_holm),
+            "seeds needed": f"{one.seeds_needed} for {one.size:.1f}"
+            if one.seeds_needed
+            else NOTHING,
+        }
+        for one in found
+        if one.paired.n
+    ]
+    tests = sum(one.p_holm is not None for one in found)
+    explanation = (
+        "Difference: the row minus its baseline of equal budget, or minus random allocation, in "
+        "points: the mean over the n seeds that both rows have, with its t interval. p: "
+        f"two-sided sign-flip test, exact up to n = {EXACT} and estimated from {RESAMPLES + 1:,} "
+        f"sign vectors above that; Holm p: corrected for the {tests} comparisons that have one. "
+        "Seeds needed: for a t test to detect a difference of the paper's size (in points) at 0.05 "
+        "with power 0.8, if differences vary as they do here (a rough estimate where seeds are "
+        "few)."
+    )
+    return section("Comparisons, seed by seed", explanation, rows)
+
+
+def gains(found: Sequence[Comparison]) -> Section:
+    """List what each comparison gains and at what cost, and which gains it rules out."""
+    rows = [
+        {
+            **one.cell.names,
+            "against": one.role,
+            "gain": text(one.gain, "+.2f"),
+            "ruled out": _ruled_out(one.ruled_out),
+            "seconds": text(one.seconds[0], ",.1f"),
+            "the other's": text(one.seconds[1], ",.1f"),
+        }
+        for one in found
+        if one.paired.n
+    ]
+    explanation = (
+        "Gain: the difference in the section above, positive where the row is better. Ruled out: "
+        "gains above this are outside the 95% interval. Seconds: training and searching, for the "
+        "row and for the row that it is compared with; medians over the seeds that both rows "
+        "have."
+    )
+    return section("Gains, their cost, and what is ruled out", explanation, rows)
+
+
+def costs(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
+    """List time and memory of each cell, and how decisive its searches were."""
+    rows = [
+        {
+            **cell.names,
+            "train s": text(known["seconds_training"], ",.1f"),
+            "search s": text(known["seconds_searching"], ",.1f"),
+            "eval s": text(known["seconds_evaluating"], ",.1f"),
+            "overhead": text(known["overhead_percent"] / 100, ".1%"),
+            "peak MiB": text(known["peak_memory_bytes"] / 2**20, ",.0f"),
+            "degenerate": cell.of_searches("degenerate"),
+            "tied": cell.of_searches("tied"),
+        }
+        for cell, known in zip(cells, found.to_dict("records"), strict=True)
+        if cell.runs
+    ]
+    explanation = (
+        "Median seconds of a run; overhead: searching as a share of training and evaluating; the "
+        "highest peak memory. Degenerate: searches in which all scores were equal, so sites were "
+        "chosen at random (always the case where random allocation is redrawn); tied: searches "
+        "in which equal scores at the cutoff were decided at random."
+    )
+    return section("Cost and searches", explanation, rows)
+
+
+def _entry(cell: Cell) -> str:
+    if cell.best is None:
+        return "missing"
+    return f"{mean_std(cell.best.mean, cell.best.std)} ({cell.best.n}){'!' if cell.flags else ''}"
+
+
+def _paper(number: Number | None) -> str:
+    """Format the printed number or, if there is none, the logged one, marked as such."""
+    if number is None:
+        return ""
+    if number.printed is None and number.logs:
+        return f"{mean_std(number.logs.mean, number.logs.std)} log"
+    return mean_std(number.printed, number.std)
+
+
+def _interval(paired: Paired) -> str:
+    if paired.interval is None:
+        return "one seed" if paired.n == 1 else "no spread"
+    return "{:+.2f} to {:+.2f}".format(*paired.interval)
+
+
+def _ruled_out(bound: float | None) -> str:
+    if bound is None:
+        return NOTHING
+    return f"above {bound:.2f}" if bound > 0 else "any gain"
+
+
+def _p(value: float | None) -> str:
+    return text(value, ".2f" if value is not None and value >= 0.01 else ".1g")

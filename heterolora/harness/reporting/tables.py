@@ -1,0 +1,62 @@
+"""Make the report of a table from the frame of runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from heterolora.errors import RecordError
+from heterolora.harness.reporting import recall, sections, studies
+from heterolora.harness.reporting.cells import cells_of, compare, reported
+from heterolora.harness.reporting.diagnostics import diagnostics
+from heterolora.harness.reporting.layout import Table
+from heterolora.harness.reporting.notes import nearest, notes_of
+from heterolora.harness.reporting.report import Report
+
+SPECIAL: Mapping[str, Callable[[Table, pd.DataFrame], Report]] = {
+    "importance": studies.importance,
+    "recall": recall.by_rule,
+}
+"""The functions that make reports without rows."""
+
+
+def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Report:
+    """Make the report of a table.
+
+    Args:
+        table: the table.
+        runs: its runs (see `runs_of`), finished or not.
+        left_out: a line for each record that could not be read.
+
+    Raises:
+        RecordError: if none of the runs belongs to it.
+    """
+    if table.report in SPECIAL:
+        made = SPECIAL[table.report](table, runs)
+        return replace(made, notes=[*left_out, *made.notes])
+    cells = found = cells_of(table, runs)
+    if not found:
+        raise RecordError(
+            f"no run here belongs to {table.title}{nearest(table, runs)}; run {table.again}"
+        )
+    if table.tuned:
+        cells = [studies.at_best(cell, table.tuned, table.tuning_seeds) for cell in found]
+    compared = compare(cells, table.family)
+    numbers = sections.numbers(table.name, cells, compared)
+    parts = [
+        *sections.grids(cells),
+        *([studies.tried(found, table.tuned, table.tuning_seeds)] if table.tuned else []),
+        *([studies.stability(cells)] if table.stability else []),
+        sections.details(cells, numbers),
+        sections.comparisons(compared),
+        sections.gains(compared),
+        sections.costs(cells, numbers),
+    ]
+    notes = [
+        *left_out,
+        *notes_of(table, cells, compared, runs),
+        *(studies.uneven(found, table.tuned, table.tuning_seeds) if table.tuned else []),
+        *diagnostics(reported(table, runs)),
+    ]
+    parts = [part for part in parts if len(part.frame)]
+    return Report(table.title, table.caption, parts, notes, numbers, compared)

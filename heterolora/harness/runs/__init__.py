@@ -1,0 +1,1 @@
+"""The life of a run: prepared from its configuration, built, executed."""
