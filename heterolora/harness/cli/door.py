@@ -4,12 +4,12 @@ It imports next to nothing before it listens; Hydra, torch and Transformers come
 """
 
 from heterolora.harness.runs.launched import first
-from heterolora.training import interrupts
+from heterolora.harness.runs.signals import signals
 
 
 def main() -> int:
     """Do what the arguments of the process say; returns the exit code."""
-    interrupts.listen(speaks=first())
+    signals.listen(speaks=first())
     from heterolora.harness.cli import run
 
     return run.main()

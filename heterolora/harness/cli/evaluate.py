@@ -25,9 +25,8 @@ from heterolora.harness.cli.arguments import Parser, add_arguments, add_device
 from heterolora.harness.cli.run import report_errors
 from heterolora.harness.config.validation import suggestion
 from heterolora.harness.records import schema
-from heterolora.seeding import use_deterministic_kernels
 from heterolora.settings import torch
-from heterolora.training.precision import autocast_for, matmul_precision
+from heterolora.training.precision import autocast_for, reproducible
 
 if TYPE_CHECKING:
     from heterolora.harness.cli.trained import TrainedRun
@@ -162,9 +161,8 @@ def measured(
 
     config, device = trained.config, torch.device(trained.config.device)
     shots = {name: SHOTS.get(name) if asked.shots is None else asked.shots for name in names}
-    use_deterministic_kernels()
-    loaded = trained.load()
-    with matmul_precision(config.training.tf32, device), memory_advice(device):
+    with reproducible(config.training.tf32, device), memory_advice(device):
+        loaded = trained.load()
         model = harness.HFLM(
             pretrained=trained.adapters(loaded).model.eval(),
             tokenizer=loaded.tokenizer,

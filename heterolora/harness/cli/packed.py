@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from omegaconf import DictConfig
 
 from heterolora.errors import ConfigError
 from heterolora.harness.cli import slurm
-from heterolora.harness.cli.sweep import Row, attempting, prepared
+from heterolora.harness.cli.sweep import Attempt, Row, prepared
 from heterolora.harness.cli.workers import in_workers
-from heterolora.harness.config import without
+from heterolora.harness.config import Config, without
 
 OF_EACH_RUN: Mapping[str, Any] = {
     **dict.fromkeys(("seed", "name", "proxy", "strategy", "selection", "rank_budget"), True),
@@ -78,14 +79,26 @@ def train_pack(folder: Path, pack: Pack, max_packed: int) -> None:
         pack: the runs.
         max_packed: how many are trained at a time at most.
     """
+    # And torch, which --help does without.
     from heterolora.harness.cli.run import quiet_libraries
-    from heterolora.training.together import Together  # and torch, which --help does without
+    from heterolora.harness.runs.packs import Pack, Pause, Training
+    from heterolora.harness.runs.prepare import prepare
+    from heterolora.settings import torch
+    from heterolora.training.precision import reproducible
 
     quiet_libraries()
-    Together(
-        [
-            partial(attempting, prepared(run, folder, index), folder, index, run)
-            for index, run in pack.items()
-        ],
-        max_packed,
-    ).drive()
+    attempts = {index: Attempt(folder, index, run) for index, run in pack.items()}
+    configs: dict[int, Config] = {}
+    for index, attempt in attempts.items():
+        with attempt.noted():
+            configs[index] = prepare(prepared(pack[index], folder, index))
+
+    def opening(index: int, contexts: ExitStack, pause: Pause) -> Training:
+        attempt = attempts[index]
+        contexts.enter_context(attempt.noted())
+        return contexts.enter_context(attempt.opened(configs[index], pause))
+
+    if configs:  # of which all have the same device and number formats
+        shared = next(iter(configs.values()))
+        with reproducible(shared.training.tf32, torch.device(shared.device)):
+            Pack([partial(opening, index) for index in configs], max_packed).train()

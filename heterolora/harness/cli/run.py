@@ -30,7 +30,7 @@ from heterolora.harness.cli.compose import (
 from heterolora.harness.loggers.progress import Screen, own_display
 from heterolora.harness.paths import CONF
 from heterolora.harness.runs.launched import first, print_once
-from heterolora.training import interrupts
+from heterolora.harness.runs.signals import Terminated, exit_code, signals
 
 SWEEP = ("-m", "--multirun")
 
@@ -72,7 +72,7 @@ def task(cfg: DictConfig) -> float:
         with own_display().live() if first() else nullcontext():
             return single(cfg)
     except (UserError, OSError) as problem:  # Hydra would print a traceback of it
-        interrupts.check()
+        signals.check()
         error = as_user_error(problem)
         print_once(error)
         raise SystemExit(error.exit_code) from None
@@ -124,11 +124,9 @@ def single(cfg: DictConfig) -> float:
         check(cfg)
     screen.doing("importing torch and Transformers")
     quiet_libraries()
-    from heterolora.harness.runs.processes import running
-    from heterolora.training.signals import Signals
-    from heterolora.training.trainer import drive
+    from heterolora.harness.runs import processes
 
-    outcome = drive(running(cfg, screen, Signals()))
+    outcome = processes.run(cfg, screen)
     if outcome is None:
         return float("nan")
     outcome.show(screen.console)
@@ -179,11 +177,11 @@ def report_errors(command: Callable[[], object]) -> int:
         told = as_user_error(problem)
         print_once(told)
         return told.exit_code
-    except (KeyboardInterrupt, interrupts.Terminated) as stop:
-        interrupts.ignore()
+    except (KeyboardInterrupt, Terminated) as stop:
+        signals.ignore()
         if first():
-            print(interrupts.line(stop), file=sys.stderr)
-        return interrupts.exit_code(stop)
+            print(signals.line(stop), file=sys.stderr)
+        return exit_code(stop)
     return 0
 
 
@@ -192,7 +190,7 @@ def _as_meant(command: Callable[[], object]) -> None:
     try:
         command()
     except BaseException as problem:
-        error = interrupts.meant(problem)
+        error = signals.meant(problem)
         if error is problem:
             raise
         raise error from None

@@ -3,6 +3,8 @@
 import json
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +17,13 @@ from heterolora.harness.cli import slurm
 from heterolora.harness.loggers.progress import PLAIN, Screen, duration, own_display
 from heterolora.harness.records.record import read_json
 from heterolora.harness.runs.launched import first
-from heterolora.training import interrupts
-from heterolora.training.signals import Stopped
+from heterolora.harness.runs.signals import Stopped, signals
 
 if TYPE_CHECKING:
-    from heterolora.training.signals import Signals
-    from heterolora.training.trainer import Steps
+    from heterolora.harness.config import Config
+    from heterolora.harness.runs.execute import Run
+    from heterolora.harness.runs.outcome import Outcome
+    from heterolora.harness.runs.packs import Pause
 
 Row = dict[str, Any]
 OUTCOMES = "outcomes"
@@ -60,49 +63,80 @@ def prepared(planned: Row, folder: Path, index: int) -> DictConfig:
 
 
 def _attempt(cfg: DictConfig, folder: Path, index: int, planned: Row) -> float:
-    """One run, alone."""
-    from heterolora.training.signals import Signals
-    from heterolora.training.trainer import drive
+    """Make one run, alone."""
+    from heterolora.harness.runs import processes  # and torch, which a summary does without
 
-    interrupts.check()
-    return drive(attempting(cfg, folder, index, planned, Signals()))
+    signals.check()
+    attempt = Attempt(folder, index, planned)
+    with attempt.noted():
+        attempt.outcome = processes.run(cfg, attempt.screen)
+    return attempt.metric
 
 
-def attempting(
-    cfg: DictConfig, folder: Path, index: int, planned: Row, signals: "Signals"
-) -> "Steps[float]":
-    """One run, but for its optimizer steps, which are yielded; and a line on how it ended."""
-    from heterolora.harness.runs.processes import running  # and torch, which a summary does without
+class Attempt:
+    """A run of a sweep, and how it ended.
 
-    overrides, screen = planned["overrides"], Screen(own_display(), planned["label"])
-    try:
-        outcome = yield from running(cfg, screen, signals)
-        if outcome is None:
-            return float("nan")  # the first of several processes tells of the run
-    except (UserError, OSError) as problem:
-        interrupts.check()
-        error = as_user_error(problem)
-        reason = "; ".join(str(error).splitlines())
-        row, metric = row_of("failed", overrides, reason, error.exit_code), float("nan")
-    except Stopped as error:
-        note(folder, index, row_of("failed", overrides, one_line(error), 1))
-        raise
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if first():
-            note(folder, index, row_of("interrupted", overrides, interrupts.where(stop), 1))
-        raise
-    except Exception as error:
-        interrupts.check()
-        traceback.print_exc()
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        row, metric = row_of("failed", overrides, reason, 1), float("nan")
-    else:
-        status = "skipped" if outcome.skipped else "finished"
-        row, metric = row_of(status, str(outcome.directory), outcome.headline()), outcome.metric
-    note(folder, index, row)
-    label = planned["label"]
-    screen.console.print(f"{label} {row['status']}: {row['said']}{so_far(folder)}", **PLAIN)
-    return metric
+    Attributes:
+        screen: where its progress is shown.
+        outcome: that of the run, once it is finished; None also in a process that follows another.
+    """
+
+    def __init__(self, folder: Path, index: int, planned: Row) -> None:
+        self.screen = Screen(own_display(), planned["label"])
+        self.outcome: Outcome | None = None
+        self._folder = folder
+        self._index = index
+        self._planned = planned
+
+    @property
+    def metric(self) -> float:
+        """The task's first metric at the best epoch; not a number without an outcome."""
+        return float("nan") if self.outcome is None else self.outcome.metric
+
+    @contextmanager
+    def opened(self, config: "Config", pause: "Pause") -> "Iterator[Run]":
+        """Open the run, to be trained with others; once it is closed, there is an outcome."""
+        from heterolora.harness.runs.execute import open_run
+
+        with closing(self.screen):
+            with open_run(config, self.screen, pause) as run:
+                yield run
+            self.outcome = run.outcome()
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note and print how the run ended that is made inside the context.
+
+        An error of the run goes no further: it does not end the sweep.
+        """
+        overrides = self._planned["overrides"]
+        try:
+            yield
+        except (UserError, OSError) as problem:
+            signals.check()
+            error = as_user_error(problem)
+            reason = "; ".join(str(error).splitlines())
+            row = row_of("failed", overrides, reason, error.exit_code)
+        except Stopped as error:
+            note(self._folder, self._index, row_of("failed", overrides, one_line(error), 1))
+            raise
+        except (KeyboardInterrupt, SystemExit):
+            if first():
+                where = signals.standing.where or "before the first step"
+                note(self._folder, self._index, row_of("interrupted", overrides, where, 1))
+            raise
+        except Exception as error:
+            signals.check()
+            traceback.print_exc()
+            row = row_of("failed", overrides, f"{type(error).__name__}: {one_line(error)}", 1)
+        else:
+            if self.outcome is None:
+                return  # the first of several processes tells of the run
+            status = "skipped" if self.outcome.skipped else "finished"
+            row = row_of(status, str(self.outcome.directory), self.outcome.headline())
+        note(self._folder, self._index, row)
+        ended = f"{self._planned['label']} {row['status']}: {row['said']}{so_far(self._folder)}"
+        self.screen.console.print(ended, **PLAIN)
 
 
 def so_far(folder: Path) -> str:

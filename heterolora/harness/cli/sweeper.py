@@ -29,13 +29,12 @@ from heterolora.harness.paths import INSTALLED
 from heterolora.harness.records import source
 from heterolora.harness.records.lock import holder
 from heterolora.harness.records.record import check_writable, finished
-from heterolora.training import interrupts
+from heterolora.harness.runs.signals import Standing, signals
 
 CLUSTER = "SlurmLauncher"
-WAITING = (
-    " while waiting for SLURM; submitted jobs continue, and the same command shows their state"
+WAITING = Standing(
+    "while waiting for SLURM", "submitted jobs continue, and the same command shows their state"
 )
-"""What to say of a sweep that is interrupted there."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +100,12 @@ class Sweep:
             if getattr(self.launcher, "in_workers", False)
             else own_display().sweep(total, lambda: len(outcomes(folder)))
         )
-        interrupts.unwind()
+        signals.unwind()
         try:
             with shown:
                 came = [self._launch(batch, folder) for batch in jobs]
-        except (KeyboardInterrupt, SystemExit) as stop:
-            stop.add_note(WAITING if self._on_cluster else stopped(folder))
+        except (KeyboardInterrupt, SystemExit):
+            signals.standing = WAITING if self._on_cluster else stopped(folder)
             raise
         return all(came)
 
@@ -263,7 +262,8 @@ def _planned(
 def _directory(cfg: DictConfig) -> str | None:
     """Where the record of a run will be; None if it cannot be made, as the run itself will say."""
     # And torch, which takes its time: the first line of a sweep does without.
-    from heterolora.harness.runs.execute import directory_of
+    from heterolora.harness.config import identity
+    from heterolora.harness.runs.outcome import directory_of
     from heterolora.harness.runs.prepare import prepare
 
     # Where the precision is given, the device has no part in where the record is, and the machine
@@ -271,7 +271,8 @@ def _directory(cfg: DictConfig) -> str | None:
     here = cfg if cfg.precision == "auto" else OmegaConf.merge(cfg, {"device": "auto"})
     assert isinstance(here, DictConfig)
     try:
-        return str(directory_of(prepare(here)))
+        config = prepare(here)
+        return str(directory_of(config, identity(config)))
     except UserError:
         return None
 

@@ -14,6 +14,7 @@ from heterolora.harness.cli.sweep import Row, outcomes, row_of
 from heterolora.harness.loggers.progress import PLAIN, counted
 from heterolora.harness.paths import CONF, INSTALLED
 from heterolora.harness.records import schema
+from heterolora.harness.runs.signals import Standing
 
 SHARED = {
     "model": ("model.path", "model.name"),
@@ -122,8 +123,8 @@ def _program() -> list[str]:
     return ["python", str(script if script.is_file() else CONF.parent / script)]
 
 
-def stopped(folder: Path) -> str:
-    """What to say of a sweep that was interrupted: which of its runs are saved, and at which step.
+def stopped(folder: Path) -> Standing:
+    """Where a sweep was interrupted: which of its runs are saved, and at which step.
 
     Args:
         folder: of the sweep.
@@ -137,4 +138,4 @@ def stopped(folder: Path) -> str:
         said = {number: where.partition(";")[0] for number, where in said.items()}
         again = f"the state of each is saved in checkpoint/resume in its record; {again}"
     runs = ", ".join(f"run {number} {where}" for number, where in said.items())
-    return f" with {done} of {counted(total, 'run')} finished{runs and ', '}{runs}; {again}"
+    return Standing(f"with {done} of {counted(total, 'run')} finished{runs and ', '}{runs}", again)

@@ -5,14 +5,12 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children, resource_tracker
-from types import FrameType
 from typing import Generic, TypeVar
 
 from joblib import Parallel, delayed
 from joblib.externals.loky.backend import resource_tracker as loky_tracker
 
-from heterolora.training import interrupts
-from heterolora.training.signals import Signals
+from heterolora.harness.runs.signals import signals
 
 HELD = (signal.SIGINT, signal.SIGTERM)
 """What a worker that has nothing to do, or is just starting, does not hear: it would die of it, and
@@ -21,18 +19,15 @@ the others be killed."""
 T = TypeVar("T")
 
 
-class Forwarded(Signals):
-    """Signals that wait here, while the workers are told to end: one may reach this process alone.
+def _end_workers() -> None:
+    """Tell the workers to end: a signal may have reached this process alone.
 
-    A terminal's Ctrl-C reaches them as well; what comes second they do not heed.
+    A terminal's Ctrl-C reaches them as well; of two signals, they heed the first.
     """
-
-    def _put_off(self, number: int, frame: FrameType | None) -> None:
-        super()._put_off(number, frame)
-        for worker in active_children():
-            if worker.pid is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(worker.pid, signal.SIGTERM)
+    for worker in active_children():
+        if worker.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGTERM)
 
 
 class Ended(Generic[T]):
@@ -54,7 +49,7 @@ def in_workers(calls: Iterable[Callable[[], T]], n_jobs: int) -> list[T]:
     Raises:
         BaseException: what the first of them raised, once all have ended.
     """
-    with Forwarded() as signals:
+    with signals.deferred(on_signal=_end_workers):
         left = (call for call in calls if not signals.waiting and not _held_back())
         parallel = Parallel(n_jobs, return_as="generator", batch_size=1, pre_dispatch="n_jobs")
         with _held():
@@ -68,8 +63,8 @@ def in_workers(calls: Iterable[Callable[[], T]], n_jobs: int) -> list[T]:
 def _made(call: Callable[[], T]) -> Ended[T]:
     """What a call raises is returned: raised in a worker, it would end the others at once."""
     try:
-        interrupts.listen(speaks=False)
-        interrupts.unwind()
+        signals.listen(speaks=False)
+        signals.unwind()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
         return Ended(result=call())
     except BaseException as error:
