@@ -228,11 +228,11 @@ class Trainer:
         self._saved = time.monotonic()
 
     def _pause(self, epoch: int) -> None:
-        """Between two steps, save if it is time, and do what `pause` says."""
+        """Between two steps, do what `pause` says, and save if it is time."""
+        if self.pause is not None:  # first: it may have to ask other processes
+            self.pause(lambda: self._save(epoch))
         if time.monotonic() - self._saved >= 60 * self.every_minutes:
             self._save(epoch)
-        if self.pause is not None:
-            self.pause(lambda: self._save(epoch))
 
     def _epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the remaining batches of a pass over the training split."""

@@ -60,6 +60,11 @@ class Run:
     trained: bool = False
 
     @property
+    def finished(self) -> bool:
+        """Whether the run is finished."""
+        return self.result is not None
+
+    @property
     def engine(self) -> LocalEngine:
         """What makes the steps."""
         assert self.trainer is not None
@@ -104,13 +109,15 @@ def run(cfg: DictConfig, screen: Screen, processes: Processes = ONE_PROCESS) -> 
     with closing(screen):
         screen.doing("checking the configuration")
         config = prepare(cfg)
+        device = torch.device(config.device)
         with (
-            reproducible(config.training.tf32, torch.device(config.device)),
+            reproducible(config.training.tf32, device),
             open_run(config, screen, signals.pause, processes) as opened,
-            signals.deferred(processes.agree),
         ):
-            for batch in opened.batches():
-                opened.record(opened.engine.step(batch))
+            if not opened.finished:
+                with signals.deferred(processes.agree):
+                    for batch in opened.batches():
+                        opened.record(opened.engine.step(batch))
     return opened.outcome()
 
 
