@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModel
 
 from heterolora.adapters import Adapters
 from heterolora.adapters.freezing import freeze_disabled
-from heterolora.harness.config import identity, model_rules, prepare
+from heterolora.harness.config import identity, prepare
+from heterolora.harness.config.rules import model as model_rules
 from heterolora.harness.runs.build import build_search, build_trainer
 from heterolora.kernels.unpadding import without_padding
 from heterolora.losses import Batch, cross_entropy, inputs

@@ -16,7 +16,7 @@ from support import task
 
 from heterolora.errors import DataError
 from heterolora.harness import hub as network
-from heterolora.harness.config import Config, identity, model_rules, prepare, rules, validate
+from heterolora.harness.config import Config, identity, prepare, rules, validate
 from heterolora.harness.config.embedded import STARTER, TASKS
 from heterolora.harness.config.fingerprints import split_fingerprint
 from heterolora.harness.config.identity import shaping_settings
@@ -55,7 +55,7 @@ def again(config: Config) -> Config:
     assert raw == config.resolved()
     assert isinstance(raw, dict)
     return validate(
-        {str(key): value for key, value in raw.items()}, (*rules.RULES, *model_rules.RULES)
+        {str(key): value for key, value in raw.items()}, (*rules.light(), *rules.heavy())
     )
 
 

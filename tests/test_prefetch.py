@@ -21,8 +21,9 @@ from heterolora.errors import ModelError
 from heterolora.harness import hub as network
 from heterolora.harness.cli import prefetch as prefetch_module
 from heterolora.harness.cli import run as command
-from heterolora.harness.config import ModelConfig, model_rules
+from heterolora.harness.config import ModelConfig
 from heterolora.harness.config import checkpoints as loading
+from heterolora.harness.config.rules import model as model_rules
 
 TASKS = ("mrpc", "rte")
 

@@ -25,7 +25,8 @@ from torch.nn import functional as F
 
 from heterolora import architectures
 from heterolora.errors import ModelError
-from heterolora.harness.config import model_rules, plugins
+from heterolora.harness.config import plugins
+from heterolora.harness.config.rules import model as model_rules
 from heterolora.harness.config.schema import Device
 from heterolora.harness.data import sources
 from heterolora.proxies import Constant, GradNorm

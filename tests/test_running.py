@@ -25,7 +25,8 @@ from support import (
 from torch import Tensor
 
 from heterolora.adapters import LowRank
-from heterolora.harness.config import plugins, task_rules
+from heterolora.harness.config import plugins
+from heterolora.harness.config.rules import needs
 from heterolora.harness.records.record import read_rows
 from heterolora.harness.runs import execute as experiment
 from heterolora.kernels.unpadding import without_padding
@@ -338,11 +339,11 @@ def test_what_observes_sees_into_no_compiled_model(checkpoints, pairs) -> None:
         LocalEngine(here.adapters, *rest, observers=[proxy.observe], forward=model)
     compiled, eager = (SimpleNamespace(compile=value) for value in (True, False))
     for section, start in OBSERVING:
-        (line,) = task_rules.observed_is_eager(compiled, section)
+        (line,) = needs.observed_is_eager(compiled, section)
         assert line.startswith(start)
-        assert list(task_rules.observed_is_eager(eager, section)) == []
+        assert list(needs.observed_is_eager(eager, section)) == []
     for other in (None, proxy_section("gradnorm"), proxy_section("constant")):
-        assert list(task_rules.observed_is_eager(compiled, other)) == []
+        assert list(needs.observed_is_eager(compiled, other)) == []
 
 
 @pytest.mark.parametrize(
@@ -352,16 +353,16 @@ def test_what_observes_sees_into_no_compiled_model(checkpoints, pairs) -> None:
 @pytest.mark.parametrize(("section", "start"), OBSERVING)
 def test_steps_are_observed_for_a_later_search(section, start, strategy, refused) -> None:
     chosen = plugins.find("strategy", strategy)(**settings_of("strategy")[strategy])
-    lines = list(task_rules.observed_is_searched(chosen, section, {}))
+    lines = list(needs.observed_is_searched(chosen, section, {}))
     assert len(lines) == refused
     assert all(line.startswith(start) and "set strategy=dynamic" in line for line in lines)
-    assert list(task_rules.observed_is_searched(chosen, proxy_section("gradnorm"), {})) == []
+    assert list(needs.observed_is_searched(chosen, proxy_section("gradnorm"), {})) == []
 
 
 def test_importance_is_of_no_training_step() -> None:
     dynamic = plugins.find("strategy", "dynamic")(**settings_of("strategy")["dynamic"])
     running, sensitivity = (section for section, _ in OBSERVING)
-    lines = task_rules.observed_is_searched(dynamic, None, {"one": running, "two": sensitivity})
+    lines = needs.observed_is_searched(dynamic, None, {"one": running, "two": sensitivity})
     first, second = lines
     assert first.startswith("importance.one.source=running: ")
     assert second.startswith("importance.two.name=sensitivity: ")

@@ -7,7 +7,7 @@ from transformers import MODEL_MAPPING
 
 from heterolora.errors import ModelError
 from heterolora.harness.config import checkpoints
-from heterolora.harness.config.model_rules import device_exists
+from heterolora.harness.config.rules.model import device_exists
 from heterolora.harness.config.schema import (
     Device,
     MethodConfig,

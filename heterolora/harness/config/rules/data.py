@@ -1,8 +1,8 @@
 """Rules across sections of the configuration that can be checked from plain values.
 
 A rule receives sections according to the types of its parameters, and yields a line for each
-problem: `key=value: rule; remedy`. Rules that consult the model or the device are in `model_rules`
-and `storage_rules`. All are checked before any weights are loaded.
+problem: `key=value: rule; remedy`. Rules that consult the model or the device are in `model`
+and `storage`. All are checked before any weights are loaded.
 """
 
 import importlib.util
