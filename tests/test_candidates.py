@@ -239,9 +239,7 @@ def test_gora_is_the_mean_of_weight_times_gradient(random, family, checkpoints, 
 def test_gora_needs_a_weight(checkpoints, pairs) -> None:
     searched = space(shortcuts={"res1": RANK})
     here = subject(checkpoints["opt-post-norm"], pairs, searched=searched)
-    with pytest.raises(
-        ModelError, match=r"shortcut layers\.0\.res1 has none; set search_space=lora"
-    ):
+    with pytest.raises(ModelError, match=r"shortcut layers\.0\.res1 has none; set shortcuts=\[\]"):
         here.scores(configured("gora"))
     here = subject(checkpoints["opt-post-norm"], pairs)
     layer = here.adapters.linears[here.adapters.sites[0]]

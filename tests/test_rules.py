@@ -17,14 +17,14 @@ from heterolora.harness.config import (
     prepare,
 )
 from heterolora.harness.config.checkpoints import sites
-from heterolora.harness.config.rules import data, engine, heavy, light, needs, storage
+from heterolora.harness.config.rules import data, engine, every, light, storage
 from heterolora.harness.config.rules import model as model_rules
 from heterolora.harness.config.validation import bound
 from heterolora.sites import LORA_ROLES
 from heterolora.training.memory import total_memory
 
 EMBEDDED = ["device=cpu", "tracking=local"]
-FILES = [data, needs, model_rules, storage, engine]
+FILES = [data, engine, model_rules, storage]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_a_rule_asks_for_sections_by_their_types() -> None:
         return []
 
     assert bound(some) == {"budget_by_any_name": "rank_budget", "s": "search_space"}
-    for rule in (*light(), *heavy()):
+    for rule in (*light(), *every()):
         assert bound(rule).keys() == typing.get_type_hints(rule).keys() - {"return"}
 
 
@@ -58,7 +58,7 @@ def test_every_rule_is_asked(file: ModuleType) -> None:
     }
     asked = {rule.__name__ for rule in file.RULES}
     assert {rule.__name__ for rule in file.RULES} <= {
-        rule.__name__ for rule in (*light(), *heavy())
+        rule.__name__ for rule in (*light(), *every())
     }
     assert {name for name in written - asked if not name.startswith("_")} == set()
 

@@ -330,6 +330,12 @@ OBSERVING = [
 """What observes, and how a line begins that refuses it."""
 
 
+def refused(strategy: str = "dynamic", **sections) -> list[str]:
+    """The problems of these sections beside a strategy."""
+    chosen = plugins.find("strategy", strategy)(**settings_of("strategy")[strategy])
+    return list(needs.choices_fit({"strategy": chosen, **sections}))
+
+
 def test_what_observes_sees_into_no_compiled_model(checkpoints, pairs) -> None:
     here = subject(checkpoints["bert"], pairs)
     proxy = configured("gradnorm", source="running")
@@ -339,31 +345,29 @@ def test_what_observes_sees_into_no_compiled_model(checkpoints, pairs) -> None:
         LocalEngine(here.adapters, *rest, observers=[proxy.observe], forward=model)
     compiled, eager = (SimpleNamespace(compile=value) for value in (True, False))
     for section, start in OBSERVING:
-        (line,) = needs.observed_is_eager(compiled, section)
+        (line,) = refused(proxy=section, training=compiled)
         assert line.startswith(start)
-        assert list(needs.observed_is_eager(eager, section)) == []
-    for other in (None, proxy_section("gradnorm"), proxy_section("constant")):
-        assert list(needs.observed_is_eager(compiled, other)) == []
+        assert "training.compile=false" in line
+        assert refused(proxy=section, training=eager) == []
+    for name in ("gradnorm", "constant"):
+        assert refused(proxy=proxy_section(name), training=compiled) == []
 
 
 @pytest.mark.parametrize(
-    ("strategy", "refused"),
+    ("strategy", "count"),
     [("static", 1), ("dynamic", 0), ("warmup", 0), ("pruning", 0), ("homogeneous", 0)],
 )
 @pytest.mark.parametrize(("section", "start"), OBSERVING)
-def test_steps_are_observed_for_a_later_search(section, start, strategy, refused) -> None:
-    chosen = plugins.find("strategy", strategy)(**settings_of("strategy")[strategy])
-    lines = list(needs.observed_is_searched(chosen, section, {}))
-    assert len(lines) == refused
+def test_steps_are_observed_for_a_later_search(section, start, strategy, count) -> None:
+    lines = refused(strategy, proxy=section)
+    assert len(lines) == count
     assert all(line.startswith(start) and "set strategy=dynamic" in line for line in lines)
-    assert list(needs.observed_is_searched(chosen, proxy_section("gradnorm"), {})) == []
+    assert refused(strategy, proxy=proxy_section("gradnorm")) == []
 
 
 def test_importance_is_of_no_training_step() -> None:
-    dynamic = plugins.find("strategy", "dynamic")(**settings_of("strategy")["dynamic"])
     running, sensitivity = (section for section, _ in OBSERVING)
-    lines = needs.observed_is_searched(dynamic, None, {"one": running, "two": sensitivity})
-    first, second = lines
+    first, second = refused(importance={"one": running, "two": sensitivity})
     assert first.startswith("importance.one.source=running: ")
     assert second.startswith("importance.two.name=sensitivity: ")
     assert second.endswith("choose another, such as +proxy@importance.two=snip")

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from heterolora.errors import Problem
 from heterolora.losses import Autocast, Batch, Loss, default_loss
+from heterolora.proxies import needs
 from heterolora.proxies.passes import (
     AB,
     evaluation_mode,
@@ -24,7 +26,7 @@ from heterolora.proxies.passes import (
 )
 from heterolora.proxies.running import Running
 from heterolora.seeding import torch_generator
-from heterolora.settings import Settings, setting, torch
+from heterolora.settings import Settings, Situation, setting, torch
 from heterolora.sites import Site
 
 if TYPE_CHECKING:
@@ -47,7 +49,19 @@ class Proxy(Settings, ABC):
     """A zero-cost proxy: scores every site with all sites on and dropout off, and leaves no trace.
 
     A proxy that keeps state from what it observes also has `state_dict` and `load_state_dict`.
+
+    Attributes:
+        has_gains: whether the proxy gives a gain for each rank of a site.
     """
+
+    has_gains: ClassVar[bool] = False
+
+    def problems(self, situation: Situation) -> Iterator[Problem]:
+        """Yield a problem if labels, or training steps to observe, are needed and missing."""
+        if self.needs_labels:
+            yield from needs.labels(self.name, situation)
+        if self.observes:
+            yield from needs.training_steps(*self.observing(), situation)
 
     @property
     def needs_labels(self) -> bool:
@@ -63,14 +77,13 @@ class Proxy(Settings, ABC):
         return "current"
 
     @property
-    def reads_weights(self) -> bool:
-        """Whether frozen weights are read, other than by a pass through the model as it is."""
-        return False
-
-    @property
     def observes(self) -> bool:
         """Whether training steps are to be observed."""
         return False
+
+    def observing(self) -> tuple[str, str, str]:
+        """Return the setting by which training steps are observed, its value, and the remedy."""
+        return "proxy", self.name, "choose another, such as `proxy=snip`"
 
     @property
     def observed(self) -> int:
@@ -278,6 +291,10 @@ class DataProxy(LossProxy):
     def observes(self) -> bool:
         """Whether `source` is `running`."""
         return self.source == "running"
+
+    def observing(self) -> tuple[str, str, str]:
+        """Return `source`, which another value makes observe nothing."""
+        return "source", self.source, "set `source=probe`"
 
     @property
     def observed(self) -> int:

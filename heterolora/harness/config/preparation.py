@@ -20,7 +20,7 @@ def prepare(cfg: DictConfig) -> Config:
     Raises:
         ConfigError: with all problems.
     """
-    config = validate(_resolved(cfg), (*rules.light(), *rules.heavy()))
+    config = validate(_resolved(cfg), rules.every())
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     return config.model_copy(update={"device": str(device), "precision": precision})
@@ -45,9 +45,7 @@ def changes(cfg: DictConfig, changed: Collection[str]) -> list[str]:
     Rules that consult the model are applied only if what was changed requires them; `prepare`
     applies all rules.
     """
-    asked = rules.light()
-    if not set(ASKED).isdisjoint(changed):
-        asked = (*asked, *rules.heavy())
+    asked = rules.light() if set(ASKED).isdisjoint(changed) else rules.every()
     return problems_of_changes(_resolved(cfg), asked, changed)
 
 

@@ -9,11 +9,11 @@ def light() -> Sequence[Rule]:
     """Return the rules that need neither torch nor Transformers, which take seconds to import."""
     from heterolora.harness.config.rules import data, engine, needs
 
-    return (*data.RULES, *needs.RULES, *engine.RULES)
+    return (*data.RULES, *engine.RULES, needs.choices_fit)
 
 
-def heavy() -> Sequence[Rule]:
-    """Return the rules that consult the model or the device, by torch and Transformers."""
-    from heterolora.harness.config.rules import model, storage
+def every() -> Sequence[Rule]:
+    """Return all rules, some of which consult the model or the device."""
+    from heterolora.harness.config.rules import data, engine, model, storage
 
-    return (*model.RULES, *storage.RULES)
+    return (*data.RULES, *engine.RULES, *model.RULES, *storage.RULES)

@@ -5,7 +5,6 @@ problem: `key=value: rule; remedy`. Rules that consult the model or the device a
 and `storage`. All are checked before any weights are loaded.
 """
 
-import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,15 @@ from heterolora.files import FORMATS, split_files
 from heterolora.harness.config.embedded import MODELS, STARTER, TASKS
 from heterolora.harness.config.schema import (
     EvaluationConfig,
-    MethodConfig,
     ModelConfig,
+    ProxyConfig,
     RankBudgetConfig,
     SearchSpaceConfig,
     SelectionConfig,
     StrategyConfig,
     TaskConfig,
-    TrackerConfig,
 )
 from heterolora.harness.config.validation import Rule
-
-TRAIN_WHAT_IS_KEPT = ("full", "bitfit")
-"""Methods that train parameters of the model itself."""
-
-
-def task_fits_itself(task: TaskConfig) -> Iterable[str]:
-    """The settings of a task fit together, as its kind requires."""
-    yield from (f"task.{problem}" for problem in task.build().problems())
 
 
 def metrics_once(task: TaskConfig) -> Iterable[str]:
@@ -245,6 +235,12 @@ def whole_start(
             )
 
 
+def proxy_for_search(strategy: StrategyConfig, proxy: ProxyConfig | None) -> Iterable[str]:
+    """A strategy that searches needs a proxy."""
+    if strategy.build().searches and proxy is None:
+        yield f"proxy=null: strategy={strategy.name} needs one; choose it with proxy=gradnorm"
+
+
 def selection_for_search(
     strategy: StrategyConfig, selection: SelectionConfig | None
 ) -> Iterable[str]:
@@ -253,56 +249,7 @@ def selection_for_search(
         yield f"selection=null: strategy={strategy.name} needs one; choose it with selection=top"
 
 
-def frozen_is_frozen(model: ModelConfig, method: MethodConfig) -> Iterable[str]:
-    """Trained parameters are stored in fp32."""
-    if method.kind not in TRAIN_WHAT_IS_KEPT:
-        return
-    if model.quantization is not None:
-        yield (
-            f"model.quantization={model.quantization}: method={method.name} trains the model's own "
-            "parameters; set model.quantization=null, or choose method=heterolora"
-        )
-    if model.dtype != "fp32":
-        yield (
-            f"model.dtype={model.dtype}: method={method.name} trains the model's own parameters, "
-            "in fp32; set model.dtype=fp32, or choose method=heterolora"
-        )
-
-
-def shortcuts_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Iterable[str]:
-    """Only this project's adapters support shortcuts."""
-    if space.shortcuts and method.kind != "heterolora":
-        yield (
-            f"search_space.shortcuts={shown(space.shortcuts)}: method={method.name} has no "
-            "adapters on shortcuts; set search_space=lora, or method=heterolora"
-        )
-
-
-def exclusions_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Iterable[str]:
-    """Only this project's adapters can be excluded site by site."""
-    if space.exclude and method.kind != "heterolora":
-        yield (
-            f"search_space.exclude={shown(space.exclude)}: method={method.name} adapts roles, not "
-            "single sites; set search_space.exclude=[], or method=heterolora"
-        )
-
-
-def trackers_are_installed(tracking: dict[str, TrackerConfig]) -> Iterable[str]:
-    """The packages of all trackers are installed before a run begins."""
-    for name, section in tracking.items():
-        needs = section.build().needs
-        if needs is not None and importlib.util.find_spec(needs) is None:
-            yield (
-                f"tracking={name}: needs the package {needs}; pip install 'heterolora[{name}]', or "
-                "choose tracking=local"
-            )
-
-
 RULES: tuple[Rule, ...] = (
-    frozen_is_frozen,
-    shortcuts_for_method,
-    exclusions_for_method,
-    task_fits_itself,
     metrics_once,
     data_is_there,
     something_is_evaluated,
@@ -315,6 +262,6 @@ RULES: tuple[Rule, ...] = (
     rank_for_sites,
     whole_rank,
     whole_start,
+    proxy_for_search,
     selection_for_search,
-    trackers_are_installed,
 )

@@ -7,31 +7,29 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from heterolora.allocation import enabled_rank, make_pools
 from heterolora.errors import ModelError, shown
 from heterolora.harness.config import checkpoints
+from heterolora.harness.config.rules import needs
 from heterolora.harness.config.schema import (
     Device,
     ModelConfig,
     Precision,
-    ProxyConfig,
     RankBudgetConfig,
     SearchSpaceConfig,
-    SelectionConfig,
     StrategyConfig,
-    TaskConfig,
     TrainingConfig,
 )
-from heterolora.harness.config.validation import Rule, suggestion
-from heterolora.proxies.control import Control
+from heterolora.harness.config.validation import Rule, Sections, suggestion
 from heterolora.sites import Site
 from heterolora.training.memory import total_memory
 from heterolora.training.precision import resolve_device, resolve_precision
 
-WITHOUT_FLOAT64 = ("mps",)
 BYTES_PER_PARAMETER = 16
 """For a trained adapter: its weight, its gradient and AdamW's two moments, in float32."""
 
@@ -42,6 +40,35 @@ def model_is_usable(model: ModelConfig) -> Iterable[str]:
         checkpoints.check(model)
     except ModelError as error:
         yield str(error)
+
+
+def choices_fit(sections: Sections) -> Iterable[str]:
+    """Every choice has what it needs, of the model and the device as well."""
+    return needs.problems(sections, replace(needs.situation_of(sections), **_facts(sections)))
+
+
+def _facts(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the model and the device add to a situation, as far as they are valid."""
+    facts: dict[str, Any] = {}
+    device, model, space, budget, strategy = map(
+        sections.get, ("device", "model", "search_space", "rank_budget", "strategy")
+    )
+    if device is not None and not list(device_exists(device)):
+        facts["device"] = resolve_device(device)
+    if model is None or list(model_is_usable(model)):
+        return facts
+    facts |= {"family": checkpoints.family(model), "config": checkpoints.settings(model)}
+    if space is None or not (shapes := _sites(model, space)):
+        return facts
+    facts["unit_costs"] = {site: shape.unit_cost for site, shape in shapes.items()}
+    if budget is None:
+        return facts
+    ranks = facts["budget_ranks"] = {site: budget.ranks()[site.kind] for site in shapes}
+    facts["pools"] = make_pools(space.pool, facts["unit_costs"], ranks)
+    if strategy is not None:
+        on = _ranks_on(shapes, budget, strategy)
+        facts["capacities"] = on if on.keys() == shapes.keys() else {}
+    return facts
 
 
 def projections_exist(model: ModelConfig, space: SearchSpaceConfig) -> Iterable[str]:
@@ -98,51 +125,6 @@ def rank_within_width(
             )
 
 
-def floor_within_budget(
-    model: ModelConfig,
-    space: SearchSpaceConfig,
-    budget: RankBudgetConfig,
-    strategy: StrategyConfig,
-    selection: SelectionConfig | None,
-) -> Iterable[str]:
-    """The ranks that every site keeps are within the budget."""
-    floor = getattr(selection, "floor", 0)
-    if not floor or not strategy.build().searches:
-        return
-    for site in _sites(model, space):
-        if floor > budget.ranks()[site.kind]:
-            yield (
-                f"selection.floor={floor}: must be at most rank_budget.{site.kind}_rank="
-                f"{budget.ranks()[site.kind]}, the budget's rank at '{site.role}' sites; for "
-                "example selection.floor=1"
-            )
-            return
-
-
-def budget_reaches_a_site(
-    model: ModelConfig,
-    space: SearchSpaceConfig,
-    budget: RankBudgetConfig,
-    strategy: StrategyConfig,
-    selection: SelectionConfig | None,
-) -> Iterable[str]:
-    """The budget is nearer to one site that is on than to none, whichever scores highest."""
-    shapes = _sites(model, space)
-    on = _ranks_on(shapes, budget, strategy)
-    if not on or not strategy.build().searches or (selection and selection.name != "top"):
-        return
-    unit_costs = {site: shape.unit_cost for site, shape in shapes.items()}
-    for pool in make_pools(space.pool, unit_costs, {s: budget.ranks()[s.kind] for s in shapes}):
-        dearest = max(on[site] * unit_costs[site] for site in pool.sites)
-        if dearest >= 2 * pool.budget:
-            yield (
-                f"strategy.enable_rate={strategy.enable_rate:g}: a site that is on would cost "
-                f"{dearest} parameters, so a budget of {pool.budget} is too small for any site; "
-                "raise strategy.enable_rate, for example to 0.25, or add roles to "
-                "search_space.projections or search_space.shortcuts"
-            )
-
-
 def adapters_fit_memory(
     model: ModelConfig,
     space: SearchSpaceConfig,
@@ -163,19 +145,6 @@ def adapters_fit_memory(
             f"rank_budget.{kind}_rank={budget.ranks()[kind]}: the adapters and their training take "
             f"{needed / 2**30:.1f} GiB, but device={device} has {there / 2**30:.1f} GiB; lower it, "
             f"for example rank_budget.{kind}_rank=8"
-        )
-
-
-def synflow_on_device(
-    proxy: ProxyConfig | None, strategy: StrategyConfig, device: Device
-) -> Iterable[str]:
-    """SynFlow computes in float64, which not every device supports."""
-    if proxy is None or proxy.name != "synflow" or not strategy.build().searches:
-        return
-    if resolve_device(device).type in WITHOUT_FLOAT64:
-        yield (
-            f"proxy=synflow: computes in float64, which device={device} does not support; use "
-            "device=cpu or another proxy"
         )
 
 
@@ -239,61 +208,15 @@ def _ranks_on(
     return {site: rank for site, rank in found.items() if rank}
 
 
-def control_tells_sites_apart(
-    model: ModelConfig,
-    space: SearchSpaceConfig,
-    strategy: StrategyConfig,
-    proxy: ProxyConfig | None,
-    selection: SelectionConfig | None,
-) -> Iterable[str]:
-    """A control by position scores sites differently, or it would be random allocation."""
-    control = proxy and proxy.build()
-    sites = _sites(model, space)
-    if not strategy.build().searches or not isinstance(control, Control) or not sites:
-        return
-    if len({control.place(site) for site in sites}) == 1:
-        last = max(site.layer for site in sites)
-        roles = ", ".join(dict.fromkeys(site.role for site in sites))
-        yield (
-            f"proxy={control.name}: gives all sites the same score (layers 0 to {last}, roles "
-            f"{roles}); change its settings, or choose proxy=constant for a random allocation"
-        )
-    elif control.name == "role" and getattr(selection, "normalize", "none") == "role":
-        yield (
-            "proxy=role: prefers some roles, but selection.normalize=role makes all roles equal; "
-            "set selection.normalize=none"
-        )
-
-
-def decoder_for_task(task: TaskConfig, model: ModelConfig) -> Iterable[str]:
-    """The next token is predicted by a model that has not seen it."""
-    if not task.build().needs_decoder:
-        return
-    try:
-        family = checkpoints.family(model)
-    except ModelError:
-        return  # reported by model_is_usable
-    if not family.decoder:
-        yield (
-            f"{model.where}: is a {family.model_type} model, which reads in both directions and "
-            f"so sees the tokens that task {task.name} asks it to predict; choose a decoder, such "
-            "as model=opt_125m"
-        )
-
-
 RULES: tuple[Rule, ...] = (
-    control_tells_sites_apart,
-    decoder_for_task,
+    choices_fit,
     model_is_usable,
     projections_exist,
     exclusions_are_sites,
     shortcuts_fit,
     rank_within_width,
-    floor_within_budget,
-    budget_reaches_a_site,
     adapters_fit_memory,
     device_exists,
-    synflow_on_device,
     tf32_is_read,
     compiler_is_there,
 )

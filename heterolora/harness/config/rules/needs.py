@@ -1,153 +1,129 @@
-"""Rules across sections about what tasks, proxies and strategies require of each other."""
+"""What each choice says that it needs of all others, in the keys of the configuration."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
+from heterolora.errors import Problem, shown
 from heterolora.harness.config.schema import (
     ModelConfig,
-    ProxyConfig,
+    PluginConfig,
+    RankBudgetConfig,
     SearchSpaceConfig,
-    SelectionConfig,
-    StrategyConfig,
-    TaskConfig,
     TrainingConfig,
 )
-from heterolora.harness.config.validation import Rule
-from heterolora.proxies.spectral import Spectral
+from heterolora.harness.config.validation import Rule, Sections
+from heterolora.settings import Situation
+
+WORDS = {
+    **{name: f"model.{name}" for name in ModelConfig.model_fields},
+    **{name: f"search_space.{name}" for name in SearchSpaceConfig.model_fields},
+    **{name: f"rank_budget.{name}" for name in RankBudgetConfig.model_fields},
+    **{name: f"training.{name}" for name in TrainingConfig.model_fields},
+    **{"label": "task.label", "normalize": "selection.normalize"},
+    "enable_rate": "strategy.enable_rate",
+}
+"""The keys of arguments that are not a choice's own settings; of any others, their names."""
+
+WHOLE = {"shortcuts=[]": "search_space=lora"}
+"""Choices of the configuration that stand for a setting with a value."""
 
 
-def labels_for_proxy(
-    task: TaskConfig, proxy: ProxyConfig | None, strategy: StrategyConfig
-) -> Iterable[str]:
-    """A proxy that scores by the loss needs labels."""
-    if task.build().has_labels or proxy is None or not strategy.build().searches:
-        return
-    if proxy.build().needs_labels:
-        yield (
-            f"proxy={proxy.name}: scores by the loss, which needs labels, but the data of task "
-            f"{task.name} has no labels; choose proxy=eva or proxy=constant, or name the column "
-            "with task.label=COLUMN"
-        )
+def choices_fit(sections: Sections) -> Iterable[str]:
+    """Every choice has what it needs, as far as plain values show."""
+    return problems(sections, situation_of(sections))
 
 
-def synflow_of_choices(
-    task: TaskConfig,
-    strategy: StrategyConfig,
-    proxy: ProxyConfig | None,
-    importance: dict[str, ProxyConfig],
-) -> Iterable[str]:
-    """SynFlow's input is the same for all choices, so a softmax over them has no gradient."""
-    if task.kind != "multiple_choice":
-        return
-    asked = {f"importance.{name}": other for name, other in importance.items()}
-    if proxy is not None and strategy.build().searches:
-        asked["proxy"] = proxy
-    for key, one in asked.items():
-        if one.name == "synflow" and getattr(one, "objective", None) == "loss":
-            yield (
-                f"{key}.objective=loss: has no gradient in task.kind={task.kind}, where SynFlow "
-                f"gives all choices the same score; set {key}.objective=output"
-            )
+def situation_of(sections: Mapping[str, Any]) -> Situation:
+    """Return what plain values say of a run; sections that are not valid say nothing."""
+    groups = ("task", "method", "strategy", "proxy", "selection")
+    facts: dict[str, Any] = {
+        group: section.build() for group in groups if (section := sections.get(group)) is not None
+    }
+    if model := sections.get("model"):
+        facts |= {"model": model.path or model.name}
+        facts |= {"dtype": model.dtype, "quantization": model.quantization}
+    if space := sections.get("search_space"):
+        facts |= {name: getattr(space, name) for name in ("projections", "shortcuts", "exclude")}
+    if training := sections.get("training"):
+        facts["compile"] = training.compile
+    return Situation(engine=sections.get("engine", "local"), **facts)
 
 
-def proxy_for_search(strategy: StrategyConfig, proxy: ProxyConfig | None) -> Iterable[str]:
-    """A strategy that searches needs a proxy."""
-    if strategy.build().searches and proxy is None:
-        yield f"proxy=null: strategy={strategy.name} needs one; choose it with proxy=gradnorm"
+def problems(sections: Mapping[str, Any], situation: Situation) -> Iterator[str]:
+    """Yield a line for each problem that a choice has with the situation."""
+    chosen = list(_chosen(sections, situation))
+    titles = {one.title: one.section.name for one, _ in chosen if hasattr(one.section, "name")}
+    for one, here in chosen:
+        for problem in one.section.build().problems(here):
+            yield one.line(problem, sections, titles)
 
 
-def gains_for_selection(
-    strategy: StrategyConfig, proxy: ProxyConfig | None, selection: SelectionConfig | None
-) -> Iterable[str]:
-    """A selection by gains needs a proxy that provides the gain of each rank."""
-    if not strategy.build().searches or proxy is None or selection is None:
-        return
-    if selection.build().needs_gains and not isinstance(proxy.build(), Spectral):
-        yield (
-            f"selection={selection.name}: needs the gain of each rank, but proxy={proxy.name} "
-            "scores whole sites; choose proxy=gradsvd or proxy=eva, or selection=proportional"
-        )
+@dataclass(frozen=True)
+class Choice:
+    """A choice of the configuration.
+
+    Attributes:
+        group: what is chosen, such as `proxy`.
+        key: the key of its section: that of the group, or one chosen by the user.
+        section: the section.
+    """
+
+    group: str
+    key: str
+    section: PluginConfig
+
+    @property
+    def title(self) -> tuple[str, str]:
+        """The choice as the library names it."""
+        return self.group, self.section.build().name
+
+    def line(
+        self, problem: Problem, sections: Mapping[str, Any], titles: Mapping[tuple[str, str], str]
+    ) -> str:
+        """Return the line of a problem that this choice has.
+
+        Args:
+            problem: the problem, in the words of the library.
+            sections: the sections of the configuration.
+            titles: the names of choices in the configuration, by those in the library.
+        """
+
+        def write(name: str, value: str) -> str:
+            if (whole := WHOLE.get(f"{name}={value}")) is not None:
+                return whole
+            return f"{self._key(name) or name}={titles.get((name, value), value)}"
+
+        if problem.setting == "model":
+            return problem.line(sections["model"].where, write)
+        start = write(problem.setting, shown(problem.value))
+        if problem.setting == self.group != self.key:
+            start = f"{self.key}.name={problem.value}"
+        return problem.line(start, write)
+
+    def _key(self, name: str) -> str | None:
+        """Return the key of an argument; None if it has none of its own."""
+        if name in type(self.section).model_fields:
+            return f"{self.key}.{name}"
+        if name == self.group != self.key:
+            return f"+{self.group}@{self.key}"
+        return WORDS.get(name)
 
 
-def observed_is_eager(training: TrainingConfig, proxy: ProxyConfig | None) -> Iterable[str]:
-    """An observer of training steps cannot see into a compiled model."""
-    if training.compile and proxy and (found := proxy.observing("proxy")):
-        setting, remedy = found
-        yield (
-            f"{setting}: cannot observe the steps of training.compile=true; {remedy}, or set "
-            "training.compile=false"
-        )
+def _chosen(
+    sections: Mapping[str, Any], situation: Situation
+) -> Iterator[tuple[Choice, Situation]]:
+    """Yield every choice that is used, and the situation it is used in."""
+    searching = situation.strategy is not None and situation.strategy.searches
+    unused = () if searching else ("proxy", "selection")
+    for group in ("method", "task", "strategy", "proxy", "selection", "optimizer"):
+        if group not in unused and sections.get(group) is not None:
+            yield Choice(group, group, sections[group]), situation
+    before = replace(situation, strategy=None, proxy=None, selection=None)
+    for name, section in sections.get("importance", {}).items():
+        yield Choice("proxy", f"importance.{name}", section), before
+    for section in sections.get("tracking", {}).values():
+        yield Choice("tracking", "tracking", section), situation
 
 
-def observed_is_searched(
-    strategy: StrategyConfig, proxy: ProxyConfig | None, importance: dict[str, ProxyConfig]
-) -> Iterable[str]:
-    """Scores from training steps need a search after the first, which no step precedes."""
-    chosen = strategy.build()
-    found = proxy.observing("proxy") if proxy else None
-    if (
-        found
-        and chosen.searches
-        and not any(step for epoch in range(2) for step in chosen.search_steps(epoch, 1000, 2000))
-    ):
-        setting, remedy = found
-        yield (
-            f"{setting}: strategy={strategy.name} searches only before training; {remedy}, or set "
-            "strategy=dynamic"
-        )
-    for name, other in importance.items():
-        if found := other.observing(f"importance.{name}"):
-            setting, remedy = found
-            yield f"{setting}: scores are taken before training; {remedy}"
-
-
-def weights_for_gora(
-    space: SearchSpaceConfig,
-    strategy: StrategyConfig,
-    proxy: ProxyConfig | None,
-    importance: dict[str, ProxyConfig],
-) -> Iterable[str]:
-    """GoRA scores weights, and a shortcut has none."""
-    if not space.shortcuts:
-        return
-    asked = {f"importance.{name}.name": other for name, other in importance.items()}
-    if proxy is not None and strategy.build().searches:
-        asked["proxy"] = proxy
-    for key, one in asked.items():
-        if one.name == "gora":
-            yield (
-                f"{key}=gora: GoRA needs the weight that a site adapts, and shortcuts have none; "
-                "set search_space=lora"
-            )
-
-
-def weights_are_numbers(
-    model: ModelConfig,
-    strategy: StrategyConfig,
-    proxy: ProxyConfig | None,
-    importance: dict[str, ProxyConfig],
-) -> Iterable[str]:
-    """Some proxies compute with weights, but quantized weights are codes."""
-    if model.quantization is None:
-        return
-    asked = {f"importance.{name}.name": other for name, other in importance.items()}
-    if proxy is not None and strategy.build().searches:
-        asked["proxy"] = proxy
-    for key, one in asked.items():
-        if one.build().reads_weights:
-            yield (
-                f"{key}={one.name}: computes with the model's weights, but "
-                f"model.quantization={model.quantization} stores them as codes; choose another, "
-                "such as gradnorm, or set model.quantization=null"
-            )
-
-
-RULES: tuple[Rule, ...] = (
-    observed_is_eager,
-    observed_is_searched,
-    weights_for_gora,
-    labels_for_proxy,
-    synflow_of_choices,
-    proxy_for_search,
-    gains_for_selection,
-    weights_are_numbers,
-)
+RULES: tuple[Rule, ...] = (choices_fit,)

@@ -10,10 +10,8 @@ from heterolora.harness.config import checkpoints
 from heterolora.harness.config.rules.model import device_exists
 from heterolora.harness.config.schema import (
     Device,
-    MethodConfig,
     ModelConfig,
     Precision,
-    SearchSpaceConfig,
 )
 from heterolora.harness.config.validation import Rule
 from heterolora.training.precision import resolve_device, resolve_precision
@@ -48,26 +46,6 @@ def quantization_is_there(model: ModelConfig, device: Device) -> Iterable[str]:
         )
 
 
-def whole_layers_for_peft(
-    model: ModelConfig, method: MethodConfig, space: SearchSpaceConfig
-) -> Iterable[str]:
-    """PEFT's methods need projections that are linear layers of their own."""
-    try:
-        if not method.build().targets_layers:
-            return
-        family = checkpoints.family(model)
-    except ModelError:
-        return  # reported by model_is_usable, or when the method is applied
-    parts = family.rows(checkpoints.settings(model))
-    fused = [role for role in space.projections if role in parts]
-    if fused:
-        yield (
-            f"method={method.name}: adapts whole layers, but {', '.join(fused)} of "
-            f"{family.model_type} models are parts of one layer; choose method=heterolora, or "
-            "other search_space.projections, such as [o,down]"
-        )
-
-
 def attention_is_there(model: ModelConfig, precision: Precision, device: Device) -> Iterable[str]:
     """The model and the machine support the requested attention."""
     asked = f"model.attn_implementation={model.attn_implementation}"
@@ -93,6 +71,5 @@ def attention_is_there(model: ModelConfig, precision: Precision, device: Device)
 RULES: tuple[Rule, ...] = (
     bf16_needs_bf16,
     quantization_is_there,
-    whole_layers_for_peft,
     attention_is_there,
 )
