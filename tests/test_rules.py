@@ -17,14 +17,14 @@ from heterolora.harness.config import (
     prepare,
 )
 from heterolora.harness.config.checkpoints import sites
-from heterolora.harness.config.rules import data, engine, every, light, storage
+from heterolora.harness.config.rules import budget, data, device, engine, every, light
 from heterolora.harness.config.rules import model as model_rules
 from heterolora.harness.config.validation import bound
 from heterolora.sites import LORA_ROLES
 from heterolora.training.memory import total_memory
 
 EMBEDDED = ["device=cpu", "tracking=local"]
-FILES = [data, engine, model_rules, storage]
+FILES = [budget, data, device, engine, model_rules]
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from heterolora.adapters import LowRank
 from heterolora.harness.config import plugins
-from heterolora.harness.config.rules import needs
+from heterolora.harness.config.rules.choices import choices_fit
 from heterolora.harness.records.record import read_rows
 from heterolora.harness.runs import execute as experiment
 from heterolora.kernels.unpadding import without_padding
@@ -333,7 +333,7 @@ OBSERVING = [
 def refused(strategy: str = "dynamic", **sections) -> list[str]:
     """The problems of these sections beside a strategy."""
     chosen = plugins.find("strategy", strategy)(**settings_of("strategy")[strategy])
-    return list(needs.choices_fit({"strategy": chosen, **sections}))
+    return list(choices_fit({"strategy": chosen, **sections}))
 
 
 def test_what_observes_sees_into_no_compiled_model(checkpoints, pairs) -> None:

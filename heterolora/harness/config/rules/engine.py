@@ -1,4 +1,4 @@
-"""Rules across sections of the configuration about what each engine can train."""
+"""Rules about what each engine can train."""
 
 from collections.abc import Iterable
 

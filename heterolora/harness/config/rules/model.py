@@ -1,34 +1,25 @@
-"""Rules across sections of the configuration that consult the model or the device.
+"""Rules about the model, its sites, and what they cost."""
 
-They need torch and transformers, which take seconds to import.
-"""
-
-import os
-import shutil
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from heterolora.allocation import enabled_rank, make_pools
 from heterolora.errors import ModelError, shown
 from heterolora.harness.config import checkpoints
-from heterolora.harness.config.rules import needs
+from heterolora.harness.config.rules import choices
+from heterolora.harness.config.rules.device import device_exists
 from heterolora.harness.config.schema import (
     Device,
     ModelConfig,
-    Precision,
     RankBudgetConfig,
     SearchSpaceConfig,
     StrategyConfig,
-    TrainingConfig,
 )
 from heterolora.harness.config.validation import Rule, Sections, suggestion
 from heterolora.sites import Site
 from heterolora.training.memory import total_memory
-from heterolora.training.precision import resolve_device, resolve_precision
+from heterolora.training.precision import resolve_device
 
 BYTES_PER_PARAMETER = 16
 """For a trained adapter: its weight, its gradient and AdamW's two moments, in float32."""
@@ -44,7 +35,7 @@ def model_is_usable(model: ModelConfig) -> Iterable[str]:
 
 def choices_fit(sections: Sections) -> Iterable[str]:
     """Every choice has what it needs, of the model and the device as well."""
-    return needs.problems(sections, replace(needs.situation_of(sections), **_facts(sections)))
+    return choices.problems(sections, replace(choices.situation_of(sections), **_facts(sections)))
 
 
 def _facts(sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,46 +139,6 @@ def adapters_fit_memory(
         )
 
 
-def device_exists(device: Device) -> Iterable[str]:
-    """The machine has the device."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    wanted = resolve_device(device)
-    if wanted.type != "cpu" and (
-        accelerator is None
-        or accelerator.type != wanted.type
-        or (wanted.index or 0) >= torch.accelerator.device_count()
-    ):
-        found = f"{torch.accelerator.device_count()} of {accelerator}" if accelerator else "none"
-        yield (
-            f"device={device}: this machine has no such device (accelerators: {found}); "
-            "set device=auto"
-        )
-
-
-def tf32_is_read(training: TrainingConfig, precision: Precision, device: Device) -> Iterable[str]:
-    """TF32 has no effect on what is computed in bf16."""
-    if not training.tf32 or list(device_exists(device)):
-        return
-    if resolve_precision(precision, resolve_device(device)) != "fp32":
-        here = ", which is bf16 here" if precision == "auto" else ""
-        yield (
-            f"training.tf32=true: has no effect with precision={precision}{here}; "
-            "set precision=fp32 or training.tf32=false"
-        )
-
-
-def compiler_is_there(training: TrainingConfig, device: Device) -> Iterable[str]:
-    """On a CPU, torch compiles with the machine's C++ compiler."""
-    if not training.compile or list(device_exists(device)):
-        return
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if resolve_device(device).type == "cpu" and shutil.which(compiler) is None:
-        yield (
-            f"training.compile=true: device={device} needs a C++ compiler, and {compiler} is not "
-            "installed; install it, or set training.compile=false"
-        )
-
-
 def _sites(model: ModelConfig, space: SearchSpaceConfig) -> Mapping[Site, checkpoints.Shape]:
     """Return the sites and their shapes; empty if another rule reports why there are none."""
     if list(model_is_usable(model)) or list(projections_exist(model, space)):
@@ -216,7 +167,4 @@ RULES: tuple[Rule, ...] = (
     shortcuts_fit,
     rank_within_width,
     adapters_fit_memory,
-    device_exists,
-    tf32_is_read,
-    compiler_is_there,
 )

@@ -1,4 +1,4 @@
-"""What each choice says that it needs of all others, in the keys of the configuration."""
+"""What each choice needs of all others, as its class says, in the keys of the configuration."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from heterolora.harness.config.schema import (
     SearchSpaceConfig,
     TrainingConfig,
 )
-from heterolora.harness.config.validation import Rule, Sections
+from heterolora.harness.config.validation import Sections
 from heterolora.settings import Situation
 
 WORDS = {
@@ -124,6 +124,3 @@ def _chosen(
         yield Choice("proxy", f"importance.{name}", section), before
     for section in sections.get("tracking", {}).values():
         yield Choice("tracking", "tracking", section), situation
-
-
-RULES: tuple[Rule, ...] = (choices_fit,)
