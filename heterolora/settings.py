@@ -163,7 +163,12 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """The name by which a configuration chooses the class: that of its file."""
+        """The name by which a configuration chooses the class: that of its file.
+
+        A class in a notebook has no file; `MyProxy` is called `my_proxy`.
+        """
+        if type(self).__module__ == "__main__":
+            return re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
         return type(self).__module__.rpartition(".")[2]
 
     def problems(self, situation: Situation) -> Iterable[Problem]:

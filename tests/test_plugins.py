@@ -422,6 +422,13 @@ def test_a_need_in_the_words_of_the_library() -> None:
     assert str(problem).endswith("; set objective=output")
 
 
+def test_a_class_of_a_notebook_has_the_name_of_the_class() -> None:
+    """Would catch records in which every proxy that was written in a notebook is `__main__`."""
+    mine = dataclass(frozen=True)(type("MyGradNorm2", (GradNorm,), {"__module__": "__main__"}))
+    assert mine().name == "my_grad_norm2"
+    assert mine().to_dict()["name"] == "my_grad_norm2"
+
+
 def test_no_rule_knows_a_choice_by_its_name() -> None:
     """Would catch a need that is written beside the rules, and not in the class that has it."""
     groups = GROUPS.keys() - {"tracking"}

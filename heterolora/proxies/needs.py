@@ -45,7 +45,12 @@ def training_steps(
     """
     engine, strategy = situation.engine, situation.strategy
     if strategy is None:
-        yield Problem(setting, value, "scores are taken before training", remedy)
+        yield Problem(
+            setting,
+            value,
+            "scores training steps, but there are none here: scores are taken before training",
+            remedy,
+        )
         return
     if situation.compile:
         rule = "cannot observe the steps of `compile=true`"
