@@ -1,7 +1,9 @@
 """Errors that a user can fix, each in one line: the key, the rule, the value and the remedy."""
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -52,6 +54,46 @@ class ClusterError(UserError):
 
 class TrainingError(UserError):
     """Training that cannot continue, for example because its loss is no longer finite."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why something that was chosen cannot be used, in the words of the library: arguments.
+
+    In rule and remedy, a setting or a choice is written `name=value` between backticks, so that a
+    command line can write its own keys instead.
+
+    Attributes:
+        setting: the argument at fault, such as `objective`; `proxy` for a proxy as a whole.
+        value: the value of the argument.
+        rule: what is wrong with it.
+        remedy: what to change.
+    """
+
+    setting: str
+    value: Any
+    rule: str
+    remedy: str
+
+    def line(self, start: str, write: Callable[[str, str], str]) -> str:
+        """Return the problem in one line.
+
+        Args:
+            start: what to write for the argument at fault and its value.
+            write: returns what to write for any other, from its name and value.
+        """
+        text = f"{self.rule}; {self.remedy}"
+        written = re.sub("`(\\w+)=([^`]*)`", lambda found: write(*found.groups()), text)
+        return f"{start}: {written}"
+
+    def __str__(self) -> str:
+        return self.line(f"{self.setting}={shown(self.value)}", _plainly)
+
+
+def _plainly(name: str, value: str) -> str:
+    """Return `the proxy eva` for a choice among objects, and `objective=output` for a setting."""
+    objects = ("proxy", "selection", "strategy", "method", "model")
+    return f"the {name} {value}" if name in objects else f"{name}={value}"
 
 
 STAY_FINITE = (

@@ -17,7 +17,7 @@ import math
 import pkgutil
 import pydoc
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib.metadata import EntryPoint, entry_points
 from typing import (
@@ -31,7 +31,8 @@ from typing import (
     runtime_checkable,
 )
 
-from heterolora.errors import PluginError, one_line
+from heterolora.errors import PluginError, Problem, one_line
+from heterolora.sites import Site
 
 if TYPE_CHECKING:
     import torch as torch
@@ -82,6 +83,60 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+@dataclass(frozen=True)
+class Situation:
+    """What a choice may ask about all else that was chosen.
+
+    What is not known has its default, of which no choice complains: the model, for example, is not
+    known before Transformers is imported.
+
+    Attributes:
+        task: what the model is trained to do.
+        method: which parameters are trained.
+        strategy: when scores are taken, to search; None if they are taken before training, for no
+            search.
+        proxy: what scores the sites.
+        selection: what turns the scores into ranks.
+        engine: `local` for one process; `distributed` for several, each with the model; `sharded`
+            for several, each with a part of it.
+        compile: whether training steps are compiled.
+        projections: the roles of linear layers in the search space.
+        shortcuts: the roles of shortcuts in the search space.
+        exclude: the names of sites that are left out.
+        model: the name of the model, or its folder.
+        dtype: how the weights of the model are stored: `fp32` or `bf16`.
+        quantization: the quantization of these weights, `8bit` or `4bit`; None if there is none.
+        family: the family of the model.
+        config: the content of the model's `config.json`.
+        device: the device on which to train.
+        unit_costs: the parameters in one rank, by site.
+        budget_ranks: the budget's rank, by site.
+        capacities: the largest number of ranks that can be on, by site.
+        pools: which sites share which budget.
+    """
+
+    task: Any = None
+    method: Any = None
+    strategy: Any = None
+    proxy: Any = None
+    selection: Any = None
+    engine: str = "local"
+    compile: bool = False
+    projections: Sequence[str] = ()
+    shortcuts: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    model: str = ""
+    dtype: str = "fp32"
+    quantization: str | None = None
+    family: Any = None
+    config: Any = None
+    device: "torch.device | None" = None
+    unit_costs: Mapping[Site, int] = field(default_factory=dict)
+    budget_ranks: Mapping[Site, float] = field(default_factory=dict)
+    capacities: Mapping[Site, int] = field(default_factory=dict)
+    pools: Sequence[Any] = ()
+
+
 _hints: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
 """Returns the types of the fields of a class."""
 
@@ -108,8 +163,17 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """The name by which a configuration chooses the class: that of its file."""
+        """The name by which a configuration chooses the class: that of its file.
+
+        A class in a notebook has no file; `MyProxy` is called `my_proxy`.
+        """
+        if type(self).__module__ == "__main__":
+            return re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
         return type(self).__module__.rpartition(".")[2]
+
+    def problems(self, situation: Situation) -> Iterable[Problem]:
+        """Return why this cannot be used in a situation, or its settings together."""
+        return ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return name and settings as plain values."""

@@ -56,9 +56,10 @@ def agreement(name: str, seed: int) -> None:
     running = PROXIES[name](source="running")
     pool = hl.Pool(frozenset(adapters), adapters.count // SITES_ON)
     search = Compared(adapters, running, train, [pool], loss=TASK.loss, probe=PROXIES[name]())
-    optimizer = hl.adamw(adapters, LEARNING_RATE)
+    assert search.observer is not None
+    observer, optimizer = search.observer, hl.adamw(adapters, LEARNING_RATE)
     best = hl.Trainer(
-        hl.LocalEngine(adapters, TASK, optimizer, observers=[running.observe]),
+        hl.LocalEngine(adapters, TASK, optimizer, observers=[observer.observe]),
         train,
         {"": validation},
         EPOCHS,
@@ -87,7 +88,9 @@ def cost(name: str) -> None:
     running, probe = PROXIES[name](source="running", observe_every=1), PROXIES[name]()
     optimizer = hl.adamw(adapters, LEARNING_RATE)
     plain = hl.LocalEngine(adapters, TASK, optimizer)
-    observed = hl.LocalEngine(adapters, TASK, optimizer, observers=[running.observe])
+    observer = running.observer()
+    assert observer is not None
+    observed = hl.LocalEngine(adapters, TASK, optimizer, observers=[observer.observe])
     ratios, seconds, rng = [], [], random.Random(0)
     batches = list(train.shuffled(BATCH_SIZE, 0, 0))
     for step in range(STEPS):

@@ -20,10 +20,17 @@ from heterolora.harness.config.schema import ProxyConfig
 from heterolora.harness.data import sources
 from heterolora.losses import Loss
 from heterolora.proxies import Proxy
+from heterolora.settings import Settings, Situation
 from heterolora.sites import Site
 from heterolora.tasks import Encoded
 
 RANK, ALPHA = 2, 16
+
+
+def one_problem(chosen: Settings) -> str:
+    """The only problem that something has by itself, in the words of the library."""
+    (problem,) = chosen.problems(Situation())
+    return str(problem)
 
 
 def covering(

@@ -489,7 +489,7 @@ def test_proportional_with_equal_scores_is_nearly_homogeneous_and_says_so() -> N
 def test_a_floor_that_the_budget_cannot_pay_is_an_error() -> None:
     scores, unit = equal([1.0, 2.0], cost=10)
     candidates = Candidates(scores, unit, dict.fromkeys(scores, 8))
-    with pytest.raises(AllocationError, match=r"^selection\.floor=3: costs 60 .* lower"):
+    with pytest.raises(AllocationError, match=r"^floor=3: costs 60 .* lower"):
         Proportional(floor=3).select(candidates, 50, random.Random(0))
     with pytest.raises(AllocationError, match=r"the smallest site can have rank 8"):
         Proportional(floor=9).select(candidates, 500, random.Random(0))

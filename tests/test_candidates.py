@@ -97,8 +97,8 @@ def steps(here: Subject, engine: LocalEngine, count: int) -> list[list[Tensor]]:
 def test_sensitivity_is_adaloras_smoothed_product(every, checkpoints, pairs) -> None:
     here = trained(checkpoints["opt-post-norm"], pairs)
     settings = {"beta1": 0.8, "beta2": 0.6, "observe_every": every}
-    proxy = configured("sensitivity", **settings)
-    _, engine = engines(here, proxy)
+    observer = configured("sensitivity", **settings).observer()
+    _, engine = engines(here, observer)
     seen = steps(here, engine, 7)[::every]
     scores = []
     for entries in zip(*seen, strict=True):  # of one matrix, over the steps
@@ -108,49 +108,49 @@ def test_sensitivity_is_adaloras_smoothed_product(every, checkpoints, pairs) -> 
             spread = 0.6 * spread + 0.4 * (now - mean).abs()
         scores.append((mean * spread).sum().item())
     expected = [a + b for a, b in zip(scores[::2], scores[1::2], strict=True)]
-    assert proxy.observed == len(seen)
-    assert proxy.weights_scored(engine.adapters) == "current"
-    found = proxy.scores(engine.adapters, ())
+    assert observer.observed == len(seen)
+    found = observer.scores(engine.adapters)
     assert list(found.values()) == pytest.approx(expected, rel=1e-4)
-    assert proxy.scores(engine.adapters, ()) == found  # a search spends nothing
+    assert observer.scores(engine.adapters) == found  # a search spends nothing
 
 
 def test_sensitivity_before_the_first_step_is_snip(checkpoints, pairs) -> None:
     here = subject(checkpoints["opt-post-norm"], pairs)
     proxy, snip = configured("sensitivity"), configured("snip")
     assert proxy.observes
-    assert (proxy.observed, proxy.weights_scored(here.adapters)) == (0, "probe")
+    assert (proxy.observer().observed, proxy.weights_scored(here.adapters)) == (0, "probe")
     assert here.scores(proxy) == here.scores(snip)
-    assert proxy.state_dict() == {}
+    assert proxy.observer().state_dict() == {}
 
 
 def test_sensitivity_changes_no_bit_of_the_training(checkpoints, pairs) -> None:
     here = trained(checkpoints["llama"], pairs)
     for index, adapter in enumerate(here.adapters.values()):
         adapter.rank = (0, 1, RANK)[index % 3]
-    proxy = configured("sensitivity")
-    plain, observed = engines(here, proxy)
+    observer = configured("sensitivity").observer()
+    plain, observed = engines(here, observer)
     for start in range(0, 40, 8):
         batch = here.examples.batch(range(start, start + 8))
         assert torch.equal(plain.step(batch), observed.step(batch))
     ours, theirs = plain.adapters.named_tensors(), observed.adapters.named_tensors()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-    assert proxy.observed == 5
-    assert min(proxy.scores(observed.adapters, ()).values()) > 0  # of what is off as well
+    assert observer.observed == 5
+    assert min(observer.scores(observed.adapters).values()) > 0  # of what is off as well
 
 
 def test_sensitivity_goes_on_from_its_state_to_the_bit(checkpoints, pairs) -> None:
     here = trained(checkpoints["opt-post-norm"], pairs)
-    proxy, other = (configured("sensitivity", observe_every=2) for _ in range(2))
-    (_, engine), (_, again) = engines(here, proxy), engines(here, configured("sensitivity"))
+    proxy = configured("sensitivity", observe_every=2)
+    observer, other = proxy.observer(), proxy.observer()
+    (_, engine), (_, again) = engines(here, observer), engines(here, proxy.observer())
     for one in (engine, again):
         steps(here, one, 3)
-    other.load_state_dict(proxy.state_dict())
+    other.load_state_dict(observer.state_dict())
     again.observers = [other.observe]
     for one in (engine, again):
         steps(here, one, 4)
-    assert other.observed == proxy.observed == 4
-    assert other.scores(again.adapters, ()) == proxy.scores(engine.adapters, ())
+    assert other.observed == observer.observed == 4
+    assert other.scores(again.adapters) == observer.scores(engine.adapters)
     other.load_state_dict({})
     assert other.state_dict() == {}
 
@@ -239,9 +239,7 @@ def test_gora_is_the_mean_of_weight_times_gradient(random, family, checkpoints, 
 def test_gora_needs_a_weight(checkpoints, pairs) -> None:
     searched = space(shortcuts={"res1": RANK})
     here = subject(checkpoints["opt-post-norm"], pairs, searched=searched)
-    with pytest.raises(
-        ModelError, match=r"shortcut layers\.0\.res1 has none; set search_space=lora"
-    ):
+    with pytest.raises(ModelError, match=r"shortcut layers\.0\.res1 has none; set shortcuts=\[\]"):
         here.scores(configured("gora"))
     here = subject(checkpoints["opt-post-norm"], pairs)
     layer = here.adapters.linears[here.adapters.sites[0]]

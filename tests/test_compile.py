@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoModel
 
 from heterolora.adapters import Adapters
 from heterolora.adapters.freezing import freeze_disabled
-from heterolora.harness.config import identity, model_rules, prepare
+from heterolora.harness.config import identity, prepare
+from heterolora.harness.config.rules import device as device_rules
 from heterolora.harness.runs.build import build_search, build_trainer
 from heterolora.kernels.unpadding import without_padding
 from heterolora.losses import Batch, cross_entropy, inputs
@@ -315,7 +316,7 @@ def test_what_has_no_effect_is_refused(house: DictConfig, monkeypatch: pytest.Mo
     prepare(edited(house, "training.tf32=true", "training.compile=true"))
     (line,) = problems(edited(house, "training.tf32=true", "precision=bf16"))
     assert line.startswith("training.tf32=true: has no effect with precision=bf16")
-    monkeypatch.setattr(model_rules.shutil, "which", lambda _: None)
+    monkeypatch.setattr(device_rules.shutil, "which", lambda _: None)
     (line,) = problems(edited(house, "training.compile=true"))
     assert line.startswith("training.compile=true: device=cpu needs a C++ compiler")
 

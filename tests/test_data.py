@@ -14,14 +14,17 @@ from conftest import ROOT, WORDS, composed, sentence_pairs, tiny_tokenizer, writ
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from support import one_problem
 from support import task as any_task
 from torch import Tensor
 
 from heterolora.errors import DataError
-from heterolora.harness.config import TaskConfig, rules
+from heterolora.harness.config import TaskConfig
+from heterolora.harness.config.rules import data
 from heterolora.harness.data import sources
 from heterolora.harness.runs import execute as experiment
 from heterolora.losses import LABELS
+from heterolora.settings import Situation
 from heterolora.tasks import CausalLM, Classification, Encoded, Examples, Task
 
 patiently = settings(deadline=None)
@@ -60,7 +63,7 @@ def test_a_split_is_one_file_or_shards(tmp_path: Path) -> None:
         parquet.write_table(pa.table(rows), tmp_path / f"validation-0000{shard}-of-00002.parquet")
     write_parquet(tmp_path, train=PAIR)
     local = task(path=str(tmp_path))
-    assert list(rules.data_is_there(local)) == []
+    assert list(data.data_is_there(local)) == []
     loaded = sources.load(local, "validation")
     assert loaded == Examples({name: columns[name] for name in PAIR})
     assert sources.load(local, "train").columns["label"] == [0, 1]
@@ -68,7 +71,7 @@ def test_a_split_is_one_file_or_shards(tmp_path: Path) -> None:
 
 def test_a_split_that_is_not_there_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
     write_parquet(tmp_path, train=PAIR, validation_matched=PAIR)
-    (line,) = rules.data_is_there(task(path=str(tmp_path)))
+    (line,) = data.data_is_there(task(path=str(tmp_path)))
     assert "has no file validation or validation-* of type .parquet, .csv" in line
     assert "task.validation_split=" in line
 
@@ -391,7 +394,7 @@ def test_metrics_have_a_direction() -> None:
     ],
 )
 def test_settings_of_a_classification_that_do_not_fit(changes: dict[str, Any], said: str) -> None:
-    (line,) = classification(**changes).problems()
+    line = one_problem(classification(**changes))
     assert said in line
     assert "\n" not in line
-    assert list(classification().problems()) == list(LM.problems()) == []
+    assert list(classification().problems(Situation())) == list(LM.problems(Situation())) == []

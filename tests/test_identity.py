@@ -16,7 +16,7 @@ from support import task
 
 from heterolora.errors import DataError
 from heterolora.harness import hub as network
-from heterolora.harness.config import Config, identity, model_rules, prepare, rules, validate
+from heterolora.harness.config import Config, identity, prepare, rules, validate
 from heterolora.harness.config.embedded import STARTER, TASKS
 from heterolora.harness.config.fingerprints import split_fingerprint
 from heterolora.harness.config.identity import shaping_settings
@@ -54,9 +54,7 @@ def again(config: Config) -> Config:
     raw = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(config.resolved())))
     assert raw == config.resolved()
     assert isinstance(raw, dict)
-    return validate(
-        {str(key): value for key, value in raw.items()}, (*rules.RULES, *model_rules.RULES)
-    )
+    return validate({str(key): value for key, value in raw.items()}, rules.every())
 
 
 def test_a_resolved_configuration_validates_again(house: DictConfig) -> None:

@@ -20,7 +20,7 @@ from conftest import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from support import configured, randomize, space, switch_on
+from support import configured, one_problem, randomize, space, switch_on
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -28,10 +28,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from heterolora import architectures
 from heterolora.architectures import family_of, head_of
 from heterolora.errors import DataError, ModelError
-from heterolora.harness.config import plugins, rules
+from heterolora.harness.config import plugins
+from heterolora.harness.config.rules import data
 from heterolora.harness.data import sources
 from heterolora.losses import inputs
 from heterolora.proxies.passes import mask_of
+from heterolora.settings import Situation
 from heterolora.tasks import CausalLM, Encoded, Examples, Instruction, TextStream
 from heterolora.tasks.encoded import LABELS
 from heterolora.tasks.packing import together
@@ -145,8 +147,8 @@ def test_a_stream_is_cut_into_blocks() -> None:
         )
     with pytest.raises(DataError, match=r"^task.stride=12: must be at most 10, the positions of"):
         evaluated(stream(stride=12), positions=10)
-    (line,) = stream(stride=13).problems()
-    assert line.startswith("stride=13: must be at most task.max_length=12")
+    line = one_problem(stream(stride=13))
+    assert line.startswith("stride=13: must be at most max_length=12")
 
 
 ALPACA = {
@@ -213,16 +215,16 @@ def test_the_answer_alone_is_learned_and_the_end_of_it() -> None:
         ),
         ({"prompt": "{instruction} {"}, "must contain exactly the placeholders {instruction}"),
         ({"prompt_with_input": "{input}"}, "the placeholders {instruction} and {input}; write"),
-        ({"prompt_with_input": None}, "prompt_with_input=null: task.input=input needs a template"),
+        ({"prompt_with_input": None}, "prompt_with_input=null: input=input needs a template"),
         ({"output": "input"}, "must differ"),
     ],
 )
 def test_settings_of_an_instruction_that_do_not_fit(changes: dict[str, Any], said: str) -> None:
-    (line,) = instruction(**changes).problems()
+    line = one_problem(instruction(**changes))
     assert said in line
     assert "\n" not in line
-    assert list(instruction().problems()) == []
-    assert list(instruction(input=None, prompt_with_input=None).problems()) == []
+    assert list(instruction().problems(Situation())) == []
+    assert list(instruction(input=None, prompt_with_input=None).problems(Situation())) == []
 
 
 @pytest.mark.parametrize("given", ["", "some input"])
@@ -345,9 +347,9 @@ def test_what_is_held_out_is_not_trained_on_and_the_same_for_all(tmp_path: Path)
     assert set(smaller["validation"].columns["output"]) < held
     with pytest.raises(DataError, match=r"^task.held_out=12: must be less than 12, the number of"):
         sources.load_splits(kind(**section | {"held_out": 12}))
-    (line,) = rules.something_is_evaluated(kind(**section | {"held_out": None}))
+    (line,) = data.something_is_evaluated(kind(**section | {"held_out": None}))
     assert line.startswith("task.validation_split=null: leaves nothing to evaluate")
-    (line,) = rules.something_is_evaluated(kind(**section | {"validation_split": "validation"}))
+    (line,) = data.something_is_evaluated(kind(**section | {"validation_split": "validation"}))
     assert line.startswith("task.held_out=5: has no effect with task.validation_split=validation")
 
 

@@ -1,22 +1,26 @@
 """Sections that are derived from the classes of the library."""
 
+import ast
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any, Literal, TypeGuard
 
 import pytest
-from conftest import ROOT, case_name
+from conftest import ROOT, CommandLine, case_name
 from pydantic import ValidationError
 
+from heterolora.allocation import Waterfill
 from heterolora.errors import ConfigError, PluginError
-from heterolora.harness.config import PluginConfig, plugins, validate
+from heterolora.harness.config import PluginConfig, checkpoints, plugins, validate
 from heterolora.harness.config.plugins import GROUPS, KINDS, Group, choices, find, section
 from heterolora.harness.records.load import load
-from heterolora.settings import Settings, added, class_in, installed, setting
+from heterolora.proxies import GradNorm, SynFlow, needs
+from heterolora.settings import Settings, Situation, added, class_in, installed, setting
 
 
 @dataclass(frozen=True)
@@ -292,3 +296,147 @@ def test_a_run_and_the_contract_of_an_added_proxy(tmp_path: Path, tiny: list[str
     contract = made("-m", "pytest", "-p", "no:cacheprovider", "-k", "mine", *tests)
     assert contract.returncode == 0, contract.stdout
     assert "passed" in contract.stdout
+
+
+NEEDY = {
+    "by_label.py": """
+from dataclasses import dataclass
+from heterolora.proxies import Proxy
+
+@dataclass(frozen=True)
+class ByLabel(Proxy):
+    "Scores by the loss, as a proxy does unless it says otherwise."
+
+    def scores(self, adapters, *more):
+        return dict.fromkeys(adapters, 1.0)
+""",
+    "wide.py": """
+from dataclasses import dataclass
+from heterolora.proxies import Constant, needs
+
+@dataclass(frozen=True)
+class Wide(Constant):
+    "Computes in float64."
+
+    def problems(self, situation):
+        yield from super().problems(situation)
+        yield from needs.float64(self.name, situation.device)
+""",
+    "by_gain.py": """
+from dataclasses import dataclass
+from heterolora.errors import Problem
+from heterolora.allocation import Top
+
+@dataclass(frozen=True)
+class ByGain(Top):
+    "Reads the gain of each rank."
+
+    def problems(self, situation):
+        yield from super().problems(situation)
+        if situation.proxy is not None and not situation.proxy.has_gains:
+            rule = f"needs gains, which `proxy={situation.proxy.name}` does not give"
+            yield Problem("selection", self.name, rule, "choose `proxy=eva`, or set `floor=1`")
+""",
+}
+ENTRIES = """
+[heterolora.proxies]
+by_label = needy.by_label:ByLabel
+wide = needy.wide:Wide
+[heterolora.allocation.selection]
+by_gain = needy.by_gain:ByGain
+"""
+
+
+@pytest.fixture
+def needy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An installed package whose proxies and selection have needs of their own."""
+    (tmp_path / "needy").mkdir()
+    for file, text in NEEDY.items():
+        (tmp_path / "needy" / file).write_text(text)
+    info = tmp_path / "needy-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: needy\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(ENTRIES)
+    monkeypatch.syspath_prepend(tmp_path)
+    installed.cache_clear()
+    yield
+    installed.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "needy"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            ["proxy=by_label", "task.label=null"],
+            "proxy=by_label: scores by the loss, which needs labels, but the data of task=rte has "
+            "none; choose proxy=eva or proxy=constant, or name the column with task.label=COLUMN",
+        ),
+        (
+            ["proxy=wide"],
+            "proxy=wide: computes in float64, which device=cpu does not support; use device=cpu "
+            "or another proxy",
+        ),
+        (
+            ["strategy=homogeneous", "+proxy@importance.mine=wide"],
+            "importance.mine.name=wide: computes in float64, which device=cpu does not support; "
+            "use device=cpu or another proxy",
+        ),
+        (
+            ["selection=by_gain"],
+            "selection=by_gain: needs gains, which proxy=gradnorm does not give; choose proxy=eva, "
+            "or set selection.floor=1",
+        ),
+    ],
+    ids=["labels", "float64", "importance", "gains"],
+)
+@pytest.mark.usefixtures("needy")
+def test_a_need_that_only_its_class_knows_is_told_before_weights_load(
+    changes: list[str],
+    line: str,
+    tiny: list[str],
+    command_line: CommandLine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Would catch a rule that knows the choices of this package by name, and no others."""
+    monkeypatch.setattr(needs, "has_float64", lambda device: False)
+    monkeypatch.setattr(checkpoints, "load", lambda *given: pytest.fail("weights were loaded"))
+    rest = [one for one in tiny if not one.startswith("proxy.")]
+    done = command_line(*rest, *changes)
+    assert done.code == 2
+    (said,) = [one for one in done.err.splitlines() if not one.startswith("error: task.label=null")]
+    assert said == f"error: {line}"
+
+
+def test_a_need_in_the_words_of_the_library() -> None:
+    """Would catch keys of the command line in what a notebook shows."""
+    (problem,) = Waterfill().problems(Situation(proxy=GradNorm()))
+    assert str(problem) == (
+        "selection=waterfill: needs the gain of each rank, but the proxy gradnorm scores whole "
+        "sites; choose the proxy gradsvd or the proxy eva, or the selection proportional"
+    )
+    copa = SimpleNamespace(has_labels=True, compares_inputs=True)
+    (problem,) = SynFlow().problems(Situation(task=copa))
+    assert str(problem).startswith("objective=loss: has no gradient")
+    assert str(problem).endswith("; set objective=output")
+
+
+def test_a_class_of_a_notebook_has_the_name_of_the_class() -> None:
+    """Would catch records in which every proxy that was written in a notebook is `__main__`."""
+    mine = dataclass(frozen=True)(type("MyGradNorm2", (GradNorm,), {"__module__": "__main__"}))
+    assert mine().name == "my_grad_norm2"
+    assert mine().to_dict()["name"] == "my_grad_norm2"
+
+
+def test_no_rule_knows_a_choice_by_its_name() -> None:
+    """Would catch a need that is written beside the rules, and not in the class that has it."""
+    groups = GROUPS.keys() - {"tracking"}
+    names = {*plugins.trackers(), *(name for group in groups for name in choices(group))}
+    for file in (ROOT / "heterolora/harness/config/rules").glob("*.py"):
+        found = {node.value for node in ast.walk(ast.parse(file.read_text())) if is_text(node)}
+        assert not found & names, file
+
+
+def is_text(node: ast.AST) -> TypeGuard[ast.Constant]:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)

@@ -21,8 +21,9 @@ from heterolora.errors import ModelError
 from heterolora.harness import hub as network
 from heterolora.harness.cli import prefetch as prefetch_module
 from heterolora.harness.cli import run as command
-from heterolora.harness.config import ModelConfig, model_rules
+from heterolora.harness.config import ModelConfig
 from heterolora.harness.config import checkpoints as loading
+from heterolora.harness.config.rules.model import model_is_usable
 
 TASKS = ("mrpc", "rte")
 
@@ -196,7 +197,7 @@ def test_a_cache_without_the_weights_is_told_from_a_broken_model(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     model = ModelConfig(name="some/part", path=None, revision=None)
-    assert list(model_rules.model_is_usable(model)) == []
+    assert list(model_is_usable(model)) == []
     with pytest.raises(ModelError, match=r"^model.name=some/part: .*python scripts/prefetch.py"):
         loading.load(model, support.task().build(), seed=0)
 

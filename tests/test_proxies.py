@@ -24,15 +24,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from heterolora import architectures
-from heterolora.errors import ModelError
-from heterolora.harness.config import model_rules, plugins
-from heterolora.harness.config.schema import Device
+from heterolora.harness.config import plugins
 from heterolora.harness.data import sources
 from heterolora.proxies import Constant, GradNorm
 from heterolora.proxies.base import scores_of
 from heterolora.proxies.control import Control
-from heterolora.proxies.synflow import check_float64
+from heterolora.proxies.needs import has_float64
 from heterolora.seeding import torch_generator
+from heterolora.settings import Situation
 
 ALL = plugins.choices("proxy")
 OWN = sorted(file.stem for file in (CONF / "proxy").glob("*.yaml"))
@@ -273,17 +272,16 @@ def test_sites_that_are_drawn_once_stay(checkpoints, pairs) -> None:
 
 
 def test_synflow_is_refused_before_a_device_without_float64_is_used() -> None:
-    proxy = plugins.find("proxy", "synflow")(**settings_of("proxy")["synflow"])
-    static = plugins.find("strategy", "static")(**settings_of("strategy")["static"])
-    (line,) = model_rules.synflow_on_device(proxy, static, Device("mps"))
-    assert line.startswith("proxy=synflow: computes in float64, which device=mps does not support")
-    assert list(model_rules.synflow_on_device(proxy, static, Device("cpu"))) == []
+    proxy = configured("synflow")
+    (problem,) = proxy.problems(Situation(device=torch.device("mps")))
+    start = "proxy=synflow: computes in float64, which device=mps does not support"
+    assert str(problem).startswith(start)
+    assert list(proxy.problems(Situation(device=torch.device("cpu")))) == []
 
 
 def test_synflow_needs_float64() -> None:
-    check_float64(torch.device("cpu"))
-    with pytest.raises(ModelError, match=r"^proxy=synflow: computes in float64, .*device=cpu"):
-        check_float64(torch.device("mps"))
+    assert has_float64(torch.device("cpu"))
+    assert not has_float64(torch.device("mps"))
 
 
 def test_the_sample_is_the_first_examples_in_order(checkpoints, pairs) -> None:

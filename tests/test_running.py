@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -25,15 +26,18 @@ from support import (
 from torch import Tensor
 
 from heterolora.adapters import LowRank
-from heterolora.harness.config import plugins, task_rules
+from heterolora.allocation import Pool
+from heterolora.harness.config import plugins
+from heterolora.harness.config.rules.choices import choices_fit
 from heterolora.harness.loggers.progress import Display, Screen
 from heterolora.harness.records.record import read_rows
 from heterolora.harness.runs import execute as experiment
 from heterolora.harness.runs.packs import Pack
 from heterolora.kernels.unpadding import without_padding
 from heterolora.losses import inputs
-from heterolora.proxies import GradNorm, Snip
+from heterolora.proxies import GradNorm, Sensitivity, Snip
 from heterolora.proxies.running import Running
+from heterolora.strategies import Search
 from heterolora.training.engines import LocalEngine
 from heterolora.training.engines.packed import PackedEngine
 from heterolora.training.optimizer import adamw
@@ -87,10 +91,10 @@ def test_the_sums_are_gradients_with_every_gate_open_for_its_own(
 ) -> None:
     here = everywhere(checkpoints[family], pairs, renormalize)
     here.adapters.model.double()
-    running = Running()
+    running = Running(GradNorm().saliencies, every=1)
     batches = [here.examples.batch(range(start, start + 4)) for start in (0, 4)]
     for seed, batch in enumerate(batches):
-        with running.step(here.adapters, 1):
+        with running.observe(here.adapters):
             loss_of(here, batch, seed, unpadded).backward()
     assert running.observed == 2
     found = running.take(here.adapters)
@@ -106,7 +110,7 @@ def test_the_sums_are_gradients_with_every_gate_open_for_its_own(
         torch.testing.assert_close(found[site], (adapter.A.grad, adapter.B.grad))
 
 
-def engines(here: Subject, proxy, autocast=contextlib.nullcontext) -> tuple[LocalEngine, ...]:
+def engines(here: Subject, observer, autocast=contextlib.nullcontext) -> tuple[LocalEngine, ...]:
     """An engine without observers, and one of an equal model that is observed."""
     other = copy.deepcopy(here.adapters.model)
     twins = {
@@ -121,7 +125,7 @@ def engines(here: Subject, proxy, autocast=contextlib.nullcontext) -> tuple[Loca
     task = SimpleNamespace(loss=here.loss)
     return tuple(
         LocalEngine(one, task, adamw(one, 0.01), autocast, observers=observers)
-        for one, observers in ((here.adapters, ()), (copied, [proxy.observe]))
+        for one, observers in ((here.adapters, ()), (copied, [observer.observe]))
     )
 
 
@@ -133,8 +137,8 @@ def test_observing_changes_no_bit_of_the_training(
     family, renormalize, precision, checkpoints, pairs
 ) -> None:
     here = everywhere(checkpoints[family], pairs, renormalize)
-    proxy = configured("gradnorm", source="running", observe_every=2)
-    plain, observed = engines(here, proxy, autocast_for(precision, CPU))
+    observer = configured("gradnorm", source="running", observe_every=2).observer()
+    plain, observed = engines(here, observer, autocast_for(precision, CPU))
     for start in (0, 8, 16):
         batch = here.examples.batch(range(start, start + 8))
         assert torch.equal(plain.step(batch), observed.step(batch))
@@ -142,25 +146,24 @@ def test_observing_changes_no_bit_of_the_training(
         for name, tensor in ours.items():
             assert torch.equal(tensor, theirs[name]), name
             assert (tensor.grad is None) == (theirs[name].grad is None), name
-    assert proxy.observed == 2
+    assert observer.observed == 2
     assert all(adapter.sums is None for adapter in observed.adapters.values())
-    assert all(a.any() and b.any() for a, b in proxy._running.sums.values())
+    assert all(a.any() and b.any() for a, b in observer.sums.values())
 
 
 def test_sites_below_every_one_that_is_on_are_observed(checkpoints, pairs) -> None:
     here = subject(checkpoints["opt-post-norm"], pairs)
-    proxy = configured("gradnorm", source="running")
-    _, engine = engines(here, proxy)
+    observer = configured("gradnorm", source="running").observer()
+    _, engine = engines(here, observer)
     engine.adapters.apply({})
     engine.step(here.examples.batch(range(4)))
-    assert min(proxy.scores(engine.adapters, ()).values()) > 0
+    assert min(observer.scores(engine.adapters).values()) > 0
     assert all(matrix.grad is None for matrix in matrices(engine.adapters))
 
 
 def test_a_step_that_fails_leaves_no_trace(checkpoints, pairs) -> None:
     here = subject(checkpoints["bert"], pairs)
-    proxy = configured("gradnorm", source="running")
-    _, engine = engines(here, proxy)
+    _, engine = engines(here, configured("gradnorm", source="running").observer())
     engine.adapters.model.bert.encoder.layer[2].register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         engine.step(here.examples.batch(range(4)))
@@ -169,20 +172,20 @@ def test_a_step_that_fails_leaves_no_trace(checkpoints, pairs) -> None:
 
 def test_only_training_steps_are_observed_and_only_some_of_them(checkpoints, pairs) -> None:
     here = subject(checkpoints["bert"], pairs)
-    proxy = configured("snip", source="running", observe_every=3)
-    _, engine = engines(here, proxy)
+    observer = configured("snip", source="running", observe_every=3).observer()
+    _, engine = engines(here, observer)
     batch = here.examples.batch(range(4))
     counts = []
     for _ in range(7):
         engine.step(batch)
-        counts.append(proxy.observed)
-        sums = copy.deepcopy(proxy._running.sums)
+        counts.append(observer.observed)
+        sums = copy.deepcopy(observer.sums)
         configured("snip").scores(engine.adapters, [batch], here.loss)
         with torch.no_grad():
             engine.adapters.model(**inputs(batch))
         assert all(
             torch.equal(new, old)
-            for site, pair in proxy._running.sums.items()
+            for site, pair in observer.sums.items()
             for new, old in zip(pair, sums[site], strict=True)
         )
     assert counts == [1, 1, 1, 2, 2, 2, 3]
@@ -191,29 +194,23 @@ def test_only_training_steps_are_observed_and_only_some_of_them(checkpoints, pai
 def test_scores_are_of_the_sums_and_the_weights_that_stand(checkpoints, pairs) -> None:
     here = subject(checkpoints["opt-post-norm"], pairs)
     proxies = [configured(name, source="running", observe_every=1) for name in ("gradnorm", "snip")]
-    engine = LocalEngine(
-        here.adapters,
-        SimpleNamespace(loss=here.loss),
-        adamw(here.adapters, 0.01),
-        observers=[proxy.observe for proxy in proxies],
-    )
+    observers = [proxy.observer() for proxy in proxies]
+    engine = LocalEngine(here.adapters, SimpleNamespace(loss=here.loss), adamw(here.adapters, 0.01))
     sampled = [configured(name) for name in ("gradnorm", "snip")]
     for proxy, sample in zip(proxies, sampled, strict=True):
         assert proxy.observes
         assert not sample.observes
-        assert proxy.weights_scored(here.adapters) == sample.weights_scored(here.adapters)
-        assert here.scores(proxy) == here.scores(sample)  # nothing is observed yet
+        assert here.scores(proxy) == here.scores(sample)  # where nothing is observed
     expected = []
     for start in (0, 8):
         # With every site on and one observer in turn, they are the gradients that stand.
-        for proxy in proxies:
-            engine.observers = [proxy.observe]
+        for observer in observers:
+            engine.observers = [observer.observe]
             engine.step(here.examples.batch(range(start, start + 8)))
             expected.append([matrix.grad.clone() for matrix in matrices(here.adapters)])
-    for index, proxy in enumerate(proxies):
-        assert proxy.observed == 2
-        assert proxy.weights_scored(here.adapters) == "current"
-        scores = here.scores(proxy)
+    for index, (proxy, observer) in enumerate(zip(proxies, observers, strict=True)):
+        assert observer.observed == 2
+        scores = observer.scores(here.adapters)
         sums = [a + b for a, b in zip(*expected[index::2], strict=True)]
         weights = matrices(here.adapters)
         values = [
@@ -222,50 +219,64 @@ def test_scores_are_of_the_sums_and_the_weights_that_stand(checkpoints, pairs) -
         ]
         by_site = [float(a + b) for a, b in zip(values[::2], values[1::2], strict=True)]
         assert list(scores.values()) == pytest.approx(by_site, rel=1e-4)
-        assert proxy.observed == 0
-        assert here.scores(proxy) == here.scores(sampled[index])  # they are spent
+        assert observer.observed == 0  # they are spent
 
 
-def test_trained_weights_are_never_the_probes(checkpoints, pairs) -> None:
-    """Even if every B is still zero, gradients of the training are not mixed with a drawn B."""
+def test_a_search_scores_what_was_observed_and_then_the_sample_again(checkpoints, pairs) -> None:
+    """Would catch sums that a search leaves, or weights of a probe among observed gradients."""
     here = subject(checkpoints["opt-post-norm"], pairs)
-    proxy = configured("snip", source="running")
-    _, engine = engines(here, proxy)
-    batch = here.examples.batch(range(4))
-    engine.adapters.apply({})
-    engine.step(batch)
-    assert proxy.weights_scored(engine.adapters) == "current"
-    assert set(proxy.scores(engine.adapters, ()).values()) == {0.0}
+    proxy, sample = configured("snip", source="running"), configured("snip")
+    pools = [Pool(frozenset(here.adapters), here.adapters.count // 2)]
+    search = Search(here.adapters, proxy, here.examples, pools, loss=here.loss)
+    first = search()
+    assert (first["observed"], first["weights"]) == (0, "probe")
+    assert [*first["scores"].values()] == [*here.scores(sample).values()]
+    engine = LocalEngine(
+        here.adapters,
+        SimpleNamespace(loss=here.loss),
+        adamw(here.adapters, 0.01),
+        observers=[search.observer.observe],
+    )
+    here.adapters.apply({})
+    engine.step(here.examples.batch(range(4)))
+    second = search()  # every B is still zero, but what was observed is not the probe's
+    assert (second["observed"], second["weights"]) == (1, "current")
+    assert set(second["scores"].values()) == {0.0}
+    third = search()
+    assert (third["observed"], third["weights"]) == (0, "probe")
+    assert [*third["scores"].values()] == [*here.scores(sample).values()]
 
 
 def test_the_state_is_the_sums(checkpoints, pairs) -> None:
     here = subject(checkpoints["opt-post-norm"], pairs)
-    proxy, other = (configured("gradnorm", source="running", observe_every=2) for _ in range(2))
-    assert proxy.state_dict() == {}
-    _, engine = engines(here, proxy)
+    proxy = configured("gradnorm", source="running", observe_every=2)
+    observer, other = proxy.observer(), proxy.observer()
+    assert observer.state_dict() == {}
+    _, engine = engines(here, observer)
     for start in (0, 8):
         engine.step(here.examples.batch(range(start, start + 8)))
-    state = proxy.state_dict()
+    state = observer.state_dict()
     other.load_state_dict(state)
     batch = here.examples.batch(range(16, 24))
     engine.step(batch)  # observed, as the third
-    assert (proxy.observed, other.observed) == (2, 1)
+    assert (observer.observed, other.observed) == (2, 1)
     assert state["observed"] == 1
-    kept = other.scores(engine.adapters, ())
-    assert kept != proxy.scores(engine.adapters, ())
+    kept = other.scores(engine.adapters)
+    assert kept != observer.scores(engine.adapters)
     assert json.dumps({key: state[key] for key in ("steps", "observed")})
     other.load_state_dict({})
     assert other.state_dict() == {}
 
 
-def test_two_proxies_that_are_equal_observe_apart(checkpoints, pairs) -> None:
+def test_a_proxy_is_the_same_before_and_after_a_run_observes(checkpoints, pairs) -> None:
+    """Would catch state in frozen settings: equal proxies that score differently."""
     here = subject(checkpoints["bert"], pairs)
-    one, other = Snip(source="running"), Snip(source="running")
-    assert one == other
-    with one.observe(here.adapters):
-        pass
-    assert (one.observed, other.observed) == (1, 0)
-    assert one == other
+    for proxy in (Snip(source="running"), Sensitivity()):
+        one, other = proxy.observer(), replace(proxy).observer()
+        with one.observe(here.adapters):
+            pass
+        assert (one.observed, other.observed, proxy.observer().observed) == (1, 0, 0)
+        assert vars(proxy) == vars(replace(proxy))
 
 
 @pytest.fixture
@@ -273,7 +284,7 @@ def copies(checkpoints, pairs) -> list[LocalEngine]:
     """Two engines, the second of which is observed."""
     here = subject(checkpoints["opt-post-norm"], pairs)
     switch_on(here.adapters, here.adapters.sites[:2])
-    return list(engines(here, configured("gradnorm", source="running", observe_every=1)))
+    return list(engines(here, configured("gradnorm", source="running", observe_every=1).observer()))
 
 
 def test_packed_runs_are_observed_one_by_one(copies, checkpoints, pairs, monkeypatch) -> None:
@@ -318,7 +329,7 @@ class _Clock:
 
 def _sums(engine: LocalEngine):
     (observe,) = engine.observers
-    return observe.__self__._running.sums
+    return observe.__self__.sums
 
 
 OBSERVING = [
@@ -328,40 +339,44 @@ OBSERVING = [
 """What observes, and how a line begins that refuses it."""
 
 
+def refused(strategy: str = "dynamic", **sections) -> list[str]:
+    """The problems of these sections beside a strategy."""
+    chosen = plugins.find("strategy", strategy)(**settings_of("strategy")[strategy])
+    return list(choices_fit({"strategy": chosen, **sections}))
+
+
 def test_what_observes_sees_into_no_compiled_model(checkpoints, pairs) -> None:
     here = subject(checkpoints["bert"], pairs)
-    proxy = configured("gradnorm", source="running")
+    observer = configured("gradnorm", source="running").observer()
     rest = (SimpleNamespace(loss=here.loss), adamw(here.adapters, 0.01))
     model = here.adapters.model
     with pytest.raises(ValueError, match="observers need the default forward pass"):
-        LocalEngine(here.adapters, *rest, observers=[proxy.observe], forward=model)
+        LocalEngine(here.adapters, *rest, observers=[observer.observe], forward=model)
     compiled, eager = (SimpleNamespace(compile=value) for value in (True, False))
     for section, start in OBSERVING:
-        (line,) = task_rules.observed_is_eager(compiled, section)
+        (line,) = refused(proxy=section, training=compiled)
         assert line.startswith(start)
-        assert list(task_rules.observed_is_eager(eager, section)) == []
-    for other in (None, proxy_section("gradnorm"), proxy_section("constant")):
-        assert list(task_rules.observed_is_eager(compiled, other)) == []
+        assert "training.compile=false" in line
+        assert refused(proxy=section, training=eager) == []
+    for name in ("gradnorm", "constant"):
+        assert refused(proxy=proxy_section(name), training=compiled) == []
 
 
 @pytest.mark.parametrize(
-    ("strategy", "refused"),
+    ("strategy", "count"),
     [("static", 1), ("dynamic", 0), ("warmup", 0), ("pruning", 0), ("homogeneous", 0)],
 )
 @pytest.mark.parametrize(("section", "start"), OBSERVING)
-def test_steps_are_observed_for_a_later_search(section, start, strategy, refused) -> None:
-    chosen = plugins.find("strategy", strategy)(**settings_of("strategy")[strategy])
-    lines = list(task_rules.observed_is_searched(chosen, section, {}))
-    assert len(lines) == refused
+def test_steps_are_observed_for_a_later_search(section, start, strategy, count) -> None:
+    lines = refused(strategy, proxy=section)
+    assert len(lines) == count
     assert all(line.startswith(start) and "set strategy=dynamic" in line for line in lines)
-    assert list(task_rules.observed_is_searched(chosen, proxy_section("gradnorm"), {})) == []
+    assert refused(strategy, proxy=proxy_section("gradnorm")) == []
 
 
 def test_importance_is_of_no_training_step() -> None:
-    dynamic = plugins.find("strategy", "dynamic")(**settings_of("strategy")["dynamic"])
     running, sensitivity = (section for section, _ in OBSERVING)
-    lines = task_rules.observed_is_searched(dynamic, None, {"one": running, "two": sensitivity})
-    first, second = lines
+    first, second = refused(importance={"one": running, "two": sensitivity})
     assert first.startswith("importance.one.source=running: ")
     assert second.startswith("importance.two.name=sensitivity: ")
     assert second.endswith("choose another, such as +proxy@importance.two=snip")

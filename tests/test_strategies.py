@@ -17,6 +17,7 @@ from heterolora.allocation import Pool, homogeneous_budget
 from heterolora.harness.config import plugins
 from heterolora.proxies import Constant
 from heterolora.seeding import python_generator
+from heterolora.sites import Site
 from heterolora.strategies import Strategy
 from heterolora.strategies.dynamic import Dynamic
 from heterolora.strategies.pruning import Pruning
@@ -211,9 +212,24 @@ def test_a_search_goes_on_from_its_state(here) -> None:
 
 @dataclass(frozen=True)
 class Counting(Constant):
-    """A proxy whose scores are what it has observed."""
+    """A proxy that observes."""
+
+    def observer(self) -> "Seen":
+        return Seen()
+
+
+@dataclass
+class Seen:
+    """What `Counting` has observed."""
 
     seen: list[int] = field(default_factory=list)
+
+    @property
+    def observed(self) -> int:
+        return len(self.seen)
+
+    def scores(self, adapters: Adapters) -> dict[Site, float]:
+        return dict.fromkeys(adapters, float(self.observed))
 
     @contextmanager
     def observe(self, adapters: Adapters) -> Iterator[None]:
@@ -227,12 +243,13 @@ class Counting(Constant):
         self.seen[:] = state["seen"]
 
 
-def test_the_state_of_a_proxy_is_kept_without_knowing_it(here) -> None:
-    proxy, other = Counting(), Counting()
-    with proxy.observe(here.adapters):
+def test_the_state_of_an_observer_is_kept_without_knowing_it(here) -> None:
+    """Under the name of the proxy, as in the checkpoints of earlier versions."""
+    one, other = search(here, Counting()), search(here, Counting())
+    with one.observer.observe(here.adapters):
         pass
-    kept = search(here, proxy).state_dict()
+    kept = one.state_dict()
     assert kept["proxy"] == {"seen": [6]}
-    search(here, other).load_state_dict(kept)
-    assert other.seen == [6]
+    other.load_state_dict(kept)
+    assert other.observer.seen == [6]
     assert "proxy" not in search(here, configured("constant")).state_dict()

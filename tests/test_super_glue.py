@@ -16,7 +16,7 @@ from conftest import WIRINGS, WORDS, CommandLine, composed, tiny_tokenizer, writ
 from omegaconf import OmegaConf
 from pyarrow import parquet
 from sklearn import metrics as sklearn_metrics
-from support import checkpoint, configured, randomize, space
+from support import checkpoint, configured, one_problem, randomize, space
 
 from heterolora import architectures
 from heterolora.errors import DataError
@@ -432,6 +432,6 @@ def test_settings_that_do_not_fit_are_one_line(said: str) -> None:
     settings = {"sentences": ("{premise}",), "label": "label", "num_labels": 2, "max_length": 8}
     settings |= {"metrics": ("accuracy",)} | BAD[said]
     kind = Grouped if "group" in settings else Prompted
-    (line,) = kind(**settings).problems()
+    line = one_problem(kind(**settings))
     assert said in line or said.replace("[", "").replace("]", "") in line
     assert "\n" not in line

@@ -144,9 +144,9 @@ class LowRank(nn.Module):
             return None
         return self._rank
 
-    def on(self, x: Tensor) -> Tensor:
-        """Return whether any rank is on: a scalar from the mask, the same for all rows of `x`."""
-        return self.mask.any()
+    def where_on(self, on: Tensor, off: Tensor) -> Tensor:
+        """Return `on` if any rank is on, which the mask says without a branch, and `off` if not."""
+        return torch.where(self.mask.any(), on, off)
 
     @property
     def unit_cost(self) -> int:

@@ -7,7 +7,6 @@ adapter alone; the classes below differ in how it joins the stream that it leads
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from heterolora.adapters.low_rank import LowRank
@@ -73,7 +72,7 @@ class RenormalizedWhereOn(Shortcut):
         """
         match self.adapter.known_rank:
             case None:
-                return torch.where(self.adapter.on(x), norm(self.adapter.added(x, h)), x)
+                return self.adapter.where_on(norm(self.adapter.added(x, h)), x)
             case 0:
                 return self.adapter.added(x, h)  # which is x
             case _:

@@ -24,7 +24,7 @@ from heterolora.losses import Batch, Loss, usual_loss
 from heterolora.proxies import Proxy
 from heterolora.proxies.spectral import candidates
 from heterolora.seeding import python_generator
-from heterolora.settings import class_in, names_in
+from heterolora.settings import Situation, class_in, names_in
 from heterolora.sites import ROLES, Site
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def suggest(
         AllocationError: if a score is not finite, or the budget allows no allocation.
         ValueError: if a setting does not exist or fit, or there are no batches.
     """
-    scoring = _of_a_sample(made("proxy", proxy, "heterolora.proxies"))
+    scoring = _usable(made("proxy", proxy, "heterolora.proxies"), model)
     selecting: Selection = made("selection", selection, "heterolora.allocation.selection")
     adapters = _adapters(model, target, budget_rank, enable_rate, alpha, seed)
     started, read = time.perf_counter(), _Counted(batches)
@@ -192,13 +192,10 @@ def suggest(
     )
 
 
-def _of_a_sample(proxy: Proxy) -> Proxy:
-    """Return the proxy if it scores a sample; reject it if it scores training steps."""
-    if proxy.observes:
-        raise ValueError(
-            f"proxy={proxy.name!r}: scores training steps, but there are none here; choose a "
-            "proxy that scores a sample, such as 'snip' or GradNorm(source='probe')"
-        )
+def _usable(proxy: Proxy, model: PreTrainedModel) -> Proxy:
+    """Return the proxy; reject one that scores training steps, or cannot score this model."""
+    for problem in proxy.problems(Situation(device=model.device)):
+        raise ValueError(str(problem))
     return proxy
 
 

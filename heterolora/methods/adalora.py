@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from heterolora.errors import ModelError
+from heterolora.errors import ModelError, Problem
 from heterolora.methods.base import Given, Method
 from heterolora.methods.peft import made, nearest, trainable
 from heterolora.seeding import Stream
-from heterolora.settings import setting
+from heterolora.settings import Situation, setting
 
 if TYPE_CHECKING:
     from heterolora.adapters import Adapters
@@ -31,10 +32,10 @@ class AdaLoRA(Method):
     penalty: float = setting(0.5, help="weight of the orthogonality penalty", ge=0)
     alpha: float = setting(16, help="factor that scales the update", gt=0)
 
-    @property
-    def targets_layers(self) -> bool:
-        """True: PEFT adapts the linear layers of the search space."""
-        return True
+    def problems(self, situation: Situation) -> Iterator[Problem]:
+        """Yield problems as for any baseline, and of projections that are no whole layers."""
+        yield from super().problems(situation)
+        yield from self.whole_layers(situation)
 
     def apply(self, given: Given) -> Adapters:
         """Let PEFT prepare the model.

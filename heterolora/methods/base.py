@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from heterolora.errors import Problem
 from heterolora.proxies.base import Examples
-from heterolora.settings import Settings
+from heterolora.settings import Settings, Situation
 from heterolora.sites import Site
 
 if TYPE_CHECKING:
@@ -29,10 +31,45 @@ class Method(Settings, ABC):
 
     allocates: ClassVar[bool] = False
 
-    @property
-    def targets_layers(self) -> bool:
-        """Whether the method has PEFT adapt the linear layers of the search space."""
-        return False
+    def problems(self, situation: Situation) -> Iterator[Problem]:
+        """Yield what only adapters of single sites can do, if the method has none."""
+        if self.allocates:
+            return
+        this, adapters = f"`method={self.name}`", "`method=heterolora`"
+        if roles := situation.shortcuts:
+            remedy = f"set `shortcuts=[]`, or {adapters}"
+            yield Problem("shortcuts", roles, f"{this} has no adapters on shortcuts", remedy)
+        if names := situation.exclude:
+            rule = f"{this} adapts roles, not single sites"
+            yield Problem("exclude", names, rule, f"set `exclude=[]`, or {adapters}")
+        if situation.engine == "sharded":
+            rule = f"{this} trains inside the layers that this engine splits"
+            yield Problem("engine", "sharded", rule, f"set `engine=distributed`, or {adapters}")
+
+    def own_parameters(self, situation: Situation) -> Iterator[Problem]:
+        """Yield the problems of training the model's own parameters, if they are not in fp32."""
+        this = f"`method={self.name}` trains the model's own parameters"
+        another = "or choose `method=heterolora`"
+        if (stored := situation.quantization) is not None:
+            yield Problem("quantization", stored, this, f"set `quantization=null`, {another}")
+        if situation.dtype != "fp32":
+            remedy = f"set `dtype=fp32`, {another}"
+            yield Problem("dtype", situation.dtype, f"{this}, in fp32", remedy)
+
+    def whole_layers(self, situation: Situation) -> Iterator[Problem]:
+        """Yield the problem of adapting whole layers, if projections are parts of one."""
+        if (family := situation.family) is None:
+            return
+        parts = family.rows(situation.config)
+        if fused := [role for role in situation.projections if role in parts]:
+            yield Problem(
+                "method",
+                self.name,
+                f"adapts whole layers, but {', '.join(fused)} of {family.model_type} models are "
+                "parts of one layer",
+                "choose `method=heterolora`, or other `projections=[...]`, such as "
+                "`projections=[o,down]`",
+            )
 
     @abstractmethod
     def apply(self, given: Given) -> Adapters:

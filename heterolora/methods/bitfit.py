@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from heterolora.errors import ModelError
+from heterolora.errors import ModelError, Problem
 from heterolora.methods.base import Given, Method
+from heterolora.settings import Situation
 
 if TYPE_CHECKING:
     from heterolora.adapters import Adapters
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class BitFit(Method):
     """Trains every bias, including those of norms, whatever the budget."""
+
+    def problems(self, situation: Situation) -> Iterator[Problem]:
+        """Yield problems as for any baseline, and of parameters that are not in fp32."""
+        yield from super().problems(situation)
+        yield from self.own_parameters(situation)
 
     def apply(self, given: Given) -> Adapters:
         """Freeze everything but biases and the head.

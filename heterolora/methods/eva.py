@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from heterolora.errors import ModelError
+from heterolora.errors import ModelError, Problem
 from heterolora.losses import inputs
 from heterolora.methods.base import Given, Method
 from heterolora.methods.peft import made, nearest, trainable
 from heterolora.seeding import Stream
-from heterolora.settings import setting
+from heterolora.settings import Situation, setting
 
 if TYPE_CHECKING:
     from heterolora.adapters import Adapters
@@ -32,10 +33,10 @@ class Eva(Method):
     examples: int = setting(256, help="training examples whose inputs are decomposed", gt=0)
     batch_size: int = setting(32, help="examples per forward pass", gt=0)
 
-    @property
-    def targets_layers(self) -> bool:
-        """True: PEFT adapts the linear layers of the search space."""
-        return True
+    def problems(self, situation: Situation) -> Iterator[Problem]:
+        """Yield problems as for any baseline, and of projections that are no whole layers."""
+        yield from super().problems(situation)
+        yield from self.whole_layers(situation)
 
     def apply(self, given: Given) -> Adapters:
         """Decompose the inputs, and let PEFT prepare the model.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from heterolora.errors import ModelError, one_line, printable, shown
+from heterolora.errors import ModelError, Problem, one_line, printable, shown
 from heterolora.methods.base import Given, Method
 from heterolora.seeding import Stream
-from heterolora.settings import class_at, setting
+from heterolora.settings import Situation, class_at, setting
 
 if TYPE_CHECKING:
     from heterolora.adapters import Adapters
@@ -35,6 +35,17 @@ class Peft(Method):
         """Whether the configuration takes target modules and does not name any itself."""
         fields = configuration(self.config).__dataclass_fields__
         return "target_modules" in fields and "target_modules" not in self.config
+
+    def problems(self, situation: Situation) -> Iterator[Problem]:
+        """Yield problems as for any baseline, and of projections that are no whole layers."""
+        yield from super().problems(situation)
+        if situation.family is None:
+            return  # nor may PEFT be imported yet, which imports torch
+        try:
+            if self.targets_layers:
+                yield from self.whole_layers(situation)
+        except ModelError:
+            return  # raised again when the method is applied
 
     def apply(self, given: Given) -> Adapters:
         """Let PEFT prepare the model.

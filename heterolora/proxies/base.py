@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from heterolora.errors import Problem
 from heterolora.losses import Autocast, Batch, Loss, default_loss
+from heterolora.proxies import needs
 from heterolora.proxies.passes import (
     AB,
     evaluation_mode,
@@ -22,15 +23,15 @@ from heterolora.proxies.passes import (
     paired,
     summed_gradients,
 )
-from heterolora.proxies.running import Running
+from heterolora.proxies.running import Observer, Running
 from heterolora.seeding import torch_generator
-from heterolora.settings import Settings, setting, torch
+from heterolora.settings import Settings, Situation, setting, torch
 from heterolora.sites import Site
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from heterolora.adapters import Adapters, Ranked
+    from heterolora.adapters import Ranked
 
 Weights = Literal["current", "probe"]
 
@@ -46,8 +47,18 @@ class Examples(Protocol):
 class Proxy(Settings, ABC):
     """A zero-cost proxy: scores every site with all sites on and dropout off, and leaves no trace.
 
-    A proxy that keeps state from what it observes also has `state_dict` and `load_state_dict`.
+    Attributes:
+        has_gains: whether the proxy gives a gain for each rank of a site.
     """
+
+    has_gains: ClassVar[bool] = False
+
+    def problems(self, situation: Situation) -> Iterator[Problem]:
+        """Yield a problem if labels, or training steps to observe, are needed and missing."""
+        if self.needs_labels:
+            yield from needs.labels(self.name, situation)
+        if self.observes:
+            yield from needs.training_steps(*self.observing(), situation)
 
     @property
     def needs_labels(self) -> bool:
@@ -63,27 +74,20 @@ class Proxy(Settings, ABC):
         return "current"
 
     @property
-    def reads_weights(self) -> bool:
-        """Whether frozen weights are read, other than by a pass through the model as it is."""
-        return False
-
-    @property
     def observes(self) -> bool:
         """Whether training steps are to be observed."""
-        return False
+        return self.observer() is not None
 
-    @property
-    def observed(self) -> int:
-        """How many training steps the next scores are computed from; 0 if from the sample."""
-        return 0
+    def observer(self) -> Observer | None:
+        """Return what observes the training steps of one run; None if the sample is all it takes.
 
-    def observe(self, adapters: Adapters) -> AbstractContextManager[object]:
-        """Return a context in which a training step runs its forward and backward pass.
-
-        It is entered if the proxy `observes`, and must not change any number of the training.
-        Gradients are complete when it exits.
+        As long as no step has been observed, the sample is scored by `scores`.
         """
-        return nullcontext()
+        return None
+
+    def observing(self) -> tuple[str, str, str]:
+        """Return the setting by which training steps are observed, its value, and the remedy."""
+        return "proxy", self.name, "choose another, such as `proxy=snip`"
 
     @abstractmethod
     def scores(
@@ -262,7 +266,7 @@ class DataProxy(LossProxy):
 
     With `source="running"`, the gradients are those of the training steps since the last scores, of
     every `observe_every`-th step (see `Running`), and are scored with the current weights. As long
-    as no step has been observed, the sample is scored instead.
+    as a run has observed no step, the sample is scored instead.
     """
 
     source: Literal["probe", "running"] = setting(
@@ -274,50 +278,13 @@ class DataProxy(LossProxy):
         16, help="with source=running, observe every n-th training step", gt=0
     )
 
-    @property
-    def observes(self) -> bool:
-        """Whether `source` is `running`."""
-        return self.source == "running"
+    def observer(self) -> Running | None:
+        """Return what sums the gradients of every `observe_every`-th step."""
+        return Running(self.saliencies, self.observe_every) if self.source == "running" else None
 
-    @property
-    def observed(self) -> int:
-        """How many training steps the next scores are computed from."""
-        return self._running.observed
-
-    def observe(self, adapters: Adapters) -> AbstractContextManager[object]:
-        """Return a context that sums the gradients of every `observe_every`-th step."""
-        if not self.observes:
-            return nullcontext()
-        return self._running.step(adapters, self.observe_every)
-
-    def weights_scored(self, adapters: Ranked[Any]) -> Weights:
-        """Return `current` if training steps were observed; otherwise decide as for the sample."""
-        return "current" if self.observed else super().weights_scored(adapters)
-
-    def scores(
-        self,
-        adapters: Ranked[Any],
-        batches: Iterable[Batch],
-        loss: Loss = default_loss,
-        autocast: Autocast = nullcontext,
-    ) -> dict[Site, float]:
-        """Return the sum of the saliencies of A and B at every site, and reset the observations."""
-        if not self.observed:
-            return super().scores(adapters, batches, loss, autocast)
-        return self.saliencies(self._theta(adapters), self._running.take(adapters))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what was observed; empty if nothing was."""
-        return self._running.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state from `state_dict`."""
-        self._running.load_state_dict(state)
-
-    @cached_property
-    def _running(self) -> Running:
-        """What was observed. Not a field: it is no setting, and equal proxies do not share it."""
-        return Running()
+    def observing(self) -> tuple[str, str, str]:
+        """Return `source`, which another value makes observe nothing."""
+        return "source", self.source, "set `source=probe`"
 
 
 def scores_of(
@@ -338,7 +305,7 @@ def scores_of(
     passes: dict[tuple[object, ...], tuple[AB, AB]] = {}
     scores = {}
     for name, proxy in proxies.items():
-        if not _shares(proxy) or proxy.observed:
+        if not _shares(proxy):
             scores[name] = proxy.scores(adapters, proxy.sample(examples), loss, autocast)
             continue
         assert isinstance(proxy, DataProxy)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from heterolora.errors import Problem
 from heterolora.losses import Autocast, Batch, Loss, default_loss
 from heterolora.proxies.base import Proxy
 from heterolora.seeding import python_generator
+from heterolora.settings import Situation
 from heterolora.sites import Site
 
 if TYPE_CHECKING:
@@ -33,6 +35,19 @@ class Control(Proxy):
     def needs_labels(self) -> bool:
         """False: the proxy reads no data."""
         return False
+
+    def problems(self, situation: Situation) -> Iterator[Problem]:
+        """Yield a problem if all sites have the same place: such a choice would be random."""
+        sites = situation.unit_costs
+        if situation.strategy is not None and len({self.place(site) for site in sites}) == 1:
+            last = max(site.layer for site in sites)
+            roles = ", ".join(dict.fromkeys(site.role for site in sites))
+            yield Problem(
+                "proxy",
+                self.name,
+                f"gives all sites the same score (layers 0 to {last}, roles {roles})",
+                "change its settings, or choose `proxy=constant` for a random allocation",
+            )
 
     @abstractmethod
     def place(self, site: Site) -> float:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from heterolora.errors import ModelError
+from heterolora.errors import ModelError, Problem
 from heterolora.losses import Autocast, Batch, Loss, default_loss
+from heterolora.proxies import needs
 from heterolora.proxies.base import SampleProxy
 from heterolora.proxies.passes import as_they_stand, evaluation_mode
-from heterolora.settings import torch
+from heterolora.settings import Situation, torch
 from heterolora.sites import Site
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ class Gora(SampleProxy):
     site.
     """
 
-    @property
-    def reads_weights(self) -> bool:
-        """True: it reads the weights that the sites adapt."""
-        return True
+    def problems(self, situation: Situation) -> Iterator[Problem]:
+        """Yield problems as for any loss, and for sites that have no weight to read."""
+        yield from super().problems(situation)
+        yield from needs.whole_weights(self.name, situation)
+        if situation.shortcuts:
+            yield self._no_weight("shortcuts have")
 
     def scores(
         self,
@@ -51,7 +54,7 @@ class Gora(SampleProxy):
         Raises:
             ModelError: if a site has no weight, or a quantized one.
         """
-        weights, model = _weights(adapters), adapters.model
+        weights, model = self._weights(adapters), adapters.model
         distinct = {id(weight): weight for weight in weights.values()}
         leaves = {key: weight.detach().requires_grad_() for key, weight in distinct.items()}
         names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -70,24 +73,23 @@ class Gora(SampleProxy):
                 scores[site] = (whole * by_weight[id(weight)][rows]).abs().mean().item()
         return scores
 
+    def _weights(self, adapters: Ranked[Any]) -> dict[Site, nn.Parameter]:
+        """Return the weight that each site adapts.
 
-def _weights(adapters: Ranked[Any]) -> dict[Site, nn.Parameter]:
-    """Return the weight that each site adapts.
+        Raises:
+            ModelError: if a site has none, or one that has no gradient.
+        """
+        layers, weights = adapters.linears, {}
+        for site in adapters:
+            if site not in layers:
+                raise ModelError(str(self._no_weight(f"the shortcut {site} has")))
+            weights[site] = layers[site].get_parameter("weight")
+            if not weights[site].is_floating_point():
+                quantized = f"{site} is quantized ({weights[site].dtype}) and has no gradient"
+                another = "choose another proxy, such as gradnorm"
+                raise ModelError(str(Problem("proxy", self.name, quantized, another)))
+        return weights
 
-    Raises:
-        ModelError: if a site has none, or one that has no gradient.
-    """
-    layers, weights = adapters.linears, {}
-    for site in adapters:
-        if site not in layers:
-            raise ModelError(
-                f"proxy=gora: GoRA needs the weight that a site adapts, and the shortcut {site} "
-                "has none; set search_space=lora, or choose another proxy, such as gradnorm"
-            )
-        weights[site] = layers[site].get_parameter("weight")
-        if not weights[site].is_floating_point():
-            raise ModelError(
-                f"proxy=gora: the weight of {site} is quantized ({weights[site].dtype}) and has "
-                "no gradient; choose another proxy, such as gradnorm"
-            )
-    return weights
+    def _no_weight(self, who_has: str) -> Problem:
+        rule = f"GoRA needs the weight that a site adapts, and {who_has} none"
+        return Problem("proxy", self.name, rule, "set `shortcuts=[]`")

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from heterolora.settings import torch
 from heterolora.sites import Site
 
 if TYPE_CHECKING:
-    from heterolora.adapters import LowRank, Ranked
+    from heterolora.adapters import Adapters, LowRank, Ranked
     from heterolora.adapters.passing import Matrices
+    from heterolora.proxies.passes import AB
+
+
+class Observer(Protocol):
+    """Observes the training steps of one run, and scores the sites by what it has seen."""
+
+    @property
+    def observed(self) -> int:
+        """How many training steps the next scores are computed from."""
+
+    def observe(self, adapters: Adapters) -> AbstractContextManager[object]:
+        """Return a context in which a training step runs its forward and backward pass.
+
+        It must not change any number of the training. Gradients are complete when it exits.
+        """
+
+    def scores(self, adapters: Ranked[Any]) -> dict[Site, float]:
+        """Score every site by the steps that were observed."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was observed; empty if nothing was."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state from `state_dict`."""
 
 
 @dataclass
@@ -23,19 +47,23 @@ class Running:
     the ranks that are on, except that those of a site are as if all of its own ranks were on.
 
     Attributes:
+        saliencies: scores the sites, from their A and B and the gradients with respect to them.
+        every: observe every n-th step.
         steps: the number of steps made since the sums were last taken.
         observed: how many of these steps are in the sums.
         sums: the summed gradients, by site.
     """
 
+    saliencies: Callable[[AB, AB], dict[Site, float]]
+    every: int
     steps: int = 0
     observed: int = 0
     sums: dict[Site, Matrices] = field(default_factory=dict)
 
     @contextmanager
-    def step(self, adapters: Ranked[LowRank], every: int) -> Iterator[None]:
-        """Wrap the passes of a training step; observe every `every`-th step."""
-        due = self.steps % every == 0
+    def observe(self, adapters: Ranked[LowRank]) -> Iterator[None]:
+        """Wrap the passes of a training step; observe every `every`-th."""
+        due = self.steps % self.every == 0
         self.steps += 1
         if not due:
             yield
@@ -48,6 +76,11 @@ class Running:
         finally:
             for adapter in adapters.values():
                 adapter.sums = None
+
+    def scores(self, adapters: Ranked[LowRank]) -> dict[Site, float]:
+        """Score the current weights with the sums, and start again from zero."""
+        theta = {site: adapter.matrices for site, adapter in adapters.items()}
+        return self.saliencies(theta, self.take(adapters))
 
     def take(self, adapters: Ranked[LowRank]) -> dict[Site, Matrices]:
         """Return the sums, and start again from zero."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from heterolora.losses import Autocast, Batch, Loss, default_loss
 from heterolora.proxies.base import LossProxy, Weights
 from heterolora.proxies.running import Running, own, parsed, plain
 from heterolora.settings import setting
@@ -17,7 +15,7 @@ from heterolora.sites import Site
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from heterolora.adapters import Adapters, LowRank, Ranked
+    from heterolora.adapters import LowRank, Ranked
     from heterolora.adapters.passing import Matrices
 
 
@@ -52,55 +50,13 @@ class Sensitivity(LossProxy):
     beta2: float = setting(0.85, help="decay of the running average of its fluctuation", ge=0, lt=1)
     observe_every: int = setting(1, help="observe every n-th training step", gt=0)
 
-    @property
-    def observes(self) -> bool:
-        """Always true."""
-        return True
-
-    @property
-    def observed(self) -> int:
-        """How many training steps have been observed since the start."""
-        return self._smoothed.observed
-
-    def observe(self, adapters: Adapters) -> AbstractContextManager[object]:
-        """Return a context that updates the averages at every `observe_every`-th step."""
-        return self._smoothed.step(adapters, self.observe_every)
-
-    def weights_scored(self, adapters: Ranked[Any]) -> Weights:
-        """Return `current` once steps were observed; before that, decide as for the sample.
-
-        Each step is scored with the weights that it was computed at.
-        """
-        return "current" if self.observed else super().weights_scored(adapters)
+    def observer(self) -> Smoothed:
+        """Return what updates the averages at every `observe_every`-th step."""
+        return Smoothed(self.saliencies, self.observe_every, beta1=self.beta1, beta2=self.beta2)
 
     def saliency(self, theta: Tensor, gradient: Tensor) -> Tensor:
         """Return `sum |theta gradient|`; also used on Ibar and U, which are never negative."""
         return (theta * gradient).abs().sum()
-
-    def scores(
-        self,
-        adapters: Ranked[Any],
-        batches: Iterable[Batch],
-        loss: Loss = default_loss,
-        autocast: Autocast = nullcontext,
-    ) -> dict[Site, float]:
-        """Return the sum of Ibar U at every site; before the first step, SNIP of the sample."""
-        if not self.observed:
-            return super().scores(adapters, batches, loss, autocast)
-        return self.saliencies(*self._smoothed.averages(adapters))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return both averages; empty before the first step."""
-        return self._smoothed.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state from `state_dict`."""
-        self._smoothed.load_state_dict(state)
-
-    @cached_property
-    def _smoothed(self) -> Smoothed:
-        """The averages. Not a field: they are no setting, and equal proxies do not share them."""
-        return Smoothed(beta1=self.beta1, beta2=self.beta2)
 
 
 @dataclass
@@ -122,9 +78,9 @@ class Smoothed(Running):
     fluctuation: dict[Site, Matrices] = field(default_factory=dict)
 
     @contextmanager
-    def step(self, adapters: Ranked[LowRank], every: int) -> Iterator[None]:
+    def observe(self, adapters: Ranked[LowRank]) -> Iterator[None]:
         """Wrap the passes of a training step, before the weights change."""
-        with super().step(adapters, every):
+        with super().observe(adapters):
             yield
         for site, gradients in self.sums.items():  # of this step; none if it was not observed
             adapter = adapters[site]
@@ -139,6 +95,10 @@ class Smoothed(Running):
                 importance.lerp_(now, 1 - self.beta1)
                 fluctuation.lerp_((now - importance).abs_(), 1 - self.beta2)
         self.sums = {}
+
+    def scores(self, adapters: Ranked[LowRank]) -> dict[Site, float]:
+        """Return the sum of Ibar U at every site; the averages continue."""
+        return self.saliencies(*self.averages(adapters))
 
     def averages(
         self, adapters: Ranked[LowRank]

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from heterolora.allocation import Candidates
 from heterolora.losses import Autocast, Batch, Loss, default_loss
@@ -23,6 +23,8 @@ Gains = Mapping[Site, list[float]]
 @dataclass(frozen=True)
 class Spectral(Proxy):
     """A proxy with a gain for each rank of a site; its score sums those that the site can hold."""
+
+    has_gains: ClassVar[bool] = True
 
     @abstractmethod
     def gains(

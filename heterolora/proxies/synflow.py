@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from heterolora.errors import ModelError
+from heterolora.errors import ModelError, Problem
 from heterolora.losses import Autocast, Batch, Loss, summed
+from heterolora.proxies import needs
 from heterolora.proxies.base import Examples, SaliencyProxy, Weights
 from heterolora.proxies.passes import AB, first, mask_of, overrides, paired
-from heterolora.settings import F, setting, torch
+from heterolora.settings import F, Situation, setting, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,10 +39,16 @@ class SynFlow(SaliencyProxy):
     )
     num_batches: int = setting(1, help="number of batches in the sample", gt=0)
 
-    @property
-    def reads_weights(self) -> bool:
-        """True: it reads the absolute values of all weights."""
-        return True
+    def problems(self, situation: Situation) -> Iterator[Problem]:
+        """Yield problems of weights, of float64, and of a loss that has no gradient."""
+        yield from super().problems(situation)
+        yield from needs.whole_weights(self.name, situation)
+        yield from needs.float64(self.name, situation.device)
+        if self.objective == "loss" and situation.task and situation.task.compares_inputs:
+            rule = (
+                "has no gradient where the loss compares inputs, which SynFlow makes all the same"
+            )
+            yield Problem("objective", self.objective, rule, "set `objective=output`")
 
     @property
     def needs_labels(self) -> bool:
@@ -70,7 +77,8 @@ class SynFlow(SaliencyProxy):
             ModelError: if the device has no float64.
         """
         model = adapters.model
-        check_float64(model.device)
+        for problem in needs.float64(self.name, model.device):
+            raise ModelError(str(problem))
         absolute = {
             site: (a.double().abs().requires_grad_(), b.double().abs().requires_grad_())
             for site, (a, b) in theta.items()
@@ -100,21 +108,6 @@ class SynFlow(SaliencyProxy):
         logits = output.logits.expand(len(labels), *output.logits.shape[1:])
         total, _ = summed(loss, type(output)(logits=logits), {"labels": labels})
         return total / self.batch_size
-
-
-def check_float64(device: torch.device) -> None:
-    """Reject a device that cannot compute in float64, such as Apple's.
-
-    Raises:
-        ModelError: if the device has no float64.
-    """
-    try:
-        torch.zeros((), dtype=torch.float64, device=device)
-    except (TypeError, RuntimeError) as error:
-        raise ModelError(
-            f"proxy=synflow: computes in float64, which the device {device} does not support; use "
-            "device=cpu or another proxy"
-        ) from error
 
 
 def _fitted(labels: Tensor, logits: Tensor) -> Tensor:

@@ -38,6 +38,12 @@ class Strategy(Settings, ABC):
         """
         return None
 
+    @property
+    def only_before_training(self) -> bool:
+        """Whether no search comes after a training step."""
+        searches = (self.search_steps(epoch, 1000, 2000) for epoch in range(2))
+        return not any(epoch or step for epoch, steps in enumerate(searches) for step in steps)
+
     def share(self, done: float) -> float:
         """Return how many parameters a search may switch on, as a multiple of the budget.
 

@@ -9,10 +9,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from heterolora.allocation import Pool, Selection, Top, select_pools
+from heterolora.allocation import Candidates, Pool, Selection, Top, select_pools
 from heterolora.losses import Autocast, Loss, default_loss
 from heterolora.proxies import Proxy
 from heterolora.proxies.base import Examples
+from heterolora.proxies.running import Observer
 from heterolora.proxies.spectral import candidates
 from heterolora.seeding import python_generator
 from heterolora.settings import Stateful, stateful
@@ -30,7 +31,7 @@ NEAR = 0.05
 class Search:
     """A callable that reallocates ranks: it scores the sites, selects, and switches.
 
-    Its state is that of the tie-breaking random stream, the proxy and the selection.
+    Its state is that of the tie-breaking random stream, the observer (or proxy) and the selection.
 
     Attributes:
         adapters: the adapters to score and switch.
@@ -41,6 +42,7 @@ class Search:
         loss: maps the model's output and a batch to the sum of the losses and their count.
         autocast: makes the context that sets the precision of the forward pass.
         rng: the random generator that breaks ties, on a stream of the adapters' seed.
+        observer: observes the training steps, for a proxy that scores these; else None.
     """
 
     adapters: Ranked[Any]
@@ -51,10 +53,12 @@ class Search:
     loss: Loss = default_loss
     autocast: Autocast = nullcontext
     rng: random.Random = field(init=False)
+    observer: Observer | None = field(init=False)
     _warned: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.rng = python_generator(self.adapters.seed, "selection")
+        self.observer = self.proxy.observer()
 
     def __call__(self, share: float = 1.0) -> dict[str, Any]:
         """Score, select and switch, and return what there is to record, as plain values.
@@ -66,9 +70,10 @@ class Search:
             UserError: if sites cannot be scored, or the scores allow no allocation.
         """
         adapters = self.adapters
-        weights, observed = self.proxy.weights_scored(adapters), self.proxy.observed
-        sample = self.proxy.sample(self.examples)
-        scored = candidates(self.proxy, adapters, sample, self.loss, self.autocast)
+        observed = 0 if self.observer is None else self.observer.observed
+        # Observed steps were made at the weights as they stood, never at those of a probe.
+        weights = "current" if observed else self.proxy.weights_scored(adapters)
+        scored = self._scored()
         pools = [replace(pool, budget=round(share * pool.budget)) for pool in self.pools]
         allocation = select_pools(self.selection, scored, pools, self.rng)
         adapters.apply(allocation)
@@ -84,6 +89,15 @@ class Search:
             "tied": allocation.tied,
             "degenerate": allocation.degenerate,
         }
+
+    def _scored(self) -> Candidates:
+        """Score by the training steps, if any were observed, else by the sample."""
+        adapters = self.adapters
+        if self.observer is not None and self.observer.observed:
+            scores = self.observer.scores(adapters)
+            return Candidates(scores, adapters.unit_costs, adapters.capacities)
+        sample = self.proxy.sample(self.examples)
+        return candidates(self.proxy, adapters, sample, self.loss, self.autocast)
 
     def _warn_of_a_miss(self, parameters: int, budget: int) -> None:
         """Warn, once, if the allocation is not near the budget."""
@@ -112,5 +126,6 @@ class Search:
             part.load_state_dict(state.get(name, {}))
 
     def _stateful(self) -> dict[str, Stateful]:
-        """Return which of proxy and selection have state."""
-        return stateful({"proxy": self.proxy, "selection": self.selection})
+        """Return which of observer, or proxy, and selection have state."""
+        scorer = self.proxy if self.observer is None else self.observer
+        return stateful({"proxy": scorer, "selection": self.selection})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from heterolora.errors import Problem
 from heterolora.losses import Batch
 from heterolora.seeding import torch_generator
-from heterolora.settings import Settings, torch
+from heterolora.settings import Settings, Situation, torch
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.metrics import METRICS
 
@@ -141,9 +142,25 @@ class Task(Settings, ABC):
         """
         return {}
 
-    def problems(self) -> Iterable[str]:
-        """Return what is wrong with the settings in combination, as `key=value: rule; remedy`."""
-        return ()
+    @property
+    def compares_inputs(self) -> bool:
+        """Whether the loss of an example compares the outputs of several inputs."""
+        return False
+
+    def problems(self, situation: Situation) -> Iterator[Problem]:
+        """Yield why the settings do not fit together, or the model or the engine not the task."""
+        family = situation.family
+        if self.needs_decoder and family is not None and not family.decoder:
+            yield Problem(
+                "model",
+                situation.model,
+                f"is a {family.model_type} model, which reads in both directions and so sees the "
+                f"tokens that `task={self.name}` asks it to predict",
+                "choose a decoder, such as `model=opt_125m`",
+            )
+        if self.packs and situation.engine == "sharded":
+            rule = "`engine=sharded` does not support packing"
+            yield Problem("packing", True, rule, "set `packing=false`, or `engine=distributed`")
 
     @abstractmethod
     def check(self, columns: Columns, where: str) -> Examples:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from heterolora.errors import DataError, printable, shown
+from heterolora.errors import DataError, Problem, printable
 from heterolora.losses import LABELS, Batch, cross_entropy, squared_error
-from heterolora.settings import setting, torch
+from heterolora.settings import Situation, setting, torch
 from heterolora.tasks.base import Columns, Examples, Metric
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.metrics import compute_metric
@@ -77,33 +77,31 @@ class Classification(Predicting):
         """The columns of the sentences."""
         return self.sentences
 
-    def problems(self) -> Iterable[str]:
+    def problems(self, situation: Situation) -> Iterator[Problem]:
         """Check that columns differ, metrics fit the labels, and there are labels to train on."""
+        yield from super().problems(situation)
         if self.label is None:
-            yield (
-                "label=null: fine-tuning needs labels; name their column with task.label=COLUMN, "
-                "or predict them with a run of another task (scripts/predict.py RUN_DIR --task)"
+            remedy = (
+                "name their column with `label=COLUMN`, or predict them with a run of another task "
+                "(scripts/predict.py RUN_DIR --task)"
             )
+            yield Problem("label", None, "fine-tuning needs labels", remedy)
         if not 1 <= len(self.sentences) <= 2:
-            yield (
-                f"sentences={shown(self.sentences)}: must name one column or two; for example "
-                "task.sentences=[sentence]"
-            )
+            remedy = "for example `sentences=[sentence]`"
+            yield Problem("sentences", self.sentences, "must name one column or two", remedy)
         if not self.metrics:
-            yield "metrics=[]: must name at least one; for example task.metrics=[accuracy]"
+            remedy = "for example `metrics=[accuracy]`"
+            yield Problem("metrics", self.metrics, "must name at least one", remedy)
         columns = [*self.sentences, self.label]
         if len(set(columns)) != len(columns):
-            yield (
-                f"sentences={shown(self.sentences)}: the columns {columns} must differ; name each "
-                "sentence's own with task.sentences=[...], the label's with task.label=..."
-            )
+            remedy = "name each sentence's own with `sentences=[...]`, the label's with `label=...`"
+            rule = f"the columns {columns} must differ"
+            yield Problem("sentences", self.sentences, rule, remedy)
         fitting = self.fitting()
         for name in self.metrics:
             if name not in fitting:
-                yield (
-                    f"metrics={shown(self.metrics)}: {name} does not fit a task with num_labels="
-                    f"{self.num_labels}; choose from {', '.join(fitting)}"
-                )
+                rule = f"{name} does not fit a task with num_labels={self.num_labels}"
+                yield Problem("metrics", self.metrics, rule, f"choose from {', '.join(fitting)}")
 
     def fitting(self) -> list[str]:
         """Return the metrics that fit the labels."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from heterolora.errors import DataError
+from heterolora.errors import DataError, Problem
 from heterolora.losses import GROUPS, Batch
-from heterolora.settings import setting, torch
+from heterolora.settings import Situation, setting, torch
 from heterolora.tasks.base import Columns, Examples, Metric
 from heterolora.tasks.classification import Predictions
 from heterolora.tasks.encoded import Encoded
@@ -34,11 +34,12 @@ class Grouped(Prompted):
         """The columns of the texts, the label, and the groups."""
         return tuple(dict.fromkeys([*super().columns, *self._group_columns()]))
 
-    def problems(self) -> Iterable[str]:
+    def problems(self, situation: Situation) -> Iterator[Problem]:
         """Check as for other texts, and that at least one column defines the groups."""
-        yield from super().problems()
+        yield from super().problems(situation)
         if not self.group:
-            yield "group=[]: must name at least one column; for example task.group=[idx.question]"
+            remedy = "for example `group=[idx.question]`"
+            yield Problem("group", self.group, "must name at least one column", remedy)
 
     def fitting(self) -> list[str]:
         """Return the metrics that fit, and `exact_match`, which fits whatever the labels are."""

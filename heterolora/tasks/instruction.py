@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from string import Formatter
 from typing import TYPE_CHECKING
 
-from heterolora.errors import DataError, ModelError, shown
-from heterolora.settings import setting, torch
+from heterolora.errors import DataError, ModelError, Problem, shown
+from heterolora.settings import Situation, setting, torch
 from heterolora.tasks.base import Columns, Examples
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.packing import Packable
@@ -47,29 +47,26 @@ class Instruction(Packable):
         """The columns of the instruction, the input if there is one, and the answer."""
         return (self.instruction, *([self.input] if self.input else []), self.output)
 
-    def problems(self) -> Iterable[str]:
+    def problems(self, situation: Situation) -> Iterator[Problem]:
         """Check that columns differ and that each template has exactly the right placeholders."""
-        yield from super().problems()
+        yield from super().problems(situation)
         if len(set(self.columns)) != len(self.columns):
-            yield (
-                f"output={self.output}: the columns {shown(self.columns)} must differ; name each "
-                "with task.instruction=..., task.input=... and task.output=..."
-            )
+            rule = f"the columns {shown(self.columns)} must differ"
+            remedy = "name each with `instruction=...`, `input=...` and `output=...`"
+            yield Problem("output", self.output, rule, remedy)
         wanted = {"prompt": {"instruction"}}
         if self.input is not None and self.prompt_with_input is None:
-            yield (
-                f"prompt_with_input=null: task.input={self.input} needs a template; give one with "
-                "{instruction} and {input} in it, or set task.input=null"
-            )
+            rule = f"`input={self.input}` needs a template"
+            remedy = "give one with {instruction} and {input} in it, or set `input=null`"
+            yield Problem("prompt_with_input", None, rule, remedy)
         elif self.prompt_with_input is not None:
             wanted["prompt_with_input"] = {"instruction", "input"}
         for name, places in wanted.items():
             if _places(getattr(self, name)) != places:
                 asked = " and ".join(f"{{{place}}}" for place in sorted(places, reverse=True))
-                yield (
-                    f"{name}={getattr(self, name)!r}: must contain exactly the placeholders "
-                    f"{asked}; write a literal brace twice"
-                )
+                rule = f"must contain exactly the placeholders {asked}"
+                remedy = "write a literal brace twice"
+                yield Problem(name, repr(getattr(self, name)), rule, remedy)
 
     def check(self, columns: Columns, where: str) -> Examples:
         """Check that every value is a string; inputs and answers may be empty."""

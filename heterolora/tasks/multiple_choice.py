@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from heterolora.errors import DataError, printable, shown
+from heterolora.errors import DataError, Problem, printable
 from heterolora.losses import CHOICES, CREDITS, LABELS, Batch, choice_cross_entropy, choice_scores
-from heterolora.settings import setting, torch
+from heterolora.settings import Situation, setting, torch
 from heterolora.tasks.base import Columns, Examples, Metric
 from heterolora.tasks.choices import Choices
 from heterolora.tasks.predicting import Predicting, highest
@@ -56,6 +56,11 @@ class MultipleChoice(Predicting):
         return len(self.choices) == 1
 
     @property
+    def compares_inputs(self) -> bool:
+        """True: the scores of a query's choices, each with its own input."""
+        return True
+
+    @property
     def model_class(self) -> Any:
         """Any model with a head on the whole sequence."""
         from transformers import AutoModelForSequenceClassification
@@ -73,29 +78,27 @@ class MultipleChoice(Predicting):
         label = [self.label] if self.label is not None else []
         return tuple(dict.fromkeys([*self._fields(), *self.choices, *label]))
 
-    def problems(self) -> Iterable[str]:
+    def problems(self, situation: Situation) -> Iterator[Problem]:
         """Check that there are labels, templates contain the choice, and metrics fit the labels."""
+        yield from super().problems(situation)
         if self.label is None:
-            yield "label=null: fine-tuning needs labels; name their column with task.label=COLUMN"
+            remedy = "name their column with `label=COLUMN`"
+            yield Problem("label", None, "fine-tuning needs labels", remedy)
         if not 1 <= len(self.sentences) <= 2:
-            yield (
-                f"sentences={shown(self.sentences)}: must be one template or two; for example "
-                "task.sentences=['{premise}','{choice}']"
-            )
+            remedy = "for example `sentences=['{premise}','{choice}']`"
+            yield Problem("sentences", self.sentences, "must be one template or two", remedy)
         for template in self.sentences:
             yield from template_problems("sentences", template, self.label)
         if self.placeholder is None and CHOICE not in fields_of(self.sentences):
-            yield (
-                f"sentences={shown(self.sentences)}: no template contains the choice; write "
-                "{choice} in one, or set task.placeholder"
-            )
+            remedy = "write {choice} in one, or set `placeholder=TEXT`"
+            yield Problem("sentences", self.sentences, "no template contains the choice", remedy)
         if not self.choices:
-            yield "choices=[]: must name their columns; for example task.choices=[choice1,choice2]"
+            remedy = "for example `choices=[choice1,choice2]`"
+            yield Problem("choices", self.choices, "must name their columns", remedy)
         fitting = ["exact_match", "token_f1"] if self.of_texts else ["accuracy"]
         if not self.metrics or not set(self.metrics) <= set(fitting):
-            yield (
-                f"metrics={shown(self.metrics)}: must be of {', '.join(fitting)}; name at least one"
-            )
+            rule = f"must be of {', '.join(fitting)}"
+            yield Problem("metrics", self.metrics, rule, "name at least one")
 
     def check(self, columns: Columns, where: str) -> Examples:
         """Check that every text and choice is a string, and that every label names a choice."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from heterolora.errors import Problem
 from heterolora.losses import Batch, next_token
-from heterolora.settings import setting
+from heterolora.settings import Situation, setting
 from heterolora.tasks.base import Metric, Task
 
 if TYPE_CHECKING:
@@ -39,10 +40,11 @@ class NextToken(Task):
         """True: a bidirectional model would already see the token that it has to predict."""
         return True
 
-    def problems(self) -> Iterable[str]:
+    def problems(self, situation: Situation) -> Iterator[Problem]:
         """Check that there is a metric."""
+        yield from super().problems(situation)
         if not self.metrics:
-            yield "metrics=[]: must name one; set task.metrics=[perplexity]"
+            yield Problem("metrics", self.metrics, "must name one", "set `metrics=[perplexity]`")
 
     def loss(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of the next token, summed over all tokens that have a label."""

@@ -1,13 +1,13 @@
 """Classification of texts made from columns by templates, optionally with marked words."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
-from heterolora.errors import DataError
-from heterolora.settings import setting
+from heterolora.errors import DataError, Problem
+from heterolora.settings import Situation, setting
 from heterolora.tasks.base import Columns, Examples
 from heterolora.tasks.classification import Classification
 from heterolora.tasks.tokens import check_columns, check_texts
@@ -40,23 +40,23 @@ class Prompted(Classification):
         label = [self.label] if self.label is not None else []
         return tuple(dict.fromkeys([*fields_of(self.sentences), *placed, *label]))
 
-    def problems(self) -> Iterable[str]:
+    def problems(self, situation: Situation) -> Iterator[Problem]:
         """Check that templates name columns, but not the label, and that marks have a position."""
-        yield from super().problems()
+        yield from super().problems(situation)
         for template in self.sentences:
             yield from template_problems("sentences", template, self.label)
         known = fields_of(self.sentences)
         for mark in self.marks:
             if mark.keys() not in (BY_CHARACTERS, BY_WORDS):
-                yield (
-                    f"marks={dict(mark)}: must have the keys column, start, end and by, or column, "
-                    "word, span and by; for example {column: text, start: start, end: end, by: '*'}"
+                yield Problem(
+                    "marks",
+                    str(dict(mark)),
+                    "must have the keys column, start, end and by, or column, word, span and by",
+                    "for example {column: text, start: start, end: end, by: '*'}",
                 )
             elif mark["column"] not in known:
-                yield (
-                    f"marks={dict(mark)}: no template contains the column; name one of "
-                    f"{', '.join(known)}"
-                )
+                rule, remedy = "no template contains the column", f"name one of {', '.join(known)}"
+                yield Problem("marks", str(dict(mark)), rule, remedy)
 
     def check(self, columns: Columns, where: str) -> Examples:
         """Check that texts are strings, marks lie within them, and labels are the task's."""
@@ -118,7 +118,7 @@ def fields_of(templates: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def template_problems(key: str, template: str, label: str | None) -> Iterable[str]:
+def template_problems(setting: str, template: str, label: str | None) -> Iterator[Problem]:
     """Yield what is wrong with a template: malformed, naming no column, or naming the label."""
     names = fields_of([template])
     try:
@@ -129,12 +129,11 @@ def template_problems(key: str, template: str, label: str | None) -> Iterable[st
     except ValueError:
         plain = False
     if not plain or not names:
-        yield (
-            f"{key}={template!r}: must name columns in braces; for example '{{sentence}}', with "
-            "double braces for any others"
-        )
+        remedy = "for example '{sentence}', with double braces for any others"
+        yield Problem(setting, repr(template), "must name columns in braces", remedy)
     elif label in names:
-        yield f"{key}={template!r}: must not contain the label column; leave {label} out"
+        rule = "must not contain the label column"
+        yield Problem(setting, repr(template), rule, f"leave {label} out")
 
 
 def filled(template: str, texts: Mapping[str, Sequence[str]]) -> list[str]:

@@ -1,11 +1,11 @@
 """Classification of a user's own texts, with words, whole numbers or booleans as labels."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from heterolora.errors import DataError, printable, shown
-from heterolora.settings import setting
+from heterolora.errors import DataError, Problem, printable
+from heterolora.settings import Situation, setting
 from heterolora.tasks.base import Columns, Examples
 from heterolora.tasks.classification import Classification
 from heterolora.tasks.predicting import highest
@@ -42,14 +42,13 @@ class TextClassification(Classification):
         ids = {name: index for index, name in names.items()}
         return {"num_labels": self.num_labels, "id2label": names, "label2id": ids}
 
-    def problems(self) -> Iterable[str]:
+    def problems(self, situation: Situation) -> Iterator[Problem]:
         """Check as for any classification, and that each class is named once."""
-        yield from super().problems()
+        yield from super().problems(situation)
         if self.labels is not None and len({*self.labels}) < max(2, len(self.labels)):
-            yield (
-                f"labels={shown(self.labels)}: must name two classes or more, each once; omit it "
-                "to use the classes in the training data"
-            )
+            remedy = "omit it to use the classes in the training data"
+            rule = "must name two classes or more, each once"
+            yield Problem("labels", self.labels, rule, remedy)
 
     @property
     def is_settled(self) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from heterolora.errors import DataError
-from heterolora.settings import setting, torch
+from heterolora.errors import DataError, Problem
+from heterolora.settings import Situation, setting, torch
 from heterolora.tasks.base import Columns, Examples
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.next_token import NextToken
@@ -45,14 +45,15 @@ class TextStream(NextToken):
         """The column of the texts."""
         return (self.text,)
 
-    def problems(self) -> Iterable[str]:
+    def problems(self, situation: Situation) -> Iterator[Problem]:
         """Check as for any language modeling, and that every token is in some window."""
-        yield from super().problems()
+        yield from super().problems(situation)
         if self.stride is not None and self.stride > self.max_length:
-            yield (
-                f"stride={self.stride}: must be at most task.max_length={self.max_length}, or "
-                "tokens between two windows are not scored; lower it, or raise task.max_length"
+            rule = (
+                f"must be at most `max_length={self.max_length}`, or tokens between two windows "
+                "are not scored"
             )
+            yield Problem("stride", self.stride, rule, "lower it, or raise max_length")
 
     def check(self, columns: Columns, where: str) -> Examples:
         """Check that every text is a string, and that not all of them are empty."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from heterolora.errors import DataError, printable
+from heterolora.errors import DataError, Problem, printable
 from heterolora.losses import LABELS, Batch, token_cross_entropy
-from heterolora.settings import setting, torch
+from heterolora.settings import Situation, setting, torch
 from heterolora.tasks.base import Columns, Examples, Metric, Task
 from heterolora.tasks.encoded import Encoded
 from heterolora.tasks.tokens import check_columns, check_texts, tokenize
@@ -47,10 +47,11 @@ class TokenLabels(Task):
         """The column of the texts, then that of the labels."""
         return (self.text, self.label)
 
-    def problems(self) -> Iterable[str]:
+    def problems(self, situation: Situation) -> Iterator[Problem]:
         """Check that there is a metric."""
+        yield from super().problems(situation)
         if not self.metrics:
-            yield "metrics=[]: must name one; set task.metrics=[accuracy]"
+            yield Problem("metrics", self.metrics, "must name one", "set `metrics=[accuracy]`")
 
     def check(self, columns: Columns, where: str) -> Examples:
         """Check that every text is a string and every label a whole number."""

@@ -77,7 +77,8 @@ def search_table(subject: Subject, setup: Setup) -> Table:
 
 def running_table(subject: Subject, setup: Setup) -> Table:
     """What it costs to score while training, and how far those scores agree with a probe's."""
-    proxy = gradnorm(setup, source="running")
+    observer = gradnorm(setup, source="running").observer()
+    assert observer is not None
 
     def loop(name: str, observers: Sequence[Any]) -> tuple[Loop, hl.Adapters]:
         adapters = hl.adapt(subject.copy(), LORA)
@@ -85,13 +86,13 @@ def running_table(subject: Subject, setup: Setup) -> Table:
         return Loop(name, engine.step, subject.split, lambda: switched_on(adapters)), adapters
 
     plain, _ = loop(TRAINING, ())
-    observed, adapters = loop(OBSERVED, (proxy.observe,))
+    observed, adapters = loop(OBSERVED, (observer.observe,))
     measured = take_turns([plain, observed], setup.size, 60)
     rows = rows_of(measured, (TRAINING,))
     probe = gradnorm(setup)
     batches = probe.sample(subject.split)
     expected = probe.scores(adapters, batches, hl.default_loss, setup.autocast)
-    found = proxy.scores(adapters, (), hl.default_loss, setup.autocast)
+    found = observer.scores(adapters)
     facts = agreement(found, expected)
     notes = [
         f"Scores of the running proxy and of a probe: Spearman {short(facts['spearman'])}, "

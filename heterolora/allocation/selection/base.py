@@ -3,16 +3,16 @@
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import mean
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from heterolora.allocation.allocation import Allocation
 from heterolora.allocation.budget import nearest_prefix
-from heterolora.errors import STAY_FINITE, AllocationError
-from heterolora.settings import Settings, settable, setting
+from heterolora.errors import STAY_FINITE, AllocationError, Problem
+from heterolora.settings import Settings, Situation, settable, setting
 from heterolora.sites import Site
 
 
@@ -112,17 +112,22 @@ class Selection(Settings, ABC):
 
     Every site gets the floor's ranks. Beyond that, sites make claims, which are granted in order
     until the parameters come nearest to the budget; equal claims are in random order.
-
-    Attributes:
-        needs_gains: whether the selection needs the gain of each rank of a site.
     """
-
-    needs_gains: ClassVar[bool] = False
 
     floor: int = setting(0, help="minimum rank of every site", ge=0)
     normalize: Literal["none", "role"] = setting(
         "none", help="scores as they are (none, the paper), or divided by their role's mean (role)"
     )
+
+    def problems(self, situation: Situation) -> Iterator[Problem]:
+        """Yield a problem if a site's floor is above the budget's rank."""
+        for site, rank in situation.budget_ranks.items():
+            if self.floor > rank:
+                rule = (
+                    f"must be at most `{site.kind}_rank={rank}`, the budget's rank at '{site.role}'"
+                )
+                yield Problem("floor", self.floor, f"{rule} sites", "for example `floor=1`")
+                return
 
     def to_dict(self) -> dict[str, Any]:
         """Return the name, and the settings that differ from their defaults."""
@@ -161,8 +166,8 @@ class Selection(Settings, ABC):
         least = min(candidates.capacities[site] for site in candidates.scores)
         if self.floor > least or rest < 0:
             raise AllocationError(
-                f"selection.floor={self.floor}: costs {budget - rest} parameters of a budget of "
-                f"{budget}, and the smallest site can have rank {least}; lower selection.floor"
+                f"floor={self.floor}: costs {budget - rest} parameters of a budget of {budget}, "
+                f"and the smallest site can have rank {least}; lower the floor"
             )
         claims = sorted(
             self.claims(candidates, candidates.shuffled(rng)), key=lambda claim: claim.place
@@ -172,9 +177,8 @@ class Selection(Settings, ABC):
         if count == 0 and self.floor == 0:
             raise AllocationError(
                 f"a budget of {budget} parameters is too small for any site (the first costs "
-                f"{costs[0]}); raise rank_budget.lora_rank or rank_budget.shortcut_rank, raise "
-                "strategy.enable_rate, or add roles to search_space.projections or "
-                "search_space.shortcuts"
+                f"{costs[0]}); raise the budget, lower the ranks that a site can have (by a higher "
+                "enable_rate), or add sites"
             )
         for claim in claims[:count]:
             ranks[claim.site] += claim.ranks

@@ -1,11 +1,11 @@
 """Give each rank to the site where it gains most."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from heterolora.allocation.selection.base import Candidates, Claim, Selection
-from heterolora.errors import AllocationError
+from heterolora.errors import AllocationError, Problem
+from heterolora.settings import Situation
 from heterolora.sites import Site
 
 
@@ -20,7 +20,16 @@ class Waterfill(Selection):
     out even. It needs a proxy that gives the gain of each rank: `gradsvd` or `eva`.
     """
 
-    needs_gains: ClassVar[bool] = True
+    def problems(self, situation: Situation) -> Iterator[Problem]:
+        """Yield problems as for any selection, and if the proxy gives no gains."""
+        yield from super().problems(situation)
+        if situation.proxy is not None and not situation.proxy.has_gains:
+            yield self._no_gains(f"`proxy={situation.proxy.name}` scores")
+
+    def _no_gains(self, who_scores: str) -> Problem:
+        rule = f"needs the gain of each rank, but {who_scores} whole sites"
+        remedy = "choose `proxy=gradsvd` or `proxy=eva`, or `selection=proportional`"
+        return Problem("selection", self.name, rule, remedy)
 
     def claims(self, candidates: Candidates, sites: Sequence[Site]) -> Iterable[Claim]:
         """Claim every rank above the floor, in the order of the gain per parameter.
@@ -29,10 +38,7 @@ class Waterfill(Selection):
             AllocationError: if only whole sites were scored.
         """
         if candidates.gains is None:
-            raise AllocationError(
-                "selection=waterfill: needs the gain of each rank, but the proxy scores whole "
-                "sites; choose proxy=gradsvd or proxy=eva, or selection=proportional"
-            )
+            raise AllocationError(str(self._no_gains("the proxy scores")))
         for site in sites:
             gains = candidates.gains[site][: candidates.capacities[site]]
             for rank, gain in enumerate(gains[self.floor :], start=self.floor + 1):

@@ -15,7 +15,7 @@ from heterolora.adapters.files import read_adapters
 from heterolora.architectures import Loaded
 from heterolora.errors import ConfigError, RecordError, one_line
 from heterolora.harness.config import Config, checkpoints, validate
-from heterolora.harness.config.model_rules import device_exists
+from heterolora.harness.config.rules.device import device_exists
 from heterolora.harness.config.schema import Device
 from heterolora.harness.data import sources
 from heterolora.harness.records import schema

@@ -1,6 +1,6 @@
 """From a configuration composed by Hydra to a typed one."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -8,8 +8,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from heterolora.errors import ConfigError, one_line
 from heterolora.harness import hub as network
+from heterolora.harness.config import rules
 from heterolora.harness.config.schema import Config
-from heterolora.harness.config.validation import Rule, problems_of_changes, validate
+from heterolora.harness.config.validation import problems_of_changes, validate
 from heterolora.training.precision import resolve_device, resolve_precision
 
 
@@ -19,7 +20,7 @@ def prepare(cfg: DictConfig) -> Config:
     Raises:
         ConfigError: with all problems.
     """
-    config = validate(_resolved(cfg), (*_rules(), *_model_rules()))
+    config = validate(_resolved(cfg), rules.every())
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     return config.model_copy(update={"device": str(device), "precision": precision})
@@ -31,7 +32,7 @@ def check(cfg: DictConfig) -> None:
     Raises:
         ConfigError: with all problems but those that only the model or the device shows.
     """
-    validate(_resolved(cfg), _rules())
+    validate(_resolved(cfg), rules.light())
 
 
 ASKED = ("model", "search_space")
@@ -44,24 +45,8 @@ def changes(cfg: DictConfig, changed: Collection[str]) -> list[str]:
     Rules that consult the model are applied only if what was changed requires them; `prepare`
     applies all rules.
     """
-    asked = _rules()
-    if not set(ASKED).isdisjoint(changed):
-        asked = (*asked, *_model_rules())
+    asked = rules.light() if set(ASKED).isdisjoint(changed) else rules.every()
     return problems_of_changes(_resolved(cfg), asked, changed)
-
-
-def _rules() -> Sequence[Rule]:
-    """Return the rules that need neither torch nor Transformers."""
-    from heterolora.harness.config import engine_rules, rules, task_rules
-
-    return (*rules.RULES, *task_rules.RULES, *engine_rules.RULES)
-
-
-def _model_rules() -> Sequence[Rule]:
-    """Return the rules that need torch and Transformers."""
-    from heterolora.harness.config import model_rules, storage_rules
-
-    return (*model_rules.RULES, *storage_rules.RULES)
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:

@@ -242,20 +242,6 @@ class ProxyConfig(PluginConfig):
         made: Proxy = super().build()
         return made
 
-    def observing(self, key: str) -> tuple[str, str] | None:
-        """The setting by which it observes training steps, and the remedy; None if it does not.
-
-        Args:
-            key: that this is the section of.
-        """
-        if not self.build().observes:
-            return None
-        if hasattr(self, "source"):
-            return f"{key}.source=running", f"set {key}.source=probe"
-        if key == "proxy":
-            return f"proxy={self.name}", "choose another, such as proxy=snip"
-        return f"{key}.name={self.name}", f"choose another, such as +proxy@{key}=snip"
-
 
 class SelectionConfig(PluginConfig):
     """A selection, by the name of its file in `heterolora/allocation/selection`."""

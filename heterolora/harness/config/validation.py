@@ -4,7 +4,7 @@ import difflib
 import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NewType, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -16,7 +16,17 @@ from heterolora.harness.config.values import PATTERNS
 
 Rule = Callable[..., Iterable[str]]
 """A check across sections, which yields problems. The types of its parameters determine the
-sections that it reads; it is applied if these are valid by themselves."""
+sections that it reads; it is applied if these are valid by themselves. A parameter of type
+`Sections` gets all that are valid."""
+
+Sections = NewType("Sections", Mapping[str, Any])
+"""The sections on which choices depend, as far as they are valid by themselves."""
+
+DEPENDED_ON = (
+    *("task", "method", "strategy", "proxy", "selection", "importance", "tracking", "optimizer"),
+    *("model", "search_space", "rank_budget", "training", "engine", "device"),
+)
+"""The keys of `Sections`."""
 
 
 def validate(raw: Mapping[str, Any], rules: Sequence[Rule]) -> Config:
@@ -56,8 +66,8 @@ def problems_of_changes(
         rules: as for `validate`.
         changed: keys of `Config`.
     """
-    asked = [rule for rule in rules if not set(bound(rule).values()).isdisjoint(changed)]
-    read = {*changed, *(key for rule in asked for key in bound(rule).values())}
+    asked = [rule for rule in rules if not reads(rule).isdisjoint(changed)]
+    read = {*changed, *(key for rule in asked for key in reads(rule))}
     sections, problems = _sections(raw, read)
     return problems + [problem for rule in asked for problem in _asked(rule, sections)]
 
@@ -82,7 +92,7 @@ def _sections(raw: Mapping[str, Any], keys: Collection[str]) -> tuple[dict[str, 
             sections[key] = _typed(key, raw[key])
         except ConfigError as error:
             problems.extend(error.problems)
-    if "method" in sections and sections["method"].kind != "heterolora":
+    if "method" in sections and not sections["method"].build().allocates:
         # Other methods have nothing to search, whatever the strategy.
         sections["strategy"] = _plugin("strategy", "strategy", {"name": NEVER, "enable_rate": 1})
     return sections, problems
@@ -91,12 +101,16 @@ def _sections(raw: Mapping[str, Any], keys: Collection[str]) -> tuple[dict[str, 
 def _asked(rule: Rule, sections: Mapping[str, Any]) -> Iterable[str]:
     """Yield the problems that a rule finds; none if a section that it reads is invalid."""
     wanted = bound(rule)
-    if set(wanted.values()) <= sections.keys():
-        yield from rule(**{name: sections[key] for name, key in wanted.items()})
+    valid = {**sections, ALL: Sections(sections)}
+    if set(wanted.values()) <= valid.keys():
+        yield from rule(**{name: valid[key] for name, key in wanted.items()})
 
 
 NEVER = "homogeneous"
 """The strategy that makes no search."""
+
+ALL = "*"
+"""Stands for the keys of `Sections`."""
 
 SEARCHED = ("proxy", "selection")
 """Sections that only a search reads."""
@@ -105,10 +119,16 @@ SEARCHED = ("proxy", "selection")
 @functools.cache
 def bound(rule: Rule) -> Mapping[str, str]:
     """Map each parameter of a rule to the key of the section that has its type."""
-    keys = {hint: key for key, hint in get_type_hints(Config).items()}
+    keys = {Sections: ALL, **{hint: key for key, hint in get_type_hints(Config).items()}}
     wanted = get_type_hints(rule)
     del wanted["return"]
     return {name: keys[hint] for name, hint in wanted.items()}
+
+
+def reads(rule: Rule) -> frozenset[str]:
+    """Return the keys of the sections that a rule reads."""
+    keys = frozenset(bound(rule).values())
+    return keys - {ALL} | frozenset(DEPENDED_ON) if ALL in keys else keys
 
 
 def _typed(key: str, value: Any) -> Any:

@@ -1,8 +1,9 @@
 """What loggers have in common: facts about the run, trackers, and a logger that combines others."""
 
+import importlib.util
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import Any, ClassVar
 
 from rich.console import Console
 
-from heterolora.errors import one_line
+from heterolora.errors import Problem, one_line
 from heterolora.files import writing
 from heterolora.harness.config import plugins
 from heterolora.harness.records import schema
 from heterolora.harness.records.read import read_lines
-from heterolora.settings import Settings, class_in
+from heterolora.settings import Settings, Situation, class_in
 from heterolora.training.logging import Logger, tell_watchers
 
 Row = Mapping[str, Any]
@@ -81,6 +82,13 @@ class Tracker(Settings, ABC):
     title: ClassVar[str]
     needs: ClassVar[str | None] = None
     leaves: ClassVar[str]
+
+    def problems(self, situation: Situation) -> Iterator[Problem]:
+        """Yield a problem if the package that the tracker needs is not installed."""
+        if self.needs is not None and importlib.util.find_spec(self.needs) is None:
+            rule = f"needs the package {self.needs}"
+            remedy = f"pip install 'heterolora[{self.name}]', or choose `tracking=local`"
+            yield Problem("tracking", self.name, rule, remedy)
 
     @abstractmethod
     def open(self, info: RunInfo, console: Console) -> Logger:

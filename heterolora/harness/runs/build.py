@@ -200,7 +200,7 @@ def build_engine(
         optimizer,
         autocast_for(config.precision, torch.device(config.device)),
         config.evaluation.batch_size,
-        [search.proxy.observe] if search and search.proxy.observes else [],
+        [search.observer.observe] if search and search.observer else [],
         compiled(model) if training.compile else None,
         training.micro_batch_size,
         training.max_grad_norm,

@@ -196,10 +196,10 @@ class StackedLowRank(Stack):
         """0 if the site is off in every run, otherwise None."""
         return None if self._most else 0
 
-    def on(self, x: Tensor) -> Tensor:
-        """Return for each row of `x` (runs * n, ...) whether the site is on in the row's run."""
-        rows = self._marks.repeat_interleave(x.flatten(0, -2).shape[0] // len(self._marks))
-        return rows.view(*x.shape[:-1], 1)
+    def where_on(self, on: Tensor, off: Tensor) -> Tensor:
+        """Return rows (runs * n, ...) of `on` where the site is on in the row's run, else `off`."""
+        rows = self._marks.repeat_interleave(off.flatten(0, -2).shape[0] // len(self._marks))
+        return torch.where(rows.view(*off.shape[:-1], 1), on, off)
 
     def added(self, y: Tensor, x: Tensor) -> Tensor:
         """Return `y + scaling B diag(mask) A x`, with the weights of each row's run."""

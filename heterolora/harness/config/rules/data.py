@@ -1,39 +1,18 @@
-"""Rules across sections of the configuration that can be checked from plain values.
+"""Rules about the data of a task, and what is evaluated."""
 
-A rule receives sections according to the types of its parameters, and yields a line for each
-problem: `key=value: rule; remedy`. Rules that consult the model or the device are in `model_rules`
-and `storage_rules`. All are checked before any weights are loaded.
-"""
-
-import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from heterolora.allocation import enabled_rank
 from heterolora.errors import shown
 from heterolora.files import FORMATS, split_files
 from heterolora.harness.config.embedded import MODELS, STARTER, TASKS
 from heterolora.harness.config.schema import (
     EvaluationConfig,
-    MethodConfig,
     ModelConfig,
-    RankBudgetConfig,
-    SearchSpaceConfig,
-    SelectionConfig,
-    StrategyConfig,
     TaskConfig,
-    TrackerConfig,
 )
 from heterolora.harness.config.validation import Rule
-
-TRAIN_WHAT_IS_KEPT = ("full", "bitfit")
-"""Methods that train parameters of the model itself."""
-
-
-def task_fits_itself(task: TaskConfig) -> Iterable[str]:
-    """The settings of a task fit together, as its kind requires."""
-    yield from (f"task.{problem}" for problem in task.build().problems())
 
 
 def metrics_once(task: TaskConfig) -> Iterable[str]:
@@ -186,123 +165,7 @@ def revision_is_read(model: ModelConfig) -> Iterable[str]:
         )
 
 
-def some_site(space: SearchSpaceConfig) -> Iterable[str]:
-    """A search space has sites."""
-    if not any(space.roles().values()):
-        yield (
-            "search_space.projections=[]: must not be empty when search_space.shortcuts "
-            "is empty; for example search_space.projections=[q,v]"
-        )
-
-
-def rank_for_sites(space: SearchSpaceConfig, budget: RankBudgetConfig) -> Iterable[str]:
-    """Each kind of site in the search space needs a rank."""
-    for kind, roles in space.roles().items():
-        if roles and budget.ranks()[kind] == 0:
-            yield (
-                f"rank_budget.{kind}_rank=0: must be greater than 0 where the search space has the "
-                f"{kind} sites {', '.join(roles)}; for example rank_budget.{kind}_rank=2"
-            )
-
-
-def whole_rank(
-    space: SearchSpaceConfig, budget: RankBudgetConfig, strategy: StrategyConfig
-) -> Iterable[str]:
-    """A site that is on has rank budget / enable rate, which must be whole."""
-    for kind, roles in space.roles().items():
-        rank = budget.ranks()[kind]
-        if roles and 0 < rank < 1 and not strategy.build().searches:
-            yield (
-                f"rank_budget.{kind}_rank={rank:g}: must be at least 1 with strategy="
-                f"{strategy.name}, which has every site on; choose rank_budget=r2, or "
-                "strategy=static"
-            )
-        elif roles and enabled_rank(rank, strategy.enable_rate) is None:
-            ratio = rank / strategy.enable_rate
-            yield (
-                f"strategy.enable_rate={strategy.enable_rate:g}: rank_budget.{kind}_rank / "
-                f"strategy.enable_rate must be whole, but {rank} / {strategy.enable_rate:g} = "
-                f"{ratio:g}; change one, for example strategy.enable_rate=0.25"
-            )
-
-
-def whole_start(
-    space: SearchSpaceConfig, budget: RankBudgetConfig, strategy: StrategyConfig
-) -> Iterable[str]:
-    """The rank of every site before the first search is whole, and at most its capacity."""
-    start = strategy.build().start
-    for kind, roles in space.roles().items():
-        rank = budget.ranks()[kind]
-        capacity = enabled_rank(rank, strategy.enable_rate)
-        if start is None or not roles or rank == 0 or capacity is None:
-            continue
-        begun = enabled_rank(rank, 1 / start)
-        if begun is None or not 1 <= begun <= capacity:
-            yield (
-                f"rank_budget.{kind}_rank={rank:g}: strategy={strategy.name} begins with every "
-                f"site at rank {start:g} x {rank:g} = {start * rank:g}, which must be whole and "
-                f"from 1 to {capacity}; choose another rank, or strategy=static"
-            )
-
-
-def selection_for_search(
-    strategy: StrategyConfig, selection: SelectionConfig | None
-) -> Iterable[str]:
-    """A strategy that searches needs a selection."""
-    if strategy.build().searches and selection is None:
-        yield f"selection=null: strategy={strategy.name} needs one; choose it with selection=top"
-
-
-def frozen_is_frozen(model: ModelConfig, method: MethodConfig) -> Iterable[str]:
-    """Trained parameters are stored in fp32."""
-    if method.kind not in TRAIN_WHAT_IS_KEPT:
-        return
-    if model.quantization is not None:
-        yield (
-            f"model.quantization={model.quantization}: method={method.name} trains the model's own "
-            "parameters; set model.quantization=null, or choose method=heterolora"
-        )
-    if model.dtype != "fp32":
-        yield (
-            f"model.dtype={model.dtype}: method={method.name} trains the model's own parameters, "
-            "in fp32; set model.dtype=fp32, or choose method=heterolora"
-        )
-
-
-def shortcuts_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Iterable[str]:
-    """Only this project's adapters support shortcuts."""
-    if space.shortcuts and method.kind != "heterolora":
-        yield (
-            f"search_space.shortcuts={shown(space.shortcuts)}: method={method.name} has no "
-            "adapters on shortcuts; set search_space=lora, or method=heterolora"
-        )
-
-
-def exclusions_for_method(space: SearchSpaceConfig, method: MethodConfig) -> Iterable[str]:
-    """Only this project's adapters can be excluded site by site."""
-    if space.exclude and method.kind != "heterolora":
-        yield (
-            f"search_space.exclude={shown(space.exclude)}: method={method.name} adapts roles, not "
-            "single sites; set search_space.exclude=[], or method=heterolora"
-        )
-
-
-def trackers_are_installed(tracking: dict[str, TrackerConfig]) -> Iterable[str]:
-    """The packages of all trackers are installed before a run begins."""
-    for name, section in tracking.items():
-        needs = section.build().needs
-        if needs is not None and importlib.util.find_spec(needs) is None:
-            yield (
-                f"tracking={name}: needs the package {needs}; pip install 'heterolora[{name}]', or "
-                "choose tracking=local"
-            )
-
-
 RULES: tuple[Rule, ...] = (
-    frozen_is_frozen,
-    shortcuts_for_method,
-    exclusions_for_method,
-    task_fits_itself,
     metrics_once,
     data_is_there,
     something_is_evaluated,
@@ -311,10 +174,4 @@ RULES: tuple[Rule, ...] = (
     data_settings_are_read,
     planted_in_the_model,
     revision_is_read,
-    some_site,
-    rank_for_sites,
-    whole_rank,
-    whole_start,
-    selection_for_search,
-    trackers_are_installed,
 )

@@ -1,19 +1,21 @@
-"""Rules across sections about how the weights of a model are stored, and its attention."""
+"""Rules about the device, and about what it has to support."""
 
 import importlib.util
+import os
+import shutil
+import sys
 from collections.abc import Iterable
 
+import torch
 from transformers import MODEL_MAPPING
 
 from heterolora.errors import ModelError
 from heterolora.harness.config import checkpoints
-from heterolora.harness.config.model_rules import device_exists
 from heterolora.harness.config.schema import (
     Device,
-    MethodConfig,
     ModelConfig,
     Precision,
-    SearchSpaceConfig,
+    TrainingConfig,
 )
 from heterolora.harness.config.validation import Rule
 from heterolora.training.precision import resolve_device, resolve_precision
@@ -48,26 +50,6 @@ def quantization_is_there(model: ModelConfig, device: Device) -> Iterable[str]:
         )
 
 
-def whole_layers_for_peft(
-    model: ModelConfig, method: MethodConfig, space: SearchSpaceConfig
-) -> Iterable[str]:
-    """PEFT's methods need projections that are linear layers of their own."""
-    try:
-        if not method.build().targets_layers:
-            return
-        family = checkpoints.family(model)
-    except ModelError:
-        return  # reported by model_is_usable, or when the method is applied
-    parts = family.rows(checkpoints.settings(model))
-    fused = [role for role in space.projections if role in parts]
-    if fused:
-        yield (
-            f"method={method.name}: adapts whole layers, but {', '.join(fused)} of "
-            f"{family.model_type} models are parts of one layer; choose method=heterolora, or "
-            "other search_space.projections, such as [o,down]"
-        )
-
-
 def attention_is_there(model: ModelConfig, precision: Precision, device: Device) -> Iterable[str]:
     """The model and the machine support the requested attention."""
     asked = f"model.attn_implementation={model.attn_implementation}"
@@ -90,9 +72,51 @@ def attention_is_there(model: ModelConfig, precision: Precision, device: Device)
         yield f"{asked}: computes in bf16; set precision=bf16, or {remedy}"
 
 
+def device_exists(device: Device) -> Iterable[str]:
+    """The machine has the device."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    wanted = resolve_device(device)
+    if wanted.type != "cpu" and (
+        accelerator is None
+        or accelerator.type != wanted.type
+        or (wanted.index or 0) >= torch.accelerator.device_count()
+    ):
+        found = f"{torch.accelerator.device_count()} of {accelerator}" if accelerator else "none"
+        yield (
+            f"device={device}: this machine has no such device (accelerators: {found}); "
+            "set device=auto"
+        )
+
+
+def tf32_is_read(training: TrainingConfig, precision: Precision, device: Device) -> Iterable[str]:
+    """TF32 has no effect on what is computed in bf16."""
+    if not training.tf32 or list(device_exists(device)):
+        return
+    if resolve_precision(precision, resolve_device(device)) != "fp32":
+        here = ", which is bf16 here" if precision == "auto" else ""
+        yield (
+            f"training.tf32=true: has no effect with precision={precision}{here}; "
+            "set precision=fp32 or training.tf32=false"
+        )
+
+
+def compiler_is_there(training: TrainingConfig, device: Device) -> Iterable[str]:
+    """On a CPU, torch compiles with the machine's C++ compiler."""
+    if not training.compile or list(device_exists(device)):
+        return
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if resolve_device(device).type == "cpu" and shutil.which(compiler) is None:
+        yield (
+            f"training.compile=true: device={device} needs a C++ compiler, and {compiler} is not "
+            "installed; install it, or set training.compile=false"
+        )
+
+
 RULES: tuple[Rule, ...] = (
+    device_exists,
+    tf32_is_read,
+    compiler_is_there,
     bf16_needs_bf16,
     quantization_is_there,
-    whole_layers_for_peft,
     attention_is_there,
 )
