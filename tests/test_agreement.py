@@ -11,9 +11,9 @@ from records import write_run
 
 from heterolora.harness.records.load import load
 from heterolora.harness.records.read import Run
-from heterolora.harness.reporting import agreement
 from heterolora.harness.reporting.arms import Arm, arms
 from heterolora.harness.reporting.frame import frame
+from heterolora.harness.reporting.sites import agreement
 
 SITES = [f"layers.{layer}.{role}" for layer in range(2) for role in "qv"]
 FLAT = dict.fromkeys(SITES, 1.0)

@@ -22,9 +22,9 @@ from heterolora.harness.reporting.arms import arms
 from heterolora.harness.reporting.cells import runs_of
 from heterolora.harness.reporting.frame import frame
 from heterolora.harness.reporting.layout import read as read_table
-from heterolora.harness.reporting.render import FORMATS
 from heterolora.harness.reporting.report import Report
-from heterolora.harness.reporting.tables import report
+from heterolora.harness.reporting.tables.build import report
+from heterolora.harness.reporting.tables.render import FORMATS
 
 SITES = [f"layers.{layer}.{role}" for layer in range(3) for role in "qv"]
 

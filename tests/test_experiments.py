@@ -15,7 +15,7 @@ from heterolora.harness.records.load import load
 from heterolora.harness.reporting.cells import cells_of, runs_of
 from heterolora.harness.reporting.frame import frame
 from heterolora.harness.reporting.layout import experiments, read
-from heterolora.harness.reporting.tables import report
+from heterolora.harness.reporting.tables.build import report
 from heterolora.harness.runs.execute import prepare
 from heterolora.sites import SHORTCUT_ROLES
 

@@ -12,12 +12,12 @@ from records import PROVENANCE, write_run
 from heterolora.errors import RecordError
 from heterolora.harness.paths import CONF
 from heterolora.harness.records.load import load
-from heterolora.harness.reporting.figures import draw
+from heterolora.harness.reporting.figures.draw import draw
 from heterolora.harness.reporting.frame import finished, frame
 from heterolora.harness.reporting.layout import read
-from heterolora.harness.reporting.recall import recall
-from heterolora.harness.reporting.standing import mean_standings, places, standings
-from heterolora.harness.reporting.tables import report
+from heterolora.harness.reporting.sites.recall import recall
+from heterolora.harness.reporting.sites.standing import mean_standings, places, standings
+from heterolora.harness.reporting.tables.build import report
 
 SITES = [f"layers.{layer}.{role}" for layer in range(3) for role in "qv"]
 PLANTED = CONF / "experiment" / "planted.yaml"

@@ -28,19 +28,20 @@ from heterolora.harness.cli.run import report_errors
 from heterolora.harness.records.load import load
 from heterolora.harness.records.read import Run
 from heterolora.harness.records.schema import ImportanceRow, RunRecord, SearchRow
-from heterolora.harness.reporting import cells, layout, tables
+from heterolora.harness.reporting import cells, layout
 from heterolora.harness.reporting.cells import Cell, cells_of
 from heterolora.harness.reporting.frame import frame
 from heterolora.harness.reporting.layout import Number, Table
-from heterolora.harness.reporting.render import FORMATS
 from heterolora.harness.reporting.report import Report
 from heterolora.harness.reporting.statistics import spread
-from heterolora.harness.reporting.studies import chosen, rank_correlation
+from heterolora.harness.reporting.tables import build
+from heterolora.harness.reporting.tables.render import FORMATS
+from heterolora.harness.reporting.tables.studies import chosen, rank_correlation
 
 MODEL, SEEDS = "facebook/opt-350m", (0, 13, 42)
 TABLES = {name: layout.read(file) for name, file in layout.experiments(CONF / "experiment").items()}
 OF_ROWS = {name: table for name, table in TABLES.items() if table.report == "rows"}
-EMBEDDED = ROOT / "heterolora" / "data" / "starter" / "model"
+EMBEDDED = ROOT / "heterolora" / "harness" / "data" / "starter" / "model"
 SCORES = {"layers.0.q": 1.0, "layers.0.v": 2.0, "layers.1.q": 3.0, "layers.1.v": 4.0}
 
 
@@ -72,7 +73,7 @@ def search(**row: Any) -> SearchRow:
 
 
 def report(name: str, runs: Sequence[Run], left_out: Sequence[str] = ()) -> Report:
-    return tables.report(TABLES[name], frame(runs), left_out)
+    return build.report(TABLES[name], frame(runs), left_out)
 
 
 def runs_for(name: str, runs: Sequence[Run]) -> list[Run]:
@@ -330,7 +331,7 @@ def test_a_proxy_of_ones_own_has_a_row_beside_the_papers(template: Run) -> None:
     mine = arm_runs(template, "table2", "GRAD-NORM, dynamic", {0: 85.0, 13: 86.0})
     runs += [variant(run, {"proxy.name": "mine", "name": "table2"}, 85.0) for run in mine]
     rows = TABLES["table2"].with_proxies(["gradnorm", "mine"])
-    made = tables.report(rows, frame(runs))
+    made = build.report(rows, frame(runs))
     assert grid(made).loc["mine", "dynamic"] == "85.0 ± 0.0 (2)"
     assert not [text for text in made.notes if "belong to no row" in text]
     assert TABLES["table2"].with_proxies(["gradnorm", "constant"]) == TABLES["table2"]
@@ -636,7 +637,7 @@ def test_seeds_of_the_tuning_choose_and_are_not_reported(template: Run) -> None:
     scores = {(1e-4, 100): (70.0, 1.0), (1e-4, 101): (72.0, 1.0)}
     scores |= {(2e-4, 100): (80.0, 2.0), (2e-4, 101): (82.0, 2.0)}
     scores |= {(1e-4, 0): (99.0, 98.0), (2e-4, 0): (60.0, 61.0), (2e-4, 13): (62.0, 63.0)}
-    made = tables.report(table, frame(halves(template, scores)))
+    made = build.report(table, frame(halves(template, scores)))
     row = made.numbers.query("row == 'homogeneous'").iloc[0]
     assert (row["best_mean"], row["n"]) == (62.0, 2)
     tried = section(made, "Values tried").set_index("optimizer.learning_rate")

@@ -19,15 +19,22 @@ from heterolora.drawing.grid import Grid, on_frequency
 from heterolora.drawing.heatmap import draw_cells, draw_grid
 from heterolora.harness.records.read import Run
 from heterolora.harness.records.schema import CONTROL
-from heterolora.harness.reporting import agreement, style
 from heterolora.harness.reporting.arms import Arm, arms, labels
 from heterolora.harness.reporting.cells import Comparison
-from heterolora.harness.reporting.curves import GRAY, Curve, by_subject, panels, proxy_colors
-from heterolora.harness.reporting.forest import forest_plot
+from heterolora.harness.reporting.figures import style
+from heterolora.harness.reporting.figures.curves import (
+    GRAY,
+    Curve,
+    by_subject,
+    panels,
+    proxy_colors,
+)
+from heterolora.harness.reporting.figures.forest import forest_plot
+from heterolora.harness.reporting.figures.style import MIDDLE, ROLE_COLORS, STYLE
 from heterolora.harness.reporting.frame import finished, matching
 from heterolora.harness.reporting.layout import Frequency
-from heterolora.harness.reporting.standing import mean_standings, places
-from heterolora.harness.reporting.style import MIDDLE, ROLE_COLORS, STYLE
+from heterolora.harness.reporting.sites import agreement
+from heterolora.harness.reporting.sites.standing import mean_standings, places
 from heterolora.sites import LORA_ROLES, ROLES, Site
 
 SHORT = 24

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from heterolora.drawing.grid import on_frequency
 from heterolora.harness.records.read import Run
 from heterolora.harness.reporting.arms import Arm, arms
-from heterolora.harness.reporting.curves import Curve, by_subject, panels, proxy_colors
+from heterolora.harness.reporting.figures.curves import Curve, by_subject, panels, proxy_colors
 from heterolora.harness.reporting.report import Report
 from heterolora.sites import ROLES, Site
 

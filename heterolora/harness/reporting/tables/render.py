@@ -78,7 +78,7 @@ def csv(report: Report) -> str:
 
 def html(report: Report) -> str:
     """Render a page by itself; see `page`."""
-    from heterolora.harness.reporting.page import page
+    from heterolora.harness.reporting.tables.page import page
 
     return page(report)
 

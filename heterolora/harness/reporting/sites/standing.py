@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 
 from heterolora.harness.records.read import Run
-from heterolora.harness.reporting.agreement import spearman
 from heterolora.harness.reporting.frame import matching
 from heterolora.harness.reporting.report import Section, section, text
+from heterolora.harness.reporting.sites.agreement import spearman
 from heterolora.sites import ROLES, Site
 
 IMPORTANCE = "importance"

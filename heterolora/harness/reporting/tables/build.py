@@ -6,12 +6,13 @@ from dataclasses import replace
 import pandas as pd
 
 from heterolora.errors import RecordError
-from heterolora.harness.reporting import recall, sections, studies
 from heterolora.harness.reporting.cells import cells_of, compare, reported
-from heterolora.harness.reporting.diagnostics import diagnostics
 from heterolora.harness.reporting.layout import Table
-from heterolora.harness.reporting.notes import nearest, notes_of
 from heterolora.harness.reporting.report import Report
+from heterolora.harness.reporting.sites import recall
+from heterolora.harness.reporting.tables import sections, studies
+from heterolora.harness.reporting.tables.diagnostics import diagnostics
+from heterolora.harness.reporting.tables.notes import nearest, notes_of
 
 SPECIAL: Mapping[str, Callable[[Table, pd.DataFrame], Report]] = {
     "importance": studies.importance,

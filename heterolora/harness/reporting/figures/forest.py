@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from heterolora.harness.reporting import style
 from heterolora.harness.reporting.cells import Comparison
-from heterolora.harness.reporting.curves import GRAY
+from heterolora.harness.reporting.figures import style
+from heterolora.harness.reporting.figures.curves import GRAY
 
 LINE = 0.13
 """Height in inches of a line of text, and of a comparison below its name."""

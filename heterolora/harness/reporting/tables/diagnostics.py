@@ -10,8 +10,8 @@ from scipy import stats
 
 from heterolora.harness.records.read import Run
 from heterolora.harness.records.schema import CONTROL
-from heterolora.harness.reporting.agreement import churn, on_sites
 from heterolora.harness.reporting.arms import Arm, arms
+from heterolora.harness.reporting.sites.agreement import churn, on_sites
 from heterolora.sites import ROLES, Site
 
 CHURN = 0.5

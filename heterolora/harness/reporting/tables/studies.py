@@ -8,13 +8,13 @@ import pandas as pd
 
 from heterolora.errors import RecordError
 from heterolora.harness.records.read import Run
-from heterolora.harness.reporting.agreement import jaccard_between, spearman
 from heterolora.harness.reporting.cells import Cell, listed
 from heterolora.harness.reporting.frame import finished
 from heterolora.harness.reporting.layout import Table
-from heterolora.harness.reporting.notes import unfinished
 from heterolora.harness.reporting.report import NOTHING, Report, Section, mean_std, section, text
-from heterolora.harness.reporting.standing import by_places, excluded
+from heterolora.harness.reporting.sites.agreement import jaccard_between, spearman
+from heterolora.harness.reporting.sites.standing import by_places, excluded
+from heterolora.harness.reporting.tables.notes import unfinished
 
 
 def stability(cells: Sequence[Cell]) -> Section:
