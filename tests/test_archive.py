@@ -19,8 +19,7 @@ from heterolora.harness.records.archive import read_archive, restore, write_arch
 from heterolora.harness.records.load import load
 from heterolora.harness.records.read import read
 from heterolora.harness.reporting.arms import arms
-from heterolora.harness.reporting.cells import runs_of
-from heterolora.harness.reporting.frame import frame
+from heterolora.harness.reporting.frame import frame, runs_of
 from heterolora.harness.reporting.layout import read as read_table
 from heterolora.harness.reporting.report import Report
 from heterolora.harness.reporting.tables.build import report

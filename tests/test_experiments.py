@@ -12,8 +12,8 @@ from conftest import CONF, CommandLine, composed, edited
 from omegaconf import DictConfig
 
 from heterolora.harness.records.load import load
-from heterolora.harness.reporting.cells import cells_of, runs_of
-from heterolora.harness.reporting.frame import frame
+from heterolora.harness.reporting.entries import entries_of
+from heterolora.harness.reporting.frame import frame, runs_of
 from heterolora.harness.reporting.layout import experiments, read
 from heterolora.harness.reporting.tables.build import report
 from heterolora.harness.runs.execute import prepare
@@ -131,13 +131,13 @@ def test_it_runs_and_its_table_shows_every_run(
     made = report(table, runs_of(table, runs))
     assert not [text for text in made.notes if "belong to no row" in text]
     if table.report == "rows":
-        shown = cells_of(table, runs)
-        assert {run.directory for cell in shown for run in cell.runs} == {
+        shown = entries_of(table, runs)
+        assert {run.directory for entry in shown for run in entry.runs} == {
             run.directory for run in records
         }
-        required = {entry.label for entry in table.entries.values() if not entry.optional}
-        lent = {e.label for one in table.borrows for e in read(EXPERIMENTS[one]).entries.values()}
-        assert required - lent <= {cell.label for cell in shown if cell.runs}
+        required = {cell.label for cell in table.cells.values() if not cell.optional}
+        lent = {e.label for one in table.borrows for e in read(EXPERIMENTS[one]).cells.values()}
+        assert required - lent <= {entry.label for entry in shown if entry.runs}
 
 
 @functools.cache

@@ -32,20 +32,20 @@ def written(folder: Path, text: str = SOME) -> Path:
 def test_an_entry_is_its_row_its_column_and_what_all_share(tmp_path: Path) -> None:
     table = read(written(tmp_path))
     assert table.name == "some"
-    assert list(table.entries) == [
+    assert list(table.cells) == [
         "base, static",
         "ours, static",
         "ours, dynamic",
         "chance, dynamic",
     ]
-    ours = table.entries["ours, dynamic"]
+    ours = table.cells["ours, dynamic"]
     assert ours.where == {
         "task.name": "rte",
         "strategy.name": "dynamic",
         "proxy.name": "mine",
     }
     assert ours.against == {"baseline": "base, static", "random": "chance, dynamic"}
-    assert table.entries["ours, static"].against == {"baseline": "base, static"}
+    assert table.cells["ours, static"].against == {"baseline": "base, static"}
 
 
 def test_the_papers_number_is_of_its_model_and_task_alone(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def table_for(name: str | None, folder: Path, runs: pd.DataFrame) -> tuple[Table
     Without a name it is that of the only experiment that the runs are of; else that of the runs
     which are of none.
     """
-    from heterolora.harness.reporting.cells import runs_of
+    from heterolora.harness.reporting.frame import runs_of
     from heterolora.harness.reporting.tables.own import own_table
 
     of = runs["name"].map(lambda name: str(name).partition("/")[0])
@@ -156,8 +156,7 @@ def main(arguments: Sequence[str]) -> None:
     """Report, draw and log what is asked."""
     asked = parsed(arguments)
     # pandas and SciPy take longer to import than it takes to print the help.
-    from heterolora.harness.reporting.cells import reported
-    from heterolora.harness.reporting.frame import frame, matching
+    from heterolora.harness.reporting.frame import frame, matching, reported
     from heterolora.harness.reporting.tables import page
     from heterolora.harness.reporting.tables.build import report
 

@@ -20,7 +20,7 @@ from heterolora.drawing.heatmap import draw_cells, draw_grid
 from heterolora.harness.records.read import Run
 from heterolora.harness.records.schema import CONTROL
 from heterolora.harness.reporting.arms import Arm, arms, labels
-from heterolora.harness.reporting.cells import Comparison
+from heterolora.harness.reporting.comparisons import Comparison
 from heterolora.harness.reporting.figures import style
 from heterolora.harness.reporting.figures.curves import (
     GRAY,

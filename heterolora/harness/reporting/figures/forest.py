@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from heterolora.harness.reporting.cells import Comparison
+from heterolora.harness.reporting.comparisons import Comparison
 from heterolora.harness.reporting.figures import style
 from heterolora.harness.reporting.figures.curves import GRAY
 
@@ -32,8 +32,8 @@ def forest_plot(found: Sequence[Comparison], title: str) -> Figure:
     """
     lines_of: dict[str, list[str | Comparison]] = {}
     for one in found:
-        name = f"{one.cell.label} vs. {one.other.label}"
-        lines_of.setdefault(one.cell.place, []).extend([*textwrap.wrap(name, LETTERS), one])
+        name = f"{one.entry.label} vs. {one.other.label}"
+        lines_of.setdefault(one.entry.place, []).extend([*textwrap.wrap(name, LETTERS), one])
     heights = [AROUND + LINE * len(lines) for lines in lines_of.values()]
     figure, stacked = style.stack(title, heights)
     for axes, (place, lines) in zip(stacked, lines_of.items(), strict=True):
@@ -50,7 +50,7 @@ def _fill(axes: Axes, lines: Sequence[str | Comparison]) -> None:
     for height, line in enumerate(lines):
         if isinstance(line, Comparison):
             _draw(axes, height, line)
-            better = "right" if line.cell.runs[0].higher_is_better else "left"
+            better = "right" if line.entry.runs[0].higher_is_better else "left"
             axes.set_xlabel(f"difference in points ({better} is better)")
         else:
             _write(axes, height, line)

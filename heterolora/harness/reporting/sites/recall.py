@@ -7,9 +7,9 @@ import pandas as pd
 from heterolora.errors import RecordError
 from heterolora.harness.records.read import Run
 from heterolora.harness.reporting.arms import CONTENTS, Arm, arms, labels
+from heterolora.harness.reporting.frame import unfinished
 from heterolora.harness.reporting.layout import Settings, Table
 from heterolora.harness.reporting.report import Report, Section, text
-from heterolora.harness.reporting.tables.notes import unfinished
 
 BEFORE = "before training"
 AFTER = "importance, after training"

@@ -6,7 +6,9 @@ from dataclasses import replace
 import pandas as pd
 
 from heterolora.errors import RecordError
-from heterolora.harness.reporting.cells import cells_of, compare, reported
+from heterolora.harness.reporting.comparisons import compare
+from heterolora.harness.reporting.entries import entries_of
+from heterolora.harness.reporting.frame import reported
 from heterolora.harness.reporting.layout import Table
 from heterolora.harness.reporting.report import Report
 from heterolora.harness.reporting.sites import recall
@@ -35,27 +37,27 @@ def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Re
     if table.report in SPECIAL:
         made = SPECIAL[table.report](table, runs)
         return replace(made, notes=[*left_out, *made.notes])
-    cells = found = cells_of(table, runs)
+    entries = found = entries_of(table, runs)
     if not found:
         raise RecordError(
             f"no run here belongs to {table.title}{nearest(table, runs)}; run {table.again}"
         )
     if table.tuned:
-        cells = [studies.at_best(cell, table.tuned, table.tuning_seeds) for cell in found]
-    compared = compare(cells, table.family)
-    numbers = sections.numbers(table.name, cells, compared)
+        entries = [studies.at_best(entry, table.tuned, table.tuning_seeds) for entry in found]
+    compared = compare(entries, table.family)
+    numbers = sections.numbers(table.name, entries, compared)
     parts = [
-        *sections.grids(cells),
+        *sections.grids(entries),
         *([studies.tried(found, table.tuned, table.tuning_seeds)] if table.tuned else []),
-        *([studies.stability(cells)] if table.stability else []),
-        sections.details(cells, numbers),
+        *([studies.stability(entries)] if table.stability else []),
+        sections.details(entries, numbers),
         sections.comparisons(compared),
         sections.gains(compared),
-        sections.costs(cells, numbers),
+        sections.costs(entries, numbers),
     ]
     notes = [
         *left_out,
-        *notes_of(table, cells, compared, runs),
+        *notes_of(table, entries, compared, runs),
         *(studies.uneven(found, table.tuned, table.tuning_seeds) if table.tuned else []),
         *diagnostics(reported(table, runs)),
     ]

@@ -7,8 +7,9 @@ import pandas as pd
 
 from heterolora.harness.records.read import Run
 from heterolora.harness.records.schema import CONTROL
-from heterolora.harness.reporting.cells import Cell, Comparison, listed, unequal_rows
-from heterolora.harness.reporting.frame import in_any_order, matching
+from heterolora.harness.reporting.comparisons import Comparison
+from heterolora.harness.reporting.entries import Entry
+from heterolora.harness.reporting.frame import in_any_order, listed, matching, traits, unfinished
 from heterolora.harness.reporting.layout import Settings, Table
 from heterolora.harness.reporting.statistics import (
     ALPHA,
@@ -18,20 +19,26 @@ from heterolora.harness.reporting.statistics import (
     smallest_p,
 )
 
+OF_ROWS = (
+    *("strategy.", "proxy.", "selection.", "rank_budget."),
+    *("search_space.projections", "search_space.shortcuts", "search_space.pool"),
+)
+"""Prefixes of the settings in which rows differ on purpose."""
+
 
 def notes_of(
-    table: Table, cells: Sequence[Cell], compared: Sequence[Comparison], runs: pd.DataFrame
+    table: Table, entries: Sequence[Entry], compared: Sequence[Comparison], runs: pd.DataFrame
 ) -> list[str]:
-    """Return every note on a table of `cells` and comparisons, made of `runs`, finished or not."""
+    """Return every note on a table's entries and comparisons, made of `runs`, finished or not."""
     own = matching(runs, *table.wheres)
     return [
         *limits(compared),
-        *_unpaired(cells, compared),
-        *_degenerate(cells),
-        *_papers(table, cells),
-        *_missing(table, cells),
+        *_unpaired(entries, compared),
+        *_degenerate(entries),
+        *_papers(table, entries),
+        *_missing(table, entries),
         *unfinished(runs[own]),
-        *_mixed(table, cells),
+        *_mixed(table, entries),
         *_in_no_row(runs[~own]),
     ]
 
@@ -58,96 +65,88 @@ def limits(comparisons: Sequence[Comparison]) -> Iterator[str]:
         )
 
 
-def unfinished(runs: pd.DataFrame) -> Iterator[str]:
-    """Yield the runs that are not counted, and why."""
-    for run in runs["run"]:
-        if not run.finished:
-            reason = run.result.error or "it is still running, or was killed"
-            yield f"not counted, {run.result.status}: {run.directory}: {reason}"
-
-
-def _unpaired(cells: Sequence[Cell], compared: Sequence[Comparison]) -> Iterator[str]:
+def _unpaired(entries: Sequence[Entry], compared: Sequence[Comparison]) -> Iterator[str]:
     """Yield rows that could not be compared with their baseline or control."""
-    done = {(one.role, id(one.cell)) for one in compared if one.paired.n}
-    wanting: dict[str, list[Cell]] = {}
-    for cell in cells:
-        for role in cell.entry.against:
-            if cell.runs and (role, id(cell)) not in done:
-                wanting.setdefault(role, []).append(cell)
+    done = {(one.role, id(one.entry)) for one in compared if one.paired.n}
+    wanting: dict[str, list[Entry]] = {}
+    for entry in entries:
+        for role in entry.cell.against:
+            if entry.runs and (role, id(entry)) not in done:
+                wanting.setdefault(role, []).append(entry)
     for role, rows in wanting.items():
         what = "its baseline" if role == "baseline" else f"its control ({role})"
         yield f"not compared with {what}, because they share no seed: {_labels(rows)}"
 
 
-def _degenerate(cells: Sequence[Cell]) -> Iterator[str]:
+def _degenerate(entries: Sequence[Entry]) -> Iterator[str]:
     """Yield the rows whose proxy did not decide the allocation."""
     counts = []
-    for cell in cells:
-        by_proxy = cell.entry.where.get("proxy.name") not in (None, CONTROL)
-        if by_proxy and cell.searches["degenerate"].any():
-            place = f" ({cell.place})" if "task" in cell.names else ""
-            counts.append(f"{cell.label}{place} {cell.of_searches('degenerate')}")
+    for entry in entries:
+        by_proxy = entry.cell.where.get("proxy.name") not in (None, CONTROL)
+        if by_proxy and entry.searches["degenerate"].any():
+            place = f" ({entry.place})" if "task" in entry.names else ""
+            counts.append(f"{entry.label}{place} {entry.of_searches('degenerate')}")
     if counts:
         counted = "; ".join(counts)
         yield f"degenerate searches (all scores equal, so sites were chosen at random): {counted}"
 
 
-def _papers(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
+def _papers(table: Table, entries: Sequence[Entry]) -> Iterator[str]:
     """Yield how the paper's numbers were made, and where they do not apply."""
     paper = table.paper
     if paper is None:
         return
-    others = sorted({cell.model for cell in cells} - {paper.model})
+    others = sorted({entry.model for entry in entries} - {paper.model})
     if others:
         yield f"the paper's numbers are for {paper.model}; none is shown for {', '.join(others)}"
-    published = [cell for cell in cells if cell.published]
-    if any(cell.published.printed is None for cell in published if cell.published):
+    published = [entry for entry in entries if entry.published]
+    if any(entry.published.printed is None for entry in published if entry.published):
         yield (
             "log: the paper's printed number is lost; this is the mean in its authors' logs (of "
             "one seed where there is no ±)"
         )
     if published and paper.remark:
         yield paper.remark
-    for task, here in groupby(published, lambda cell: cell.task):
+    for task, here in groupby(published, lambda entry: entry.task):
         rate = paper.learning_rates.get(task)
-        used = {value for cell in here for value in cell.frame.get("optimizer.learning_rate", ())}
+        used = {value for entry in here for value in entry.frame.get("optimizer.learning_rate", ())}
         if rate is not None and used - {rate}:
             rates = ", ".join(f"{value:g}" for value in sorted(used - {rate}))
             yield f"{task}: learning rate {rates} here, {rate:g} in the paper's logs"
 
 
-def _missing(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
-    """Yield the cells and seeds without a finished run, grouped, and the command to run them."""
-    gaps: dict[tuple[int, ...], list[Cell]] = {}
-    for cell in cells:
-        if cell.missing:
-            gaps.setdefault(cell.missing if cell.runs else (), []).append(cell)
+def _missing(table: Table, entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield the entries and seeds without a finished run, grouped, and the command to run them."""
+    gaps: dict[tuple[int, ...], list[Entry]] = {}
+    for entry in entries:
+        if entry.missing:
+            gaps.setdefault(entry.missing if entry.runs else (), []).append(entry)
     for seeds, rows in gaps.items():
         some = f"seed{'s' * (len(seeds) > 1)} {listed(seeds)} missing"
         yield f"{some if seeds else 'no finished run'}: {_labels(rows)}"
-    absent = [task for task in table.tasks if task not in {cell.task for cell in cells}]
-    if absent and table.paper and any(cell.model == table.paper.model for cell in cells):
+    absent = [task for task in table.tasks if task not in {entry.task for entry in entries}]
+    if absent and table.paper and any(entry.model == table.paper.model for entry in entries):
         yield f"no run at all on {', '.join(absent)}, which the paper's table has"
     if gaps:
         same = "" if table.made_by else ", with the same MODEL= and TASK="
         yield f"to run what is missing, run {table.again} again{same}"
 
 
-def _mixed(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
-    """Yield differences that should not be, between runs of one cell or between compared rows."""
-    for cell in cells:
-        for flag in cell.flags:
-            yield f"! {cell.label}, {cell.place}: {flag}"
-    for place, here in groupby(cells, lambda cell: cell.place):
-        for difference in unequal_rows(here, table.tuned):
+def _mixed(table: Table, entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield differences that should not be, between runs of one entry or between compared rows."""
+    for entry in entries:
+        for flag in entry.flags:
+            yield f"! {entry.label}, {entry.place}: {flag}"
+    for place, here in groupby(entries, lambda entry: entry.place):
+        for difference in _unequal_rows(here, table.tuned):
             yield f"{place}: {difference}"
-    origins = [run.provenance.code for cell in cells for run in cell.runs]
+    origins = [run.provenance.code for entry in entries for run in entry.runs]
     if dirty := sum(bool(code and code.dirty) for code in origins):
         yield f"{dirty} runs are from a working tree with uncommitted changes"
 
 
 def nearest(table: Table, runs: pd.DataFrame) -> str:
-    """Return which settings keep the run that is nearest to an entry of a table out of it."""
+    """Return which settings keep the run that is nearest to a cell of a table out of it."""
     apart = [
         (run.directory, [*_differences(run, where)])
         for run in runs["run"]
@@ -175,9 +174,30 @@ def _in_no_row(runs: pd.DataFrame) -> Iterator[str]:
         yield f"{len(runs)} runs here belong to no row of this table: {kinds}"
 
 
-def _labels(cells: Iterable[Cell]) -> str:
-    """Join the labels of cells, grouped by place."""
+def _unequal_rows(entries: Iterable[Entry], tuned: str | None) -> Iterator[str]:
+    """Yield what differs between the entries of one model and task, besides what defines rows.
+
+    The key `tuned` may differ, because it was chosen for each row.
+    """
+    runs = pd.concat(
+        [entry.frame.assign(label=entry.label) for entry in entries], ignore_index=True
+    )
+    values = traits(runs)
+    for key in values:
+        if not key.startswith(OF_ROWS) and key != tuned and values[key].nunique() > 1:
+            # A row whose own runs differ has its own flag.
+            by_row = values[key].dropna().groupby(runs["label"], sort=False).unique()
+            alike = by_row[by_row.map(len) == 1].explode()
+            rows = alike.index.to_series().groupby(alike, sort=False).unique()
+            if len(rows) > 1:
+                *few, most = rows.map(len).sort_values(kind="stable").index
+                said = [f"{value} in {'; '.join(rows[value])}" for value in few]
+                yield f"rows differ in {key}: {', '.join(said)}, {most} in the others"
+
+
+def _labels(entries: Iterable[Entry]) -> str:
+    """Join the labels of entries, grouped by place."""
     return "; ".join(
-        f"{place} ({'; '.join(cell.label for cell in here)})"
-        for place, here in groupby(cells, lambda cell: cell.place)
+        f"{place} ({'; '.join(entry.label for entry in here)})"
+        for place, here in groupby(entries, lambda entry: entry.place)
     )

@@ -72,7 +72,7 @@ def latex(report: Report) -> str:
 
 
 def csv(report: Report) -> str:
-    """Render the tidy numbers: one row per cell, unrounded, unknown ones empty."""
+    """Render the tidy numbers: one row per entry, unrounded, unknown ones empty."""
     return str(report.numbers.to_csv(index=False))
 
 

@@ -1,4 +1,4 @@
-"""The sections that every table has: the grid of the paper, its cells, comparisons and cost."""
+"""The sections that every table has: the grid of the paper, its entries, comparisons and cost."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from heterolora.harness.reporting.cells import Cell, Comparison
+from heterolora.harness.reporting.comparisons import Comparison
+from heterolora.harness.reporting.entries import Entry
 from heterolora.harness.reporting.layout import Number
 from heterolora.harness.reporting.report import NOTHING, Section, mean_std, section, text
 from heterolora.harness.reporting.statistics import EXACT, RESAMPLES, Paired, Spread, spread
@@ -16,21 +17,21 @@ PAPER = "  the paper"
 PARTS = ("training", "searching", "evaluating")
 
 
-def grids(cells: Sequence[Cell]) -> list[Section]:
+def grids(entries: Sequence[Entry]) -> list[Section]:
     """Lay the table out as the paper does: a grid for each model, or for each model and task.
 
     The columns are tasks, unless the table has columns of its own.
     """
-    across = any(cell.entry.column for cell in cells)
+    across = any(entry.cell.column for entry in entries)
     found = []
-    for names, group in groupby(cells, lambda cell: (cell.model, cell.task)[: 1 + across]):
+    for names, group in groupby(entries, lambda entry: (entry.model, entry.task)[: 1 + across]):
         metrics = set()
         lines: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-        for cell in group:
-            column = cell.entry.column if across else cell.task
-            lines[cell.entry.row, ""][column] = _entry(cell)
-            lines[cell.entry.row, PAPER][column] = _paper(cell.published)
-            metrics |= {run.metric_in_words for run in cell.runs}
+        for entry in group:
+            column = entry.cell.column if across else entry.task
+            lines[entry.cell.row, ""][column] = _entry(entry)
+            lines[entry.cell.row, PAPER][column] = _paper(entry.published)
+            metrics |= {run.metric_in_words for run in entry.runs}
         shown = {line: row for line, row in lines.items() if line[1] != PAPER or any(row.values())}
         frame = pd.DataFrame(shown.values()).fillna("")
         frame.insert(0, "", [line or name for name, line in shown])
@@ -42,32 +43,32 @@ def grids(cells: Sequence[Cell]) -> list[Section]:
     return found
 
 
-def numbers(name: str, cells: Sequence[Cell], compared: Sequence[Comparison]) -> pd.DataFrame:
-    """Return the cells of table `name`, a row each, with every number in a column; NaN if unknown.
+def numbers(name: str, entries: Sequence[Entry], compared: Sequence[Comparison]) -> pd.DataFrame:
+    """Return the entries of table `name`, a row each, and each number in a column; NaN if unknown.
 
     Metrics are in their units, percent or none; times are in seconds, medians over runs. A
     comparison's columns begin with its role, such as `random_drawn_once_p`.
     """
-    return pd.DataFrame([{"table": name} | _numbers(cell, compared) for cell in cells])
+    return pd.DataFrame([{"table": name} | _numbers(entry, compared) for entry in entries])
 
 
-def _numbers(cell: Cell, compared: Sequence[Comparison]) -> dict[str, Any]:
-    paper = cell.published or Number()
-    last = spread([*cell.by_seed("last").values()])
+def _numbers(entry: Entry, compared: Sequence[Comparison]) -> dict[str, Any]:
+    paper = entry.published or Number()
+    last = spread([*entry.by_seed("last").values()])
     keys = [f"seconds.{part}" for part in PARTS] + ["parameters.enabled", "peak_memory_bytes"]
-    seen = cell.frame.reindex(columns=keys).astype(float)
+    seen = entry.frame.reindex(columns=keys).astype(float)
     other = seen["seconds.training"] + seen["seconds.evaluating"]
     overhead = 100 * seen["seconds.searching"] / other.where(other > 0)
-    tested = cell.by_seed("test") if "test" in cell.frame else {}
+    tested = entry.by_seed("test") if "test" in entry.frame else {}
     row: dict[str, Any] = {
-        "model": cell.model,
-        "task": cell.task,
-        "row": cell.entry.row,
-        "column": cell.entry.column,
-        "n": len(cell.by_seed()),
-        "seeds": " ".join(map(str, cell.by_seed())),
-        "missing_seeds": " ".join(map(str, cell.missing)),
-        **_spread("best", cell.best, "mean", "std", "median"),
+        "model": entry.model,
+        "task": entry.task,
+        "row": entry.cell.row,
+        "column": entry.cell.column,
+        "n": len(entry.by_seed()),
+        "seeds": " ".join(map(str, entry.by_seed())),
+        "missing_seeds": " ".join(map(str, entry.missing)),
+        **_spread("best", entry.best, "mean", "std", "median"),
         **_spread("last", last, "mean", "std"),
         **(_spread("test", spread([*tested.values()]), "mean", "std") if tested else {}),
         "parameters_on": seen["parameters.enabled"].median(),
@@ -78,12 +79,12 @@ def _numbers(cell: Cell, compared: Sequence[Comparison]) -> dict[str, Any]:
         **{f"seconds_{part}": seen[f"seconds.{part}"].median() for part in PARTS},
         "overhead_percent": overhead.median(),
         "peak_memory_bytes": seen["peak_memory_bytes"].max(),
-        "searches": len(cell.searches),
-        "searches_degenerate": int(cell.searches["degenerate"].sum()),
-        "searches_tied": int(cell.searches["tied"].sum()),
+        "searches": len(entry.searches),
+        "searches_degenerate": int(entry.searches["degenerate"].sum()),
+        "searches_tied": int(entry.searches["tied"].sum()),
     }
     for one in compared:
-        if one.cell is cell:
+        if one.entry is entry:
             low, high = one.paired.interval or (None, None)
             own, others = one.seconds
             found = {
@@ -103,21 +104,21 @@ def _numbers(cell: Cell, compared: Sequence[Comparison]) -> dict[str, Any]:
             }
             prefix = "_".join(one.role.replace(",", "").split())
             row |= {f"{prefix}_{key}": value for key, value in found.items()}
-    return row | {"flags": "; ".join(cell.flags) or None}
+    return row | {"flags": "; ".join(entry.flags) or None}
 
 
 def _spread(prefix: str, found: Spread | None, *keys: str) -> dict[str, float | None]:
     return {f"{prefix}_{key}": getattr(found, key, None) for key in keys}
 
 
-def details(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
-    """List every cell beside the paper's numbers; `found` are the cells' `numbers`."""
-    published = any(cell.published for cell in cells)
+def details(entries: Sequence[Entry], found: pd.DataFrame) -> Section:
+    """List every entry beside the paper's numbers; `found` are the entries' `numbers`."""
+    published = any(entry.published for entry in entries)
     tested = "test_mean" in found
     rows = []
-    for cell, known in zip(cells, found.to_dict("records"), strict=True):
+    for entry, known in zip(entries, found.to_dict("records"), strict=True):
         row = {
-            **cell.names,
+            **entry.names,
             "n": known["n"],
             "best epoch": mean_std(known["best_mean"], known["best_std"]),
             "median": text(known["best_median"], ".1f"),
@@ -149,7 +150,7 @@ def comparisons(found: Sequence[Comparison]) -> Section:
     """List the paired statistics of each comparison."""
     rows = [
         {
-            **one.cell.names,
+            **one.entry.names,
             "against": one.role,
             "n": one.paired.n,
             "difference": text(one.paired.difference, "+.2f"),
@@ -180,7 +181,7 @@ def gains(found: Sequence[Comparison]) -> Section:
     """List what each comparison gains and at what cost, and which gains it rules out."""
     rows = [
         {
-            **one.cell.names,
+            **one.entry.names,
             "against": one.role,
             "gain": text(one.gain, "+.2f"),
             "ruled out": _ruled_out(one.ruled_out),
@@ -199,21 +200,21 @@ def gains(found: Sequence[Comparison]) -> Section:
     return section("Gains, their cost, and what is ruled out", explanation, rows)
 
 
-def costs(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
-    """List time and memory of each cell, and how decisive its searches were."""
+def costs(entries: Sequence[Entry], found: pd.DataFrame) -> Section:
+    """List time and memory of each entry, and how decisive its searches were."""
     rows = [
         {
-            **cell.names,
+            **entry.names,
             "train s": text(known["seconds_training"], ",.1f"),
             "search s": text(known["seconds_searching"], ",.1f"),
             "eval s": text(known["seconds_evaluating"], ",.1f"),
             "overhead": text(known["overhead_percent"] / 100, ".1%"),
             "peak MiB": text(known["peak_memory_bytes"] / 2**20, ",.0f"),
-            "degenerate": cell.of_searches("degenerate"),
-            "tied": cell.of_searches("tied"),
+            "degenerate": entry.of_searches("degenerate") or NOTHING,
+            "tied": entry.of_searches("tied") or NOTHING,
         }
-        for cell, known in zip(cells, found.to_dict("records"), strict=True)
-        if cell.runs
+        for entry, known in zip(entries, found.to_dict("records"), strict=True)
+        if entry.runs
     ]
     explanation = (
         "Median seconds of a run; overhead: searching as a share of training and evaluating; the "
@@ -224,10 +225,12 @@ def costs(cells: Sequence[Cell], found: pd.DataFrame) -> Section:
     return section("Cost and searches", explanation, rows)
 
 
-def _entry(cell: Cell) -> str:
-    if cell.best is None:
+def _entry(entry: Entry) -> str:
+    if entry.best is None:
         return "missing"
-    return f"{mean_std(cell.best.mean, cell.best.std)} ({cell.best.n}){'!' if cell.flags else ''}"
+    return (
+        f"{mean_std(entry.best.mean, entry.best.std)} ({entry.best.n}){'!' if entry.flags else ''}"
+    )
 
 
 def _paper(number: Number | None) -> str:

@@ -8,31 +8,30 @@ import pandas as pd
 
 from heterolora.errors import RecordError
 from heterolora.harness.records.read import Run
-from heterolora.harness.reporting.cells import Cell, listed
-from heterolora.harness.reporting.frame import finished
+from heterolora.harness.reporting.entries import Entry
+from heterolora.harness.reporting.frame import finished, listed, unfinished
 from heterolora.harness.reporting.layout import Table
 from heterolora.harness.reporting.report import NOTHING, Report, Section, mean_std, section, text
 from heterolora.harness.reporting.sites.agreement import jaccard_between, spearman
 from heterolora.harness.reporting.sites.standing import by_places, excluded
-from heterolora.harness.reporting.tables.notes import unfinished
 
 
-def stability(cells: Sequence[Cell]) -> Section:
-    """Show how alike a cell's seeds are: the sites on after the last search, and the metric."""
+def stability(entries: Sequence[Entry]) -> Section:
+    """Show how alike an entry's seeds are: the sites on after the last search, and the metric."""
     rows = []
-    for cell in cells:
-        if cell.best is None:
+    for entry in entries:
+        if entry.best is None:
             continue
-        overlaps = pd.Series(jaccard_between(cell.runs).values(), dtype=float)
-        values = cell.by_seed().values()
+        overlaps = pd.Series(jaccard_between(entry.runs).values(), dtype=float)
+        values = entry.by_seed().values()
         rows.append(
             {
-                **cell.names,
-                "n": cell.best.n,
+                **entry.names,
+                "n": entry.best.n,
                 "Jaccard": text(overlaps.mean(), ".2f"),
                 "lowest": text(overlaps.min(), ".2f"),
                 "highest": text(overlaps.max(), ".2f"),
-                "best epoch": mean_std(cell.best.mean, cell.best.std),
+                "best epoch": mean_std(entry.best.mean, entry.best.std),
                 "range": f"{max(values) - min(values):.1f}" if len(values) > 1 else NOTHING,
             }
         )
@@ -44,59 +43,61 @@ def stability(cells: Sequence[Cell]) -> Section:
     return section("Stability over seeds", explanation, rows)
 
 
-def tuning(cell: Cell, seeds: Sequence[int]) -> pd.DataFrame:
+def tuning(entry: Entry, seeds: Sequence[int]) -> pd.DataFrame:
     """Return the runs used for tuning: those of `seeds`, or all if there are none."""
-    return cell.frame[cell.frame["seed"].isin(seeds)] if seeds else cell.frame
+    return entry.frame[entry.frame["seed"].isin(seeds)] if seeds else entry.frame
 
 
-def chosen(cell: Cell, key: str, seeds: Sequence[int] = ()) -> Any:
+def chosen(entry: Entry, key: str, seeds: Sequence[int] = ()) -> Any:
     """Return the value of `key` with the best mean over runs of the selection half's best metric.
 
     The smallest in a tie; None if there are no runs. The report half is not used.
 
     Args:
-        cell: a cell with runs at several values.
+        entry: an entry with runs at several values.
         key: the tuned key.
         seeds: the seeds of the runs that choose; all if empty.
     """
-    runs = tuning(cell, seeds)
+    runs = tuning(entry, seeds)
     means = runs["selection"].astype(float).groupby(runs[key]).mean()
     if means.empty:
         return None
-    return means.idxmax() if cell.runs[0].higher_is_better else means.idxmin()
+    return means.idxmax() if entry.runs[0].higher_is_better else means.idxmin()
 
 
-def at_best(cell: Cell, key: str, seeds: Sequence[int] = ()) -> Cell:
-    """Return the cell with only the runs at the `chosen` value, and without those of `seeds`."""
-    reported = (cell.frame[key] == chosen(cell, key, seeds)) & ~cell.frame["seed"].isin(seeds)
-    left = tuple(seed for seed in cell.missing if seed not in seeds)
-    return replace(cell, frame=cell.frame[reported], missing=left)
+def at_best(entry: Entry, key: str, seeds: Sequence[int] = ()) -> Entry:
+    """Return the entry with only the runs at the `chosen` value, and without those of `seeds`."""
+    reported = (entry.frame[key] == chosen(entry, key, seeds)) & ~entry.frame["seed"].isin(seeds)
+    left = tuple(seed for seed in entry.missing if seed not in seeds)
+    return replace(entry, frame=entry.frame[reported], missing=left)
 
 
-def tried(cells: Sequence[Cell], key: str, seeds: Sequence[int] = ()) -> Section:
-    """List every value of `key` in every cell, and which was chosen."""
+def tried(entries: Sequence[Entry], key: str, seeds: Sequence[int] = ()) -> Section:
+    """List every value of `key` in every entry, and which was chosen."""
     rows = [
         {
-            **cell.names,
+            **entry.names,
             key: f"{value:g}",
             "n": len(found),
             "selection half": mean_std(found.mean(), found.std()),
-            "": "chosen" if value == chosen(cell, key, seeds) else "",
+            "": "chosen" if value == chosen(entry, key, seeds) else "",
         }
-        for cell in cells
-        for value, found in tuning(cell, seeds)["selection"].astype(float).groupby(cell.frame[key])
+        for entry in entries
+        for value, found in tuning(entry, seeds)["selection"]
+        .astype(float)
+        .groupby(entry.frame[key])
     ]
     of = f" (tuning seeds {listed(seeds)}, which are not reported)" if seeds else ""
     explanation = f"The best metric on the selection half, the only one used to choose {key}{of}."
     return section("Values tried", explanation, rows)
 
 
-def uneven(cells: Sequence[Cell], key: str, seeds: Sequence[int] = ()) -> Iterator[str]:
-    """Yield the cells whose values were not tried with the same seeds, in words."""
-    for cell in cells:
-        if tuning(cell, seeds).groupby(key)["seed"].agg(frozenset).nunique() > 1:
+def uneven(entries: Sequence[Entry], key: str, seeds: Sequence[int] = ()) -> Iterator[str]:
+    """Yield the entries whose values were not tried with the same seeds, in words."""
+    for entry in entries:
+        if tuning(entry, seeds).groupby(key)["seed"].agg(frozenset).nunique() > 1:
             yield (
-                f"{cell.label}, {cell.place}: the values of {key} were not tried with the same "
+                f"{entry.label}, {entry.place}: the values of {key} were not tried with the same "
                 "seeds, so the choice compares means over different seeds"
             )
 
