@@ -36,7 +36,7 @@ from heterolora.harness.reporting.report import Report
 from heterolora.harness.reporting.statistics import spread
 from heterolora.harness.reporting.tables import build
 from heterolora.harness.reporting.tables.render import FORMATS
-from heterolora.harness.reporting.tables.studies import chosen, rank_correlation
+from heterolora.harness.reporting.tables.tuning import chosen
 
 MODEL, SEEDS = "facebook/opt-350m", (0, 13, 42)
 TABLES = {name: layout.read(file) for name, file in layout.experiments(CONF / "experiment").items()}
@@ -689,7 +689,8 @@ def test_importance_is_a_rank_correlation_by_proxy(template: Run) -> None:
 
     runs = [measured(0, [0.1, 0.2, 0.3, 0.4]), measured(13, [0.4, 0.3, 0.2, 0.1])]
     runs.append(measured(42, [0.1, 0.3, 0.2, 0.4]))
-    assert rank_correlation(runs[2], "gradnorm") == pytest.approx(1 - 6 * 2 / (4 * 15))
+    by_hand = report("importance", runs[2:]).numbers.set_index("proxy").loc["gradnorm"]
+    assert by_hand["spearman_mean"] == pytest.approx(1 - 6 * 2 / (4 * 15))
     made = report("importance", runs)
     row = made.sections[0].frame.set_index("proxy").loc["gradnorm"]
     assert list(row[["n", "Spearman", "lowest", "highest"]]) == ["3", "+0.27", "-1.00", "+1.00"]

@@ -262,7 +262,8 @@ def seed_matrix(arm: Arm, title: str) -> Figure:
     """Draw the Jaccard index of the sites on after the last search, for pairs of an arm's seeds."""
     seeds = [run.seed for run in arm.searched]
     last = arm.searched[0].searches[-1]
-    chance = agreement.jaccard_by_chance(len(last.ranks), len(agreement.on_sites(last)))
+    on = sum(rank > 0 for rank in last.ranks.values())
+    chance = agreement.jaccard_by_chance(len(last.ranks), on)
     values = _symmetric(seeds, agreement.jaccard_between(arm.runs))
     names = [f"seed {seed}" for seed in seeds]
     label = f"Jaccard of the sites on\n(by chance: {chance:.2f})"

@@ -1,20 +1,21 @@
 """How far searches agree: between seeds, between proxies, and from one search to the next."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, pairwise
 
 import pandas as pd
 from scipy import stats
 
 from heterolora.harness.records.read import Run
-from heterolora.harness.records.schema import CONTROL, SearchRow
+from heterolora.harness.records.schema import CONTROL
 from heterolora.harness.reporting.arms import Arm, labels
+from heterolora.harness.reporting.sites.frame import sites
 
 
-def on_sites(search: SearchRow) -> frozenset[str]:
-    """Return the sites that a search switched on."""
-    return frozenset(site for site, rank in search.ranks.items() if rank > 0)
+def on_sites(frame: pd.DataFrame) -> pd.Series:
+    """Return the sites that each search switched on, by run and search, from a frame of sites."""
+    return frame[frame["rank"] > 0].groupby(["run", "search"])["site"].agg(frozenset)
 
 
 def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
@@ -35,23 +36,32 @@ def jaccard_between(runs: Sequence[Run]) -> dict[tuple[int, int], float]:
 
     The runs belong to one arm; those that never searched are skipped.
     """
-    last = {run.seed: on_sites(run.searches[-1]) for run in runs if run.searches}
-    return {(a, b): jaccard(last[a], last[b]) for a, b in combinations(sorted(last), 2)}
+    last = on_sites(sites(runs)).groupby("run").last()
+    of_seed = {runs[number].seed: chosen for number, chosen in last.items()}
+    return {(a, b): jaccard(of_seed[a], of_seed[b]) for a, b in combinations(sorted(of_seed), 2)}
 
 
-def churn(run: Run) -> list[float]:
-    """Return for each search but the first the share of its sites on that were off before.
+def churn(runs: Iterable[Run]) -> list[float]:
+    """Return for each search but a run's first the share of its sites on that were off before.
 
     |B without A| / |B|, with A on before the search and B on after it. A search that chose at
     random, regardless of the one before, would have 1 - |A| / |sites| on average.
     """
-    chosen = [on_sites(search) for search in run.searches]
-    return [len(after - before) / len(after) for before, after in pairwise(chosen)]
+    return [
+        len(after - before) / len(after)
+        for _, chosen in on_sites(sites(runs)).groupby("run")
+        for before, after in pairwise(chosen)
+    ]
 
 
-def spearman(first: Mapping[str, float], second: Mapping[str, float]) -> float:
-    """Return the rank correlation of two values per site; NaN if either has all values equal."""
-    values = pd.DataFrame({"first": first, "second": second})
+def spearman(
+    first: Mapping[str, float] | pd.Series, second: Mapping[str, float] | pd.Series
+) -> float:
+    """Return the rank correlation of two values per site, over the sites that have both.
+
+    NaN if either has all values equal.
+    """
+    values = pd.DataFrame({"first": first, "second": second}).dropna()
     if values.nunique().min() < 2:
         return math.nan
     return float(values["first"].corr(values["second"], method="spearman"))
@@ -81,10 +91,17 @@ def spearman_between(arms: Sequence[Arm]) -> dict[tuple[str, str], list[float]]:
     may come from the weights as well as from the proxy. A seed is left out if all its scores are
     equal under either proxy.
     """
-    first = {arm.label: {run.seed: run.searches[0].scores for run in arm.searched} for arm in arms}
+    first = {arm.label: _first_scores(arm.searched) for arm in arms}
     found = {}
     for one, two in combinations(first, 2):
-        seeds = sorted(first[one].keys() & first[two].keys())
+        seeds = sorted({*first[one]} & {*first[two]})
         values = [spearman(first[one][seed], first[two][seed]) for seed in seeds]
         found[one, two] = [value for value in values if not math.isnan(value)]
     return found
+
+
+def _first_scores(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return the scores of each run's first search: a row for each site, a column for each seed."""
+    frame = sites(runs)
+    first = frame[frame["search"] == 0].pivot(index="site", columns="run", values="score")
+    return first.rename(columns=lambda number: runs[number].seed)

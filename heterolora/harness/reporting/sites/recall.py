@@ -1,6 +1,6 @@
 """Recall: whether rules find the sites that a task is known to need."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 
 import pandas as pd
 
@@ -10,13 +10,14 @@ from heterolora.harness.reporting.arms import CONTENTS, Arm, arms, labels
 from heterolora.harness.reporting.frame import unfinished
 from heterolora.harness.reporting.layout import Settings, Table
 from heterolora.harness.reporting.report import Report, Section, text
+from heterolora.harness.reporting.sites.frame import IMPORTANCE, sites
 
 BEFORE = "before training"
-AFTER = "importance, after training"
-"""The rule that knows what leaving out each trained site costs: the best that can be known."""
+AFTER = f"{IMPORTANCE}, after training"
+"""The rule that knows the best that can be known."""
 
 
-def recall(values: Mapping[str, float], right: Collection[str]) -> float:
+def recall(values: pd.Series, right: Collection[str]) -> float:
     """Return the share of the k `right` sites that are among the k with the highest values.
 
     Among sites with equal values at the cut, chance takes as many as there is room for; the mean
@@ -25,11 +26,10 @@ def recall(values: Mapping[str, float], right: Collection[str]) -> float:
         (|right above the cut| + room |right at the cut| / |at the cut|) / k.
     """
     k = min(len(right), len(values))
-    cut = sorted(values.values(), reverse=True)[k - 1]
-    above = {site for site, value in values.items() if value > cut}
-    at = {site for site, value in values.items() if value == cut}
-    found = len(above & set(right)) + (k - len(above)) * len(at & set(right)) / len(at)
-    return found / len(right)
+    cut = values.nlargest(k).iloc[-1]
+    above, at = values.index[values > cut], values.index[values == cut]
+    room = k - len(above)
+    return float(above.isin(right).sum() + room * at.isin(right).mean()) / len(right)
 
 
 def planted(run: Run) -> frozenset[str]:
@@ -37,7 +37,7 @@ def planted(run: Run) -> frozenset[str]:
     return frozenset((run.provenance.data or {}).get("planted", ()))
 
 
-def by_rule(table: Table, runs: pd.DataFrame) -> Report:
+def report(table: Table, runs: pd.DataFrame) -> Report:
     """Report the recall of every proxy's scores before training, and of each search's last ranks.
 
     Raises:
@@ -79,14 +79,15 @@ def by_rule(table: Table, runs: pd.DataFrame) -> Report:
     )
 
 
-def _rules(run: Run, label: str) -> Iterator[tuple[str, Mapping[str, float]]]:
+def _rules(run: Run, label: str) -> Iterator[tuple[str, pd.Series]]:
     """Yield each rule that a run has followed, and its value for each site."""
-    if run.importance and not run.searches:  # scored once per planting, at the budget's rank
-        for proxy in run.importance[0].scores:
-            yield f"{proxy}, {BEFORE}", {row.site: row.scores[proxy] for row in run.importance}
-        yield AFTER, {row.site: row.loss_difference for row in run.importance}
-    if run.searches:
-        yield label, run.searches[-1].ranks
+    for rule, found in sites([run]).groupby("search", sort=False):
+        values = found.set_index("site")
+        if isinstance(rule, int):
+            if rule == len(run.searches) - 1:
+                yield label, values["rank"]
+        elif not run.searches:  # scored once per planting, at the budget's rank
+            yield AFTER if rule == IMPORTANCE else f"{rule}, {BEFORE}", values["score"]
 
 
 def _labeled(found: list[Arm]) -> list[tuple[Arm, str]]:

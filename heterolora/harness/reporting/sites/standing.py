@@ -8,33 +8,29 @@ from heterolora.harness.records.read import Run
 from heterolora.harness.reporting.frame import matching
 from heterolora.harness.reporting.report import Section, section, text
 from heterolora.harness.reporting.sites.agreement import spearman
+from heterolora.harness.reporting.sites.frame import measured
 from heterolora.sites import ROLES, Site
 
-IMPORTANCE = "importance"
 WITHOUT = "trained without"
 """The cost in the metric of training without a site from the start, listed beside the proxies."""
 THIRDS = ("early", "middle", "late")
 """The thirds of the layers, in order."""
 
 
-def standings(run: Run) -> pd.DataFrame:
+def standings(runs: Sequence[Run]) -> pd.DataFrame:
     """Return each site's importance and scores as ranks, 0 for the lowest and 1 for the highest.
 
-    `(rank - 1) / (sites - 1)`, where equal numbers share the mean of their ranks, so that numbers
-    of different magnitudes can be compared.
+    `(rank - 1) / (sites - 1)` within a run, where equal numbers share the mean of their ranks, so
+    that numbers of different magnitudes can be compared. A row per run and site; a column each.
     """
-    values = pd.DataFrame(
-        {row.site: {IMPORTANCE: row.loss_difference, **row.scores} for row in run.importance}
-    ).T
-    return _ranked(values)
+    return measured(runs).groupby("run").transform(_ranked)
 
 
 def mean_standings(runs: Sequence[Run], costs: Mapping[str, float] | None = None) -> pd.DataFrame:
     """Return the mean over runs of each site's standings; with `costs`, also by these."""
-    found = pd.concat(map(standings, runs)).groupby(level=0, sort=False).mean()
+    found = standings(runs).groupby("site", sort=False).mean()
     if costs:
-        among = _ranked(pd.DataFrame({WITHOUT: costs}).reindex(found.index))
-        found.insert(1, WITHOUT, among[WITHOUT])
+        found.insert(1, WITHOUT, _ranked(pd.Series(costs).reindex(found.index)))
     return found
 
 
@@ -108,7 +104,7 @@ def foretold(place: str, runs: Sequence[Run], costs: Mapping[str, float]) -> Sec
     """Show how importance and each proxy agree with the cost of training without a site."""
     found = mean_standings(runs, costs)
     rows = [
-        {"rule": rule, "Spearman": text(spearman(found[rule].to_dict(), costs), "+.2f")}
+        {"rule": rule, "Spearman": text(spearman(found[rule], costs), "+.2f")}
         for rule in found.columns
         if rule != WITHOUT
     ]
@@ -121,5 +117,5 @@ def foretold(place: str, runs: Sequence[Run], costs: Mapping[str, float]) -> Sec
     return section(f"What training without a site costs: {place}", explanation, rows)
 
 
-def _ranked(values: pd.DataFrame) -> pd.DataFrame:
+def _ranked(values: pd.Series) -> pd.Series:
     return (values.rank() - 1) / max(1, len(values) - 1)

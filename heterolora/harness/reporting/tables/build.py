@@ -11,14 +11,14 @@ from heterolora.harness.reporting.entries import entries_of
 from heterolora.harness.reporting.frame import reported
 from heterolora.harness.reporting.layout import Table
 from heterolora.harness.reporting.report import Report
-from heterolora.harness.reporting.sites import recall
-from heterolora.harness.reporting.tables import sections, studies
+from heterolora.harness.reporting.sites import importance, recall
+from heterolora.harness.reporting.tables import sections, tuning
 from heterolora.harness.reporting.tables.diagnostics import diagnostics
 from heterolora.harness.reporting.tables.notes import nearest, notes_of
 
 SPECIAL: Mapping[str, Callable[[Table, pd.DataFrame], Report]] = {
-    "importance": studies.importance,
-    "recall": recall.by_rule,
+    "importance": importance.report,
+    "recall": recall.report,
 }
 """The functions that make reports without rows."""
 
@@ -43,13 +43,13 @@ def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Re
             f"no run here belongs to {table.title}{nearest(table, runs)}; run {table.again}"
         )
     if table.tuned:
-        entries = [studies.at_best(entry, table.tuned, table.tuning_seeds) for entry in found]
+        entries = [tuning.at_best(entry, table.tuned, table.tuning_seeds) for entry in found]
     compared = compare(entries, table.family)
     numbers = sections.numbers(table.name, entries, compared)
     parts = [
         *sections.grids(entries),
-        *([studies.tried(found, table.tuned, table.tuning_seeds)] if table.tuned else []),
-        *([studies.stability(entries)] if table.stability else []),
+        *([tuning.tried(found, table.tuned, table.tuning_seeds)] if table.tuned else []),
+        *([sections.stability(entries)] if table.stability else []),
         sections.details(entries, numbers),
         sections.comparisons(compared),
         sections.gains(compared),
@@ -58,7 +58,7 @@ def report(table: Table, runs: pd.DataFrame, left_out: Sequence[str] = ()) -> Re
     notes = [
         *left_out,
         *notes_of(table, entries, compared, runs),
-        *(studies.uneven(found, table.tuned, table.tuning_seeds) if table.tuned else []),
+        *(tuning.uneven(found, table.tuned, table.tuning_seeds) if table.tuned else []),
         *diagnostics(reported(table, runs)),
     ]
     parts = [part for part in parts if len(part.frame)]

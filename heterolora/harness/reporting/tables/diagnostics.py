@@ -11,7 +11,8 @@ from scipy import stats
 from heterolora.harness.records.read import Run
 from heterolora.harness.records.schema import CONTROL
 from heterolora.harness.reporting.arms import Arm, arms
-from heterolora.harness.reporting.sites.agreement import churn, on_sites
+from heterolora.harness.reporting.sites.agreement import churn
+from heterolora.harness.reporting.sites.frame import sites
 from heterolora.sites import ROLES, Site
 
 CHURN = 0.5
@@ -44,11 +45,11 @@ def diagnostics(runs: pd.DataFrame) -> list[str]:
 
 def churning(arm: Arm) -> Iterable[str]:
     """Report an allocation that is replaced from search to search."""
-    replaced = [share for run in arm.searched for share in churn(run)]
+    replaced = churn(arm.searched)
     if not replaced or arm.setting("proxy.name") == CONTROL:
         return
-    searches = [search for run in arm.searched for search in run.searches]
-    by_chance = 1 - mean(len(on_sites(search)) / len(search.ranks) for search in searches)
+    frame = sites(arm.searched)
+    by_chance = 1 - (frame["rank"] > 0).groupby([frame["run"], frame["search"]]).mean().mean()
     if mean(replaced) > CHURN * by_chance:
         yield (
             f"{arm.label}: a search replaces {mean(replaced):.0%} of the sites that are on (mean "
@@ -58,21 +59,19 @@ def churning(arm: Arm) -> Iterable[str]:
 
 def never_on(arm: Arm) -> Iterable[str]:
     """Report sites that no search of any seed switched on, if runs search more than once."""
-    searches = [search for run in arm.searched if len(run.searches) > 1 for search in run.searches]
-    if not searches:
-        return
-    sites = pd.DataFrame(map(Site.parse, searches[0].ranks), searches[0].ranks)
-    ever = frozenset[str]().union(*map(on_sites, searches))
-    never = sites[~sites.index.isin(ever)]
-    if len(never) > NEVER_ON * len(sites):
-        every = sites["role"].value_counts()
+    frame = sites(run for run in arm.searched if len(run.searches) > 1)
+    highest = frame.groupby("site", sort=False)["rank"].max()
+    known = pd.DataFrame(map(Site.parse, highest.index), highest.index, ["layer", "role"])
+    never = known[highest == 0]
+    if len(never) > NEVER_ON * len(known):
+        every = known["role"].value_counts()
         layers = dict(iter(never.groupby("role")["layer"]))
         named = "; ".join(
             f"{role} {'(all)' if len(layers[role]) == every[role] else _ranges(layers[role])}"
             for role in sorted(layers, key=ROLES.index)
         )
         yield (
-            f"{arm.label}: {len(never)} of {len(sites)} sites ({len(never) / len(sites):.0%}) are "
+            f"{arm.label}: {len(never)} of {len(known)} sites ({len(never) / len(known):.0%}) are "
             f"never on ({_seeds(len(arm.searched))}): {named}"
         )
 

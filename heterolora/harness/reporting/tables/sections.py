@@ -11,6 +11,7 @@ from heterolora.harness.reporting.comparisons import Comparison
 from heterolora.harness.reporting.entries import Entry
 from heterolora.harness.reporting.layout import Number
 from heterolora.harness.reporting.report import NOTHING, Section, mean_std, section, text
+from heterolora.harness.reporting.sites.agreement import jaccard_between
 from heterolora.harness.reporting.statistics import EXACT, RESAMPLES, Paired, Spread, spread
 
 PAPER = "  the paper"
@@ -109,6 +110,33 @@ def _numbers(entry: Entry, compared: Sequence[Comparison]) -> dict[str, Any]:
 
 def _spread(prefix: str, found: Spread | None, *keys: str) -> dict[str, float | None]:
     return {f"{prefix}_{key}": getattr(found, key, None) for key in keys}
+
+
+def stability(entries: Sequence[Entry]) -> Section:
+    """Show how alike an entry's seeds are: the sites on after the last search, and the metric."""
+    rows = []
+    for entry in entries:
+        if entry.best is None:
+            continue
+        overlaps = pd.Series(jaccard_between(entry.runs).values(), dtype=float)
+        values = entry.by_seed().values()
+        rows.append(
+            {
+                **entry.names,
+                "n": entry.best.n,
+                "Jaccard": text(overlaps.mean(), ".2f"),
+                "lowest": text(overlaps.min(), ".2f"),
+                "highest": text(overlaps.max(), ".2f"),
+                "best epoch": mean_std(entry.best.mean, entry.best.std),
+                "range": f"{max(values) - min(values):.1f}" if len(values) > 1 else NOTHING,
+            }
+        )
+    explanation = (
+        "Jaccard: sites on in both seeds / sites on in either, after the last search; the mean "
+        "over pairs of seeds, and the lowest and highest pair. The random row shows what chance "
+        "gives. Range: highest minus lowest best epoch, in points."
+    )
+    return section("Stability over seeds", explanation, rows)
 
 
 def details(entries: Sequence[Entry], found: pd.DataFrame) -> Section:
