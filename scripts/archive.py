@@ -1,4 +1,4 @@
-"""`python scripts/archive.py FOLDER FILE.jsonl`: see heterolora/harness/cli/archive.py."""
+"""`python scripts/archive.py FOLDER FILE.jsonl.gz`: see heterolora/harness/cli/archive.py."""
 
 from heterolora.harness.cli.archive import run
 

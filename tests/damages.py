@@ -1,5 +1,6 @@
 """What can befall a file, and what a command on it may do then."""
 
+import gzip
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -49,7 +50,9 @@ WRONG: tuple[Any, ...] = (None, 5, -1, "x", [], {}, [5], {"x": 5})
 
 def wrong_types(file: Path) -> Iterator[tuple[str, bytes]]:
     """A JSON file, or the first line of one, with values of other types at its first two levels."""
-    first, *rest = file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
+    packed = file.suffix == ".gz"
+    text = (gzip.decompress(file.read_bytes()) if packed else file.read_bytes()).decode()
+    first, *rest = text.splitlines() if ".jsonl" in file.suffixes else [text]
     content = json.loads(first)
     paths = [(key,) for key in content]
     paths += [(key, sub) for key, one in content.items() if isinstance(one, dict) for sub in one]
@@ -58,7 +61,8 @@ def wrong_types(file: Path) -> Iterator[tuple[str, bytes]]:
             made = json.loads(first)
             node = made if len(path) == 1 else made[path[0]]
             node[path[-1]] = value
-            yield f"{'.'.join(path)}={value}", "\n".join([json.dumps(made), *rest, ""]).encode()
+            wrong = "\n".join([json.dumps(made), *rest, ""]).encode()
+            yield f"{'.'.join(path)}={value}", gzip.compress(wrong) if packed else wrong
 
 
 def copied(source: Path, target: Path) -> Path:

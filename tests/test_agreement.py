@@ -11,9 +11,9 @@ from records import write_run
 
 from heterolora.harness.records.load import load
 from heterolora.harness.records.read import Run
-from heterolora.harness.reporting import agreement
 from heterolora.harness.reporting.arms import Arm, arms
 from heterolora.harness.reporting.frame import frame
+from heterolora.harness.reporting.sites import agreement
 
 SITES = [f"layers.{layer}.{role}" for layer in range(2) for role in "qv"]
 FLAT = dict.fromkeys(SITES, 1.0)
@@ -146,7 +146,7 @@ def test_runs_that_never_searched_are_passed_over(tmp_path: Path) -> None:
 def test_churn_by_hand(tmp_path: Path) -> None:
     enabled = [[0, 1], [0, 1], [1, 2], [3], [0, 3]]
     written(tmp_path, scores=[FLAT] * 5, enabled=enabled)
-    assert agreement.churn(only(tmp_path)) == [0, 1 / 2, 1, 1 / 2]
+    assert agreement.churn([only(tmp_path)]) == [0, 1 / 2, 1, 1 / 2]
 
 
 def test_spearman_by_hand() -> None:

@@ -110,7 +110,7 @@ def finished(cfg: DictConfig, outputs: Path, _: pytest.MonkeyPatch) -> Scene:
         {
             "train": lambda there: train(cfg, output=str(there)),
             "report": lambda there: report.main([str(there)]),
-            "archive": lambda there: archive.main([str(there), str(there.parent / "a.jsonl")]),
+            "archive": lambda there: archive.main([str(there), str(there.parent / "a.jsonl.gz")]),
             "predict": lambda there: predict.main([str(only(there)), "--out", f"{there}.p"]),
             "export": lambda there: export.main(
                 [str(only(there)), f"{there}.e", "--to", "heterolora"]
@@ -169,16 +169,16 @@ def kept(cfg: DictConfig, outputs: Path, _: pytest.MonkeyPatch) -> Scene:
     folder = outputs.parent / "kept"
     if not folder.exists():
         folder.mkdir()
-        archive.main([str(outputs), str(folder / "runs.jsonl")])
-    more = {said: wrote(content) for said, content in wrong_types(folder / "runs.jsonl")}
+        archive.main([str(outputs), str(folder / "runs.jsonl.gz")])
+    more = {said: wrote(content) for said, content in wrong_types(folder / "runs.jsonl.gz")}
     return Scene(
         folder,
         {
-            "put back": lambda there: archive.main([str(there / "runs.jsonl"), f"{there}.back"]),
+            "put back": lambda there: archive.main([str(there / "runs.jsonl.gz"), f"{there}.back"]),
             "report": lambda there: report.main([str(there)]),
-            "add": lambda there: archive.main([str(outputs), str(there / "runs.jsonl")]),
+            "add": lambda there: archive.main([str(outputs), str(there / "runs.jsonl.gz")]),
         },
-        {"runs.jsonl": more},
+        {"runs.jsonl.gz": more},
     )
 
 

@@ -10,8 +10,8 @@ from records import write_run
 
 from heterolora.harness.records.load import load
 from heterolora.harness.reporting.arms import arms
-from heterolora.harness.reporting.diagnostics import diagnostics, jumping
 from heterolora.harness.reporting.frame import frame
+from heterolora.harness.reporting.tables.diagnostics import diagnostics, jumping
 
 SITES = [f"layers.{layer}.{role}" for layer in range(4) for role in "qv"]
 RANKED = {site: float(index + 1) for index, site in enumerate(SITES)}

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import CONF, CommandLine, composed, edited
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from heterolora.harness.records.load import load
-from heterolora.harness.reporting.cells import cells_of, runs_of
-from heterolora.harness.reporting.frame import frame
-from heterolora.harness.reporting.layout import experiments, read
-from heterolora.harness.reporting.tables import report
+from heterolora.harness.reporting.entries import entries_of
+from heterolora.harness.reporting.frame import frame, runs_of
+from heterolora.harness.reporting.layout import Table, experiments, read
+from heterolora.harness.reporting.tables.build import report
 from heterolora.harness.runs.execute import prepare
 from heterolora.sites import SHORTCUT_ROLES
 
@@ -28,8 +28,11 @@ RATE = "optimizer.learning_rate"
 
 
 def grids(name: str) -> list[dict[str, str]]:
-    """As in the experiment's file, each value as text."""
-    made = yaml.safe_load(EXPERIMENTS[name].read_text())["hydra"]["sweeper"]["grids"]
+    """As in the experiment's file, or in that from which it inherits, each value as text."""
+    content = yaml.safe_load(EXPERIMENTS[name].read_text())
+    if "hydra" not in content:
+        return grids(content["defaults"][0])
+    made = content["hydra"]["sweeper"]["grids"]
     return [{key: str(values) for key, values in grid.items()} for grid in made]
 
 
@@ -131,19 +134,27 @@ def test_it_runs_and_its_table_shows_every_run(
     made = report(table, runs_of(table, runs))
     assert not [text for text in made.notes if "belong to no row" in text]
     if table.report == "rows":
-        shown = cells_of(table, runs)
-        assert {run.directory for cell in shown for run in cell.runs} == {
+        shown = entries_of(table, runs)
+        assert {run.directory for entry in shown for run in entry.runs} == {
             run.directory for run in records
         }
-        required = {entry.label for entry in table.entries.values() if not entry.optional}
-        lent = {e.label for one in table.borrows for e in read(EXPERIMENTS[one]).entries.values()}
-        assert required - lent <= {cell.label for cell in shown if cell.runs}
+        required = {cell.label for cell in table.cells.values() if not cell.optional}
+        lent = {e.label for one in table.borrows for e in read(EXPERIMENTS[one]).cells.values()}
+        assert required - lent <= {entry.label for entry in shown if entry.runs}
 
 
 @functools.cache
 def whole(name: str) -> DictConfig:
     """As composed for its own task and model, once for all tests that read it."""
     return composed(f"+experiment={name}", "device=cpu", "tracking=local")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_its_table_is_what_hydra_composes(name: str) -> None:
+    """Reports read it without Hydra: what one inherits must be the same in both."""
+    table = OmegaConf.to_container(whole(name).table)
+    assert isinstance(table, dict)
+    assert read(EXPERIMENTS[name]) == Table.model_validate({**table, "name": name})
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

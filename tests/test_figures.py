@@ -19,10 +19,9 @@ from records import write_run
 
 from heterolora.harness.records.load import load
 from heterolora.harness.records.read import Run
-from heterolora.harness.reporting.agreement import by_proxy
 from heterolora.harness.reporting.arms import Arm, arms
-from heterolora.harness.reporting.curves import GRAY, PROXY_COLORS, panels, proxy_colors
-from heterolora.harness.reporting.figures import (
+from heterolora.harness.reporting.figures.curves import GRAY, PROXY_COLORS, panels, proxy_colors
+from heterolora.harness.reporting.figures.draw import (
     draw,
     frequency_map,
     paper_frequency,
@@ -32,9 +31,10 @@ from heterolora.harness.reporting.figures import (
     seed_matrix,
     validation_curves,
 )
+from heterolora.harness.reporting.figures.style import ROLE_COLORS, WIDTH, slug
 from heterolora.harness.reporting.frame import frame
 from heterolora.harness.reporting.layout import frequencies
-from heterolora.harness.reporting.style import ROLE_COLORS, WIDTH, slug
+from heterolora.harness.reporting.sites.agreement import by_proxy
 from heterolora.sites import ROLES
 
 SPACE = "search_space=lora_shortcuts"

@@ -15,11 +15,11 @@ from scipy import stats
 from heterolora.harness.cli.report import main
 from heterolora.harness.records.load import load
 from heterolora.harness.records.read import Run
-from heterolora.harness.reporting.figures import draw
-from heterolora.harness.reporting.forest import LETTERS, forest_plot
+from heterolora.harness.reporting.figures.draw import draw
+from heterolora.harness.reporting.figures.forest import LETTERS, forest_plot
 from heterolora.harness.reporting.frame import frame
 from heterolora.harness.reporting.layout import Table
-from heterolora.harness.reporting.tables import report
+from heterolora.harness.reporting.tables.build import report
 
 CONTENT: dict[str, Any] = {
     "name": "study",

@@ -32,20 +32,43 @@ def written(folder: Path, text: str = SOME) -> Path:
 def test_an_entry_is_its_row_its_column_and_what_all_share(tmp_path: Path) -> None:
     table = read(written(tmp_path))
     assert table.name == "some"
-    assert list(table.entries) == [
+    assert list(table.cells) == [
         "base, static",
         "ours, static",
         "ours, dynamic",
         "chance, dynamic",
     ]
-    ours = table.entries["ours, dynamic"]
+    ours = table.cells["ours, dynamic"]
     assert ours.where == {
         "task.name": "rte",
         "strategy.name": "dynamic",
         "proxy.name": "mine",
     }
     assert ours.against == {"baseline": "base, static", "random": "chance, dynamic"}
-    assert table.entries["ours, static"].against == {"baseline": "base, static"}
+    assert table.cells["ours, static"].against == {"baseline": "base, static"}
+
+
+def test_a_table_inherits_from_the_experiments_in_its_defaults(tmp_path: Path) -> None:
+    written(tmp_path)
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        "defaults: [_self_, some, {override /task: rte}]\n"
+        "table:\n  title: Other\n  where: {seed: 3}\n  rows: {ours: {optional: true}}\n"
+    )
+    some, table = read(tmp_path / "some.yaml"), read(other)
+    assert (table.name, table.title, table.caption) == ("other", "Other", some.caption)
+    assert table.where == {"task.name": "rte", "seed": 3}
+    assert list(table.cells) == list(some.cells)
+    assert table.rows["ours"].where == some.rows["ours"].where
+    assert (table.rows["ours"].optional, some.rows["ours"].optional) == (True, False)
+    assert table.paper == some.paper
+
+
+def test_a_table_that_inherits_from_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    for base in ("none", "some"):
+        file = written(tmp_path, f"defaults: [{base}]\n{SOME}")
+        with pytest.raises(ConfigError, match=r"^[^\n]* cannot be read [^\n]*$"):
+            read(file)
 
 
 def test_the_papers_number_is_of_its_model_and_task_alone(tmp_path: Path) -> None:

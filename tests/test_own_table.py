@@ -10,11 +10,11 @@ from records import write_run
 
 from heterolora.errors import RecordError
 from heterolora.harness.records.load import load
-from heterolora.harness.reporting import tables
 from heterolora.harness.reporting.frame import frame
-from heterolora.harness.reporting.own import own_table
-from heterolora.harness.reporting.render import FORMATS
 from heterolora.harness.reporting.report import Report
+from heterolora.harness.reporting.tables import build
+from heterolora.harness.reporting.tables.own import own_table
+from heterolora.harness.reporting.tables.render import FORMATS
 
 ARMS = {
     "homogeneous, r2": ["strategy=homogeneous", "rank_budget=r2"],
@@ -27,7 +27,7 @@ ARMS = {
 
 def made(output: Path) -> Report:
     runs = frame(load(output)[0])
-    return tables.report(own_table(runs), runs)
+    return build.report(own_table(runs), runs)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def runs(sweep: Path) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def report(runs: pd.DataFrame) -> Report:
-    return tables.report(own_table(runs), runs)
+    return build.report(own_table(runs), runs)
 
 
 def test_each_arm_is_a_row_and_each_task_a_column(report: Report) -> None:

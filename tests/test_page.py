@@ -19,12 +19,12 @@ from records import write_run
 
 from heterolora.harness.cli.report import main
 from heterolora.harness.records.load import load
-from heterolora.harness.reporting import page
 from heterolora.harness.reporting.arms import arms
 from heterolora.harness.reporting.frame import frame
 from heterolora.harness.reporting.layout import read
 from heterolora.harness.reporting.report import Report, section
-from heterolora.harness.reporting.tables import report
+from heterolora.harness.reporting.tables import page
+from heterolora.harness.reporting.tables.build import report
 
 LAYERS, ROLES = 3, ("q", "v", "res1", "res2", "in", "cut")
 SITES = [

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from records import PROVENANCE, write_run
@@ -12,12 +13,13 @@ from records import PROVENANCE, write_run
 from heterolora.errors import RecordError
 from heterolora.harness.paths import CONF
 from heterolora.harness.records.load import load
-from heterolora.harness.reporting.figures import draw
+from heterolora.harness.reporting.figures.draw import draw
 from heterolora.harness.reporting.frame import finished, frame
 from heterolora.harness.reporting.layout import read
-from heterolora.harness.reporting.recall import recall
-from heterolora.harness.reporting.standing import mean_standings, places, standings
-from heterolora.harness.reporting.tables import report
+from heterolora.harness.reporting.sites.frame import sites
+from heterolora.harness.reporting.sites.recall import recall
+from heterolora.harness.reporting.sites.standing import mean_standings, places, standings
+from heterolora.harness.reporting.tables.build import report
 
 SITES = [f"layers.{layer}.{role}" for layer in range(3) for role in "qv"]
 PLANTED = CONF / "experiment" / "planted.yaml"
@@ -39,12 +41,13 @@ def by_hand(values: Mapping[str, float], right: set[str]) -> float:
 def test_recall_takes_ties_as_chance_would(numbers: tuple[int, ...]) -> None:
     values = dict(zip(SITES, map(float, numbers), strict=True))
     for right in itertools.combinations(SITES, 2):
-        assert recall(values, right) == pytest.approx(by_hand(values, set(right)))
+        assert recall(pd.Series(values), right) == pytest.approx(by_hand(values, set(right)))
 
 
 def test_a_right_site_that_a_run_lacks_is_not_found() -> None:
-    assert recall({"layers.0.q": 1.0, "layers.0.v": 2.0}, ["layers.0.v", "layers.1.v"]) == 0.5
-    assert recall({"layers.0.q": 1.0}, ["layers.0.v", "layers.1.v"]) == 0.0
+    right = ["layers.0.v", "layers.1.v"]
+    assert recall(pd.Series({"layers.0.q": 1.0, "layers.0.v": 2.0}), right) == 0.5
+    assert recall(pd.Series({"layers.0.q": 1.0}), right) == 0.0
 
 
 def rows(scores: Mapping[str, float], costs: Mapping[str, float]) -> list[dict[str, object]]:
@@ -111,9 +114,25 @@ def test_without_a_planted_task_there_is_no_recall(tmp_path: Path) -> None:
         report(TABLE, frame(records))
 
 
+def test_the_frame_of_sites_has_searches_and_what_was_measured_beside_them(runs: Path) -> None:
+    """A measured score must not be taken for a search, nor one run's for another's."""
+    records = load(runs)[0]
+    measured = next(run for run in records if run.importance)
+    searched = next(run for run in records if run.searches)
+    found = sites([measured, searched])
+    assert list(found.columns) == ["run", "search", "site", "score", "rank"]
+    assert dict(found.groupby(["run", "search"], sort=False).size()) == {
+        **{(0, rule): len(SITES) for rule in ("importance", "constant", "snip")},
+        (1, 0): len(SITES),
+    }
+    ranks = found[found["run"] == 1].set_index("site")["rank"]
+    assert dict(ranks) == searched.searches[0].ranks
+    assert list(found["rank"].isna()) == list(found["run"] == 0)
+
+
 def test_sites_stand_between_0_and_1(runs: Path) -> None:
     first, *_ = (run for run in load(runs)[0] if run.importance)
-    found = standings(first)
+    found = standings([first]).droplevel("run")
     assert list(found.loc[SITES, "snip"]) == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0])
     assert list(found["constant"]) == [0.5] * 6
     # Two sites that cost 1 share the ranks 5 and 6 of 6, the others 1 to 4.

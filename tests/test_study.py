@@ -10,7 +10,7 @@ from records import write_run
 
 from heterolora.errors import RecordError
 from heterolora.harness.cli import study
-from heterolora.harness.records.archive import read_archive
+from heterolora.harness.records.read import read_archive
 from heterolora.harness.reporting.layout import read
 
 NAME = "study_why"
@@ -89,7 +89,7 @@ def test_what_is_kept_is_not_run_again(
     places = ["--output", str(tmp_path / "outputs"), "--archives", str(archives)]
     assert study.main([NAME, *places, *overrides]) == 0
     (file,) = archives.iterdir()
-    assert file.name == f"{NAME}-rte.jsonl"
+    assert file.name == f"{NAME}-rte.jsonl.gz"
     runs = read_archive(file)
     assert len(runs) == 2 * 2 * 2 + 2 * 5
     assert sorted({run.seed for run in runs}) == sorted({*TABLE.tuning_seeds, *TABLE.seeds})

@@ -11,11 +11,12 @@ from scipy import stats
 
 from heterolora.harness.records.load import load
 from heterolora.harness.records.read import Run, read
-from heterolora.harness.reporting import tables
-from heterolora.harness.reporting.cells import cells_of, compare
+from heterolora.harness.reporting.comparisons import compare
+from heterolora.harness.reporting.entries import entries_of
 from heterolora.harness.reporting.frame import frame
 from heterolora.harness.reporting.layout import Table
 from heterolora.harness.reporting.report import Report
+from heterolora.harness.reporting.tables import build
 
 KEY = "optimizer.learning_rate"
 CONTENT: dict[str, Any] = {
@@ -64,7 +65,7 @@ def ran(
 
 
 def made(runs: Sequence[Run], table: Table = STUDY) -> Report:
-    return tables.report(table, frame(runs))
+    return build.report(table, frame(runs))
 
 
 def test_runs_that_tune_take_no_part_in_what_is_looked_for(tmp_path: Path) -> None:
@@ -246,5 +247,5 @@ def test_one_seed_rules_nothing_out(of: dict[str, Run]) -> None:
     runs = [ran(of[row], 2e-4, 0, (50.0, 80.0)) for row in ("plain", "random")]
     report = made(runs, FIXED)
     assert section(report, "Gains")["ruled out"].tolist() == ["-"]
-    cells = cells_of(FIXED, frame(runs))
-    assert [one.ruled_out for one in compare(cells)] == [None]
+    entries = entries_of(FIXED, frame(runs))
+    assert [one.ruled_out for one in compare(entries)] == [None]

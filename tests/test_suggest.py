@@ -276,6 +276,7 @@ def test_a_file_without_labels_is_for_a_language_model(tmp_path: Path) -> None:
         ("", None, None, "cannot be read"),
         ("a,label\n", None, None, "has no rows"),
         ("a,label\nx,1\ny,\n", None, None, "row 1 has no label"),
+        ("a,label\nx,good\ny,\n", None, None, "row 1 has no label"),
     ],
 )
 def test_what_is_wrong_with_a_file(
@@ -285,8 +286,13 @@ def test_what_is_wrong_with_a_file(
     file.write_text(content)
     with pytest.raises(DataError, match=said):
         command.read(file, text, label, 16)
-    with pytest.raises(DataError, match="must be of type"):
-        command.read(tmp_path / "some.xls", text, label, 16)
+
+
+def test_a_file_of_another_format_is_refused_with_those_that_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "some.xls"
+    file.write_text("text\n")
+    with pytest.raises(DataError, match=r"unsupported format; give a file of type \.parquet"):
+        command.read(file, None, None, 16)
 
 
 def test_fractions_are_a_regression(tmp_path: Path) -> None:

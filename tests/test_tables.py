@@ -28,14 +28,15 @@ from heterolora.harness.cli.run import report_errors
 from heterolora.harness.records.load import load
 from heterolora.harness.records.read import Run
 from heterolora.harness.records.schema import ImportanceRow, RunRecord, SearchRow
-from heterolora.harness.reporting import cells, layout, tables
-from heterolora.harness.reporting.cells import Cell, cells_of
-from heterolora.harness.reporting.frame import frame
+from heterolora.harness.reporting import layout
+from heterolora.harness.reporting.entries import Entry, entries_of
+from heterolora.harness.reporting.frame import frame, runs_of
 from heterolora.harness.reporting.layout import Number, Table
-from heterolora.harness.reporting.render import FORMATS
 from heterolora.harness.reporting.report import Report
 from heterolora.harness.reporting.statistics import spread
-from heterolora.harness.reporting.studies import chosen, rank_correlation
+from heterolora.harness.reporting.tables import build
+from heterolora.harness.reporting.tables.render import FORMATS
+from heterolora.harness.reporting.tables.tuning import chosen
 
 MODEL, SEEDS = "facebook/opt-350m", (0, 13, 42)
 TABLES = {name: layout.read(file) for name, file in layout.experiments(CONF / "experiment").items()}
@@ -72,11 +73,11 @@ def search(**row: Any) -> SearchRow:
 
 
 def report(name: str, runs: Sequence[Run], left_out: Sequence[str] = ()) -> Report:
-    return tables.report(TABLES[name], frame(runs), left_out)
+    return build.report(TABLES[name], frame(runs), left_out)
 
 
 def runs_for(name: str, runs: Sequence[Run]) -> list[Run]:
-    return list(cells.runs_of(TABLES[name], frame(runs))["run"])
+    return list(runs_of(TABLES[name], frame(runs))["run"])
 
 
 def published_runs(template: Run, name: str) -> Iterator[Run]:
@@ -87,13 +88,13 @@ def published_runs(template: Run, name: str) -> Iterator[Run]:
         for task, number in tasks.items():
             for seed, value in zip(SEEDS, number.logged, strict=False):
                 if value is not None:
-                    where = {**table.entries[label].where, "task.name": task, "seed": seed}
+                    where = {**table.cells[label].where, "task.name": task, "seed": seed}
                     yield variant(template, {**where, "name": name}, value)
 
 
 def arm_runs(template: Run, name: str, label: str, values: Mapping[int, float]) -> list[Run]:
     """Runs of one arm on MRPC: the best epoch by seed."""
-    settings = {**TABLES[name].entries[label].where, "task.name": "mrpc"}
+    settings = {**TABLES[name].cells[label].where, "task.name": "mrpc"}
     return [variant(template, settings | {"seed": seed}, best) for seed, best in values.items()]
 
 
@@ -113,7 +114,7 @@ def note(made: Report, start: str) -> str:
 
 
 def numbers() -> dict[tuple[str, str, str], Number]:
-    """Every cell with a printed number and all the logs behind it."""
+    """Every entry with a printed number and all the logs behind it."""
     return {
         (name, row, task): number
         for name, table in TABLES.items()
@@ -124,7 +125,7 @@ def numbers() -> dict[tuple[str, str, str], Number]:
 
 
 def differing(prepare: Any) -> set[tuple[str, str, str]]:
-    """The cells whose logs, each seed first given to `prepare`, do not give what is printed."""
+    """The entries whose logs, each seed first given to `prepare`, do not give what is printed."""
     found = set()
     for key, number in numbers().items():
         logs = spread([prepare(value) for value in number.logged])
@@ -140,7 +141,7 @@ def to_one_decimal(value: float) -> float:
 
 
 def test_the_papers_statistic_gives_most_of_its_cells() -> None:
-    """19 cells have both numbers: 14 are equal; 17 if each seed is first rounded to a decimal."""
+    """19 entries have both numbers: 14 are equal; 17 if each seed is first rounded to a decimal."""
     assert len(numbers()) == 19
     rounding = {
         ("table4", "r2 dynamic GRAD-NORM", "mrpc"),
@@ -290,7 +291,7 @@ def test_a_search_has_two_controls(
     template: Run, name: str, row: str, redrawn: str, once: str
 ) -> None:
     """Random allocation that is drawn at each search has the churn too; drawn once it has none."""
-    where = {label: TABLES[name].entries[label].where for label in (redrawn, once)}
+    where = {label: TABLES[name].cells[label].where for label in (redrawn, once)}
     assert [part["proxy.name"] for part in where.values()] == ["constant", "constant"]
     assert [part["proxy.redraw"] for part in where.values()] == [True, False]
     runs = arm_runs(template, name, row, {0: 82.0, 13: 83.0})
@@ -307,7 +308,7 @@ def test_a_search_has_two_controls(
 
 
 def test_static_is_not_compared_with_what_only_dynamic_has(template: Run) -> None:
-    against = TABLES["table2"].entries["GRAD-NORM, static"].against
+    against = TABLES["table2"].cells["GRAD-NORM, static"].against
     assert against == {
         "baseline": "all sites on, homogeneous",
         "random, redrawn": "CONSTANT (random), static",
@@ -330,7 +331,7 @@ def test_a_proxy_of_ones_own_has_a_row_beside_the_papers(template: Run) -> None:
     mine = arm_runs(template, "table2", "GRAD-NORM, dynamic", {0: 85.0, 13: 86.0})
     runs += [variant(run, {"proxy.name": "mine", "name": "table2"}, 85.0) for run in mine]
     rows = TABLES["table2"].with_proxies(["gradnorm", "mine"])
-    made = tables.report(rows, frame(runs))
+    made = build.report(rows, frame(runs))
     assert grid(made).loc["mine", "dynamic"] == "85.0 ± 0.0 (2)"
     assert not [text for text in made.notes if "belong to no row" in text]
     assert TABLES["table2"].with_proxies(["gradnorm", "constant"]) == TABLES["table2"]
@@ -478,7 +479,7 @@ def test_rows_of_different_data_or_scaling_are_named(template: Run) -> None:
 def perplexities(template: Run, rates: Mapping[float, float]) -> Iterator[Run]:
     """Homogeneous runs of a metric of which less is better, by learning rate."""
     where = {
-        **TABLES["learning_rate"].entries["homogeneous"].where,
+        **TABLES["learning_rate"].cells["homogeneous"].where,
         "task.metrics": ("perplexity",),
     }
     of_result = {"primary_metric": "perplexity", "unit": "", "higher_is_better": False}
@@ -608,7 +609,7 @@ def with_report_half(run: Run, percent: float) -> Run:
 
 def halves(template: Run, scores: Mapping[tuple[float, int], tuple[float, float]]) -> list[Run]:
     """Runs of the homogeneous arm: by rate and seed, the selection and the report half."""
-    settings = {**TABLES["learning_rate"].entries["homogeneous"].where}
+    settings = {**TABLES["learning_rate"].cells["homogeneous"].where}
     runs = []
     for (rate, seed), (selecting, reporting) in scores.items():
         where = settings | {"optimizer.learning_rate": rate, "seed": seed}
@@ -636,7 +637,7 @@ def test_seeds_of_the_tuning_choose_and_are_not_reported(template: Run) -> None:
     scores = {(1e-4, 100): (70.0, 1.0), (1e-4, 101): (72.0, 1.0)}
     scores |= {(2e-4, 100): (80.0, 2.0), (2e-4, 101): (82.0, 2.0)}
     scores |= {(1e-4, 0): (99.0, 98.0), (2e-4, 0): (60.0, 61.0), (2e-4, 13): (62.0, 63.0)}
-    made = tables.report(table, frame(halves(template, scores)))
+    made = build.report(table, frame(halves(template, scores)))
     row = made.numbers.query("row == 'homogeneous'").iloc[0]
     assert (row["best_mean"], row["n"]) == (62.0, 2)
     tried = section(made, "Values tried").set_index("optimizer.learning_rate")
@@ -663,11 +664,11 @@ def test_the_choice_never_reads_the_report_half(
     choices = []
     for reporting in (one, two):
         pairs = list(zip(selecting, reporting, strict=True))
-        (cell, *_) = cells_of(
+        (entry, *_) = entries_of(
             TABLES["learning_rate"],
             frame(halves(template, dict(zip(keys, pairs, strict=True)))),
         )
-        choices.append(chosen(cell, "optimizer.learning_rate"))
+        choices.append(chosen(entry, "optimizer.learning_rate"))
     assert choices[0] == choices[1] == keys[selecting.index(max(selecting))][0]
 
 
@@ -688,7 +689,8 @@ def test_importance_is_a_rank_correlation_by_proxy(template: Run) -> None:
 
     runs = [measured(0, [0.1, 0.2, 0.3, 0.4]), measured(13, [0.4, 0.3, 0.2, 0.1])]
     runs.append(measured(42, [0.1, 0.3, 0.2, 0.4]))
-    assert rank_correlation(runs[2], "gradnorm") == pytest.approx(1 - 6 * 2 / (4 * 15))
+    by_hand = report("importance", runs[2:]).numbers.set_index("proxy").loc["gradnorm"]
+    assert by_hand["spearman_mean"] == pytest.approx(1 - 6 * 2 / (4 * 15))
     made = report("importance", runs)
     row = made.sections[0].frame.set_index("proxy").loc["gradnorm"]
     assert list(row[["n", "Spearman", "lowest", "highest"]]) == ["3", "+0.27", "-1.00", "+1.00"]
@@ -715,16 +717,16 @@ def test_stability_is_the_overlap_of_the_last_searches(template: Run) -> None:
 @pytest.mark.parametrize("name", OF_ROWS)
 def test_entries_of_a_table_exclude_each_other(template: Run, name: str) -> None:
     table = TABLES[name]
-    every = [variant(template, entry.where, 80.0) for entry in table.entries.values()]
+    every = [variant(template, cell.where, 80.0) for cell in table.cells.values()]
     every = [with_report_half(run, 80.0) for run in every]
-    found: list[Cell] = cells_of(table, frame(every))
-    assert [cell.label for cell in found] == list(table.entries)
-    for cell, run in zip(found, every, strict=True):
+    found: list[Entry] = entries_of(table, frame(every))
+    assert [entry.label for entry in found] == list(table.cells)
+    for entry, run in zip(found, every, strict=True):
         # What serves every column has no setting of its own there.
-        several = 1 if cell.entry.column != "once" else len(cell.runs)
-        assert (len(cell.runs), run in cell.runs) == (several, True)
-        for label in cell.entry.against.values():
-            assert table.entries[label].where != cell.entry.where
+        several = 1 if entry.cell.column != "once" else len(entry.runs)
+        assert (len(entry.runs), run in entry.runs) == (several, True)
+        for label in entry.cell.against.values():
+            assert table.cells[label].where != entry.cell.where
 
 
 # ---- formats
@@ -804,8 +806,8 @@ FEW = ("study_r2", "table3")
 )
 def test_every_table_has_every_format(template: Run, name: str, tasks: Sequence[str]) -> None:
     every = [
-        variant(template, {**entry.where, "seed": seed, "task.name": task}, 80 + seed / 10)
-        for entry in TABLES[name].entries.values()
+        variant(template, {**cell.where, "seed": seed, "task.name": task}, 80 + seed / 10)
+        for cell in TABLES[name].cells.values()
         for seed in (*SEEDS, *TABLES[name].tuning_seeds)
         for task in tasks
     ]

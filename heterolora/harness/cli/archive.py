@@ -1,7 +1,7 @@
 """Keep finished runs in one small file, without weights, or restore them from it.
 
-python scripts/archive.py outputs/study docs/study/mrpc.jsonl
-python scripts/archive.py docs/study/mrpc.jsonl outputs
+python scripts/archive.py outputs/study docs/study/mrpc.jsonl.gz
+python scripts/archive.py docs/study/mrpc.jsonl.gz outputs
 python scripts/report.py docs/study --table study
 
 A restored run counts as finished: its command does not run it again.
@@ -15,24 +15,26 @@ from pathlib import Path
 from heterolora.errors import RecordError
 from heterolora.harness.cli.arguments import Parser
 from heterolora.harness.cli.run import report_errors
-from heterolora.harness.records.archive import read_archive, restore, write_archive
+from heterolora.harness.records.archive import restore, write_archive
 from heterolora.harness.records.load import load
-
-SUFFIX = ".jsonl"
+from heterolora.harness.records.read import read_archive
+from heterolora.harness.records.schema import ARCHIVE
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = Parser(__doc__)
-    parser.add_argument("source", type=Path, help="a folder with runs, or an archive (.jsonl)")
-    parser.add_argument("target", type=Path, help="an archive (.jsonl), or a folder for the runs")
+    parser.add_argument("source", type=Path, help="a folder with runs, or an archive (.jsonl.gz)")
+    parser.add_argument(
+        "target", type=Path, help="an archive (.jsonl.gz), or a folder for the runs"
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Write an archive, or the directories of its runs."""
     asked = parsed(arguments)
-    kinds = [path.suffix == SUFFIX for path in (asked.source, asked.target)]
+    kinds = [path.name.endswith(ARCHIVE) for path in (asked.source, asked.target)]
     if kinds == [False, True]:
         if not keep(asked.source, asked.target):
             raise RecordError(
@@ -43,8 +45,8 @@ def main(arguments: Sequence[str]) -> None:
         put_back(asked.source, asked.target)
     else:
         raise RecordError(
-            f"{asked.source} {asked.target}: one must be an archive, which ends in {SUFFIX}, and "
-            "the other a folder; for example outputs/study docs/study/study.jsonl"
+            f"{asked.source} {asked.target}: one must be an archive, which ends in {ARCHIVE}, and "
+            "the other a folder; for example outputs/study docs/study/study.jsonl.gz"
         )
 
 

@@ -25,7 +25,7 @@ from heterolora.harness.cli.run import report_errors
 from heterolora.harness.paths import CONF
 from heterolora.harness.records.load import load
 from heterolora.harness.reporting.layout import Table, experiments, frequencies, read
-from heterolora.harness.reporting.render import FORMATS, show
+from heterolora.harness.reporting.tables.render import FORMATS, show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,8 +113,8 @@ def table_for(name: str | None, folder: Path, runs: pd.DataFrame) -> tuple[Table
     Without a name it is that of the only experiment that the runs are of; else that of the runs
     which are of none.
     """
-    from heterolora.harness.reporting.cells import runs_of
-    from heterolora.harness.reporting.own import own_table
+    from heterolora.harness.reporting.frame import runs_of
+    from heterolora.harness.reporting.tables.own import own_table
 
     of = runs["name"].map(lambda name: str(name).partition("/")[0])
     known = experiments(EXPERIMENTS)
@@ -156,10 +156,9 @@ def main(arguments: Sequence[str]) -> None:
     """Report, draw and log what is asked."""
     asked = parsed(arguments)
     # pandas and SciPy take longer to import than it takes to print the help.
-    from heterolora.harness.reporting import page
-    from heterolora.harness.reporting.cells import reported
-    from heterolora.harness.reporting.frame import frame, matching
-    from heterolora.harness.reporting.tables import report
+    from heterolora.harness.reporting.frame import frame, matching, reported
+    from heterolora.harness.reporting.tables import page
+    from heterolora.harness.reporting.tables.build import report
 
     aside = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     records, left_out = load(asked.folder)
@@ -171,7 +170,7 @@ def main(arguments: Sequence[str]) -> None:
     figures: list[Path] = []
     if asked.figures is not None:
         # matplotlib takes longer to import than a table to make; wandb likewise.
-        from heterolora.harness.reporting.figures import draw
+        from heterolora.harness.reporting.figures.draw import draw
 
         shown = reported(table, runs)
         figures = draw(shown, asked.figures, frequencies(EXPERIMENTS), made.comparisons)

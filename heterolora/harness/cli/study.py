@@ -31,6 +31,7 @@ from heterolora.harness.cli.sweeper import swept
 from heterolora.harness.paths import CONF
 from heterolora.harness.records.load import load
 from heterolora.harness.records.read import Run
+from heterolora.harness.records.schema import ARCHIVE
 from heterolora.harness.reporting.layout import Table, experiments, read
 
 EXPERIMENTS = CONF / "experiment"
@@ -142,13 +143,13 @@ def arms(key: str, common: Sequence[str]) -> dict[tuple[tuple[str, str], ...], d
 
 def kept(archives: Path, name: str) -> list[Path]:
     """The archives of an experiment, one for each task."""
-    return sorted(archives.glob(f"{name}-*.jsonl"))
+    return sorted(archives.glob(f"{name}-*{ARCHIVE}"))
 
 
 def keep(output: Path, archives: Path, name: str) -> None:
     """Add the finished runs of an experiment to its archives."""
     for folder in sorted(path for path in (output / name).glob("*") if path.is_dir()):
-        archive.keep(folder, archives / f"{name}-{folder.name}.jsonl")
+        archive.keep(folder, archives / f"{name}-{folder.name}{ARCHIVE}")
 
 
 def command(*arguments: str) -> int:

@@ -9,32 +9,24 @@ if labels are fractions); without, it is a language model.
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from heterolora.errors import ConfigError, DataError, one_line
-from heterolora.files import writing
+from heterolora.files import FORMATS, writing
 from heterolora.harness.cli.arguments import Parser
 from heterolora.harness.cli.run import report_errors
+from heterolora.harness.data.tables import read_files
 from heterolora.settings import torch
 from heterolora.tasks import CausalLM, Classification, Task
-
-READERS: dict[str, Callable[[Any, Path], Any]] = {
-    ".csv": lambda pd, file: pd.read_csv(file),
-    ".tsv": lambda pd, file: pd.read_csv(file, sep="\t"),
-    ".jsonl": lambda pd, file: pd.read_json(file, lines=True),
-    ".json": lambda pd, file: pd.read_json(file),
-    ".parquet": lambda pd, file: pd.read_parquet(file),
-}
-"""How pandas reads each type of file."""
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = Parser(__doc__)
     parser.add_argument("model", help="a folder in Hugging Face format, or a name on the hub")
-    parser.add_argument("data", type=Path, help=f"a file of examples: {', '.join(READERS)}")
+    parser.add_argument("data", type=Path, help=f"a file of examples: {', '.join(FORMATS)}")
     parser.add_argument(
         "--text",
         nargs="+",
@@ -146,12 +138,7 @@ def read(
     """
     import pandas as pd
 
-    if file.suffix not in READERS:
-        raise DataError(f"{file}: must be of type {', '.join(READERS)}; convert it")
-    try:
-        frame: pd.DataFrame = READERS[file.suffix](pd, file)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read ({one_line(error)[:160]})") from error
+    frame = pd.DataFrame(read_files([file], str(file), text or ()))
     label = label or ("label" if "label" in frame else None)
     if frame.empty:
         raise DataError(f"{file}: has no rows; give a file with examples")
@@ -176,8 +163,8 @@ def read(
             )
         return columns, CausalLM(text=texts[0], max_length=max_length)
     values = frame[label]
-    if values.isna().any():
-        row = int(values.isna().to_numpy().argmax())
+    if (unknown := values.isna() | (values == "")).any():
+        row = int(unknown.to_numpy().argmax())
         raise DataError(f"{file}: row {row} has no {label}; repair or drop that row")
     if values.nunique() < 2:
         raise DataError(f"{file}: column {label} has only one value; give examples of all classes")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from heterolora.errors import RecordError
 from heterolora.harness.records import schema
-from heterolora.harness.records.archive import is_archive, key_of, read_archive
-from heterolora.harness.records.read import Run, read
+from heterolora.harness.records.archive import key_of
+from heterolora.harness.records.read import Run, read, read_archive
 
 
 def load(folder: Path) -> tuple[list[Run], list[str]]:
@@ -30,7 +30,12 @@ def load(folder: Path) -> tuple[list[Run], list[str]]:
         except RecordError as error:
             problems.append(f"left out: {error}")
     seen = {key_of(run) for run in runs if run.finished}
-    for file in filter(is_archive, sorted(folder.rglob("*.jsonl"))):
+    for file in filter(_is_old_archive, sorted(folder.rglob("*.jsonl"))):
+        problems.append(
+            f"left out: {file}: is an archive of an older version; put its runs back with that "
+            f"version, and archive them again in a file that ends in {schema.ARCHIVE}"
+        )
+    for file in sorted(folder.rglob(f"*{schema.ARCHIVE}")):
         try:
             archived = [run for run in read_archive(file) if key_of(run) not in seen]
         except RecordError as error:
@@ -39,3 +44,10 @@ def load(folder: Path) -> tuple[list[Run], list[str]]:
             seen.update(map(key_of, archived))
             runs += archived
     return runs, problems
+
+
+def _is_old_archive(file: Path) -> bool:
+    if file.name in (schema.METRICS, schema.ALLOCATIONS, schema.IMPORTANCE) or not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return stream.read(12).startswith(b'{"archive":')

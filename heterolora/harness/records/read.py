@@ -1,5 +1,7 @@
-"""Reading the records of runs."""
+"""Reading the records of runs, from their directories and from archives."""
 
+import gzip
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +15,7 @@ from yaml import YAMLError
 from heterolora.errors import RecordError, one_line
 from heterolora.harness.records import schema
 from heterolora.harness.records.schema import (
+    ArchivedRow,
     EpochRow,
     ImportanceRow,
     Provenance,
@@ -154,6 +157,37 @@ class Run:
         )
 
 
+@dataclass(frozen=True)
+class ArchivedRun(Run):
+    """A run whose rows come from an archive; it has no losses of steps.
+
+    Attributes:
+        kept: its line of the archive.
+    """
+
+    kept: ArchivedRow
+
+    @cached_property
+    def epochs(self) -> Sequence[EpochRow]:
+        """The row of each epoch."""
+        return self.kept.epochs
+
+    @cached_property
+    def steps(self) -> Sequence[StepRow]:
+        """Empty: an archive keeps no steps."""
+        return []
+
+    @cached_property
+    def searches(self) -> Sequence[SearchRow]:
+        """The row of each search."""
+        return self.kept.searches
+
+    @cached_property
+    def importance(self) -> Sequence[ImportanceRow]:
+        """The row of each site that was left out after training."""
+        return self.kept.importance
+
+
 def read(directory: Path) -> Run:
     """Read the run in a directory, checking each of its files.
 
@@ -166,13 +200,40 @@ def read(directory: Path) -> Run:
         result=read_result(directory),
         provenance=_provenance(directory / schema.PROVENANCE),
     )
-    for row in (run.result.best, run.result.last):
-        if run.finished and row is not None and run.metric not in row.metrics:
-            raise RecordError(f"{directory / schema.RUN}: best and last must have {run.metric}")
+    _check(directory / schema.RUN, run)
     checked = replace(run)  # a copy, so that the rows are not cached before they are needed
     for lines in ("epochs", "searches", "importance"):
         getattr(checked, lines)
     return run
+
+
+def read_archive(file: Path) -> list[Run]:
+    """Read the runs of an archive, checking every line.
+
+    Raises:
+        RecordError: if the archive is damaged or of another schema.
+    """
+    if not (rows := read_lines(file, schema.ARCHIVED_ROW)):
+        raise RecordError(f"{file}: has no run; name a file that archive.py wrote")
+    runs: list[Run] = []
+    for row in rows:
+        directory = file.parent / row.directory
+        runs.append(ArchivedRun(directory, row.config, row.result, row.provenance, row))
+        _check(file, runs[-1])
+    return runs
+
+
+def _check(file: Path, run: Run) -> None:
+    """Check that the results of a run are of this schema, and have the metric of its tables.
+
+    Raises:
+        RecordError: if not; it names `file`, from which they were read.
+    """
+    if run.result.schema_version != schema.SCHEMA_VERSION:
+        raise _of_another_schema(file, run.result.schema_version)
+    for row in (run.result.best, run.result.last):
+        if run.finished and row is not None and run.metric not in row.metrics:
+            raise RecordError(f"{file}: best and last must have {run.metric}")
 
 
 def read_result(directory: Path) -> RunRecord:
@@ -243,8 +304,12 @@ def _provenance(file: Path) -> Provenance:
 
 
 def _content(file: Path) -> bytes:
+    """Return the content of a file, unpacked if its name ends in .gz."""
     try:
-        return file.read_bytes()
+        content = file.read_bytes()
+        return gzip.decompress(content) if file.suffix == ".gz" else content
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise RecordError(f"{file}: is damaged ({one_line(error)})") from error
     except OSError as error:
         raise RecordError(f"{file}: cannot be read ({error.strerror})") from error
 

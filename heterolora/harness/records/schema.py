@@ -6,6 +6,7 @@
     allocations.jsonl    `SearchRow`
     importance.jsonl     `ImportanceRow`
     run.json             `RunRecord`
+    *.jsonl.gz           an archive: `ArchivedRow`, a whole run
 
 Readers accept keys that they do not know, so that a later version may add some; a change in the
 meaning of a key increases `SCHEMA_VERSION`.
@@ -14,7 +15,15 @@ meaning of a key increases `SCHEMA_VERSION`.
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from heterolora.sites import ROLES
 
@@ -26,6 +35,8 @@ METRICS = "metrics.jsonl"
 ALLOCATIONS = "allocations.jsonl"
 IMPORTANCE = "importance.jsonl"
 RUN = "run.json"
+ARCHIVE = ".jsonl.gz"
+"""The ending of an archive's name."""
 CODE_DIFF = "code.diff"
 RESTORED = "restored"
 """An empty file in a directory whose record comes from an archive and has no weights."""
@@ -285,11 +296,33 @@ class RunConfig(RecordModel):
     optimizer: Optimizer
 
 
+def _as_read(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration unchanged, in its own order, if it is a `RunConfig`."""
+    RunConfig.model_validate(config)
+    return config
+
+
+class ArchivedRow(RecordModel):
+    """A finished run as one line: the files of its record, except the losses of steps.
+
+    `directory` is the name of its directory.
+    """
+
+    directory: str
+    config: Annotated[dict[str, Any], AfterValidator(_as_read)]
+    provenance: Provenance
+    result: RunRecord
+    epochs: list[EpochRow]
+    searches: list[SearchRow]
+    importance: list[ImportanceRow]
+
+
 METRICS_ROW: TypeAdapter[StepRow | EpochRow] = TypeAdapter(
     Annotated[StepRow | EpochRow, Field(discriminator="event")]
 )
 SEARCH_ROW = TypeAdapter(SearchRow)
 IMPORTANCE_ROW = TypeAdapter(ImportanceRow)
+ARCHIVED_ROW = TypeAdapter(ArchivedRow)
 
 
 def reason(error: ValidationError) -> str:

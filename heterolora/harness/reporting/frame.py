@@ -1,13 +1,13 @@
 """The frame of runs, one row per run, from which tables, diagnostics and figures are made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from heterolora.harness.config.identity import shaping_settings
 from heterolora.harness.records.read import Run, flat
-from heterolora.harness.reporting.layout import Settings
+from heterolora.harness.reporting.layout import Settings, Table
 
 ORIGINS: Mapping[str, str] = {
     "code commit": "code.commit",
@@ -65,6 +65,37 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["status"] == "finished"]
 
 
+def unfinished(runs: pd.DataFrame) -> Iterator[str]:
+    """Yield the runs that are not counted, and why."""
+    for run in runs["run"]:
+        if not run.finished:
+            reason = run.result.error or "it is still running, or was killed"
+            yield f"not counted, {run.result.status}: {run.directory}: {reason}"
+
+
+def runs_of(table: Table, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that `table` is made of.
+
+    They are those of its own experiment, or all runs if there are none of it, as after a
+    hand-written sweep; and borrowed runs for the cells that these do not fill.
+    """
+    if runs.empty:
+        return runs
+    names = runs["name"].astype(str).str.partition("/")[0]
+    own = runs[names == table.name]
+    own = runs if own.empty else own
+    if table.report != "rows":
+        return own
+    others = runs[names.isin(table.borrows) & ~runs.index.isin(own.index)]
+    unfilled = [where for where in table.wheres if not matching(own, where).any()]
+    return pd.concat([own, others[matching(others, *unfilled)]])
+
+
+def reported(table: Table, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs without those whose seeds are only for tuning."""
+    return runs[~runs["seed"].isin(table.tuning_seeds)]
+
+
 def shaping(run: Run) -> dict[str, Any]:
     """Return the settings that determine a run's numbers, without seed and paths."""
     return flat(shaping_settings(run.config))
@@ -107,6 +138,11 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return value[:12] if isinstance(value, str) and len(value) >= 40 else str(value)
+
+
+def listed(numbers: Iterable[int]) -> str:
+    """Join numbers, such as `0, 13, 42`."""
+    return ", ".join(map(str, numbers))
 
 
 def in_any_order(value: Any) -> Any:

@@ -45,7 +45,7 @@ class Number(Spec):
 
     @property
     def logs(self) -> "Spread | None":
-        """The authors' logs of the cell, summarized; None if there are none."""
+        """The authors' logs of the entry, summarized; None if there are none."""
         from heterolora.harness.reporting.statistics import Spread, spread  # and SciPy
 
         if self.summary is not None:
@@ -84,12 +84,12 @@ class Row(Spec):
 
     Attributes:
         where: the settings of its runs, besides those of all rows and of its columns.
-        columns: the columns in which it has an entry; all if empty.
+        columns: the columns in which it has a cell; all if empty.
         baseline: the row with an equal budget that it is compared with, in the same column; or
             `row, column`.
         controls: the rows of random allocation that it is compared with, by their names in
             comparisons.
-        optional: whether an entry is left out if its row or its column has no runs.
+        optional: whether a cell is left out if its row or its column has no runs.
         others: the part of its name that is replaced by another proxy's name: each proxy that has
             runs but is in no row gets a row like this one.
     """
@@ -103,14 +103,14 @@ class Row(Spec):
 
 
 @dataclass(frozen=True)
-class Entry:
+class Cell:
     """One place in a table: a row, or the part of a row in one column.
 
     Attributes:
         row: the name of the row.
         column: the name of the column; empty if the columns are tasks.
         where: the settings of its runs.
-        against: the entries that it is compared with, by their role: `baseline` and the controls.
+        against: the cells that it is compared with, by their role: `baseline` and the controls.
         optional: see `Row`.
     """
 
@@ -139,7 +139,7 @@ class Table(Spec):
         columns: the settings of the runs in each column; without any, the columns are tasks.
         rows: the rows by name, in order.
         made_by: the command that makes its runs; `make NAME` if empty.
-        borrows: experiments whose runs fill the entries for which it has none of its own.
+        borrows: experiments whose runs fill the cells for which it has none of its own.
         tuned: a key that is chosen for each row by the half of the validation split that is not
             reported.
         tuning_seeds: the seeds of the runs that choose it, which are not reported; the reported
@@ -168,15 +168,15 @@ class Table(Spec):
     paper: Paper | None = None
 
     @cached_property
-    def entries(self) -> dict[str, Entry]:
-        """Every entry by its label, row by row."""
+    def cells(self) -> dict[str, Cell]:
+        """Every cell by its label, row by row."""
         found = []
         for name, row in self.rows.items():
             for column in row.columns or [*self.columns] or [""]:
                 where = {**self.where, **self.columns.get(column, {}), **row.where}
                 against = dict(self._against(row, column))
-                found.append(Entry(name, column, where, against, row.optional))
-        return {entry.label: entry for entry in found}
+                found.append(Cell(name, column, where, against, row.optional))
+        return {cell.label: cell for cell in found}
 
     @property
     def again(self) -> str:
@@ -185,8 +185,8 @@ class Table(Spec):
 
     @property
     def wheres(self) -> list[Settings]:
-        """The settings of the runs of each entry."""
-        return [entry.where for entry in self.entries.values()]
+        """The settings of the runs of each cell."""
+        return [cell.where for cell in self.cells.values()]
 
     def with_proxies(self, names: Iterable[str]) -> "Table":
         """Return this table with a row for each proxy that no row names; see `Row.others`."""
@@ -197,10 +197,10 @@ class Table(Spec):
                 change = {"where": {**row.where, "proxy.name": proxy}, "optional": True}
                 rows[name.replace(row.others or "", proxy)] = row.model_copy(update=change)
         fields = {name: getattr(self, name) for name in type(self).model_fields}
-        return Table(**{**fields, "rows": rows})  # a copy would keep cached entries
+        return Table(**{**fields, "rows": rows})  # a copy would keep cached cells
 
     def number(self, label: str, model: str, task: str) -> Number | None:
-        """Return the paper's number for an entry; None if it has none, or is for another model."""
+        """Return the paper's number for a cell; None if it has none, or is for another model."""
         if self.paper is None or model != self.paper.model:
             return None
         return self.paper.numbers.get(label, {}).get(task)
@@ -234,9 +234,9 @@ class Table(Spec):
         check("family", self.family, self.rows)
         for name, row in self.rows.items():
             check(f"rows.{name}.columns", row.columns, self.columns)
-        for entry in self.entries.values():
-            check(f"rows.{entry.row}: baseline and controls", entry.against.values(), self.entries)
-        check("paper.numbers", self.paper.numbers if self.paper else (), self.entries)
+        for cell in self.cells.values():
+            check(f"rows.{cell.row}: baseline and controls", cell.against.values(), self.cells)
+        check("paper.numbers", self.paper.numbers if self.paper else (), self.cells)
         return self
 
 
@@ -252,14 +252,13 @@ def frequencies(folder: Path) -> list[Frequency]:
 
 
 def read(file: Path) -> Table:
-    """Read the table of an experiment.
+    """Read the table of an experiment, with what it inherits from those in its `defaults`.
 
     Raises:
         ConfigError: if the file has no table, or one that breaks its rules; a line per problem.
     """
     try:
-        content = plain_values(file.read_text(encoding="utf-8"))
-        return Table.model_validate({**content["table"], "name": file.stem})
+        return Table.model_validate({**_content(file), "name": file.stem})
     except (
         OSError,
         UnicodeDecodeError,
@@ -278,3 +277,23 @@ def read(file: Path) -> Table:
             message = detail["msg"].removeprefix("Value error, ")
             problems.append(f"{file}: {place}: {message[:1].lower()}{message[1:]}")
         raise ConfigError(problems) from error
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """Return the `table` key of an experiment as Hydra composes it, in a thousandth of its time."""
+    content = plain_values(file.read_text(encoding="utf-8"))
+    table: dict[str, Any] = {}
+    for base in content.get("defaults", ()):
+        # An experiment beside it; what is chosen from other groups is a mapping.
+        if isinstance(base, str) and base != "_self_":
+            table = _merged(table, _content(file.with_name(f"{base}.yaml")))
+    return _merged(table, content["table"])
+
+
+def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `own` in place of its own, also within nested mappings."""
+    found = {**base}
+    for key, value in own.items():
+        nested = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        found[key] = _merged(base[key], value) if nested else value
+    return found

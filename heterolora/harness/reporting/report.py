@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-if TYPE_CHECKING:
-    from heterolora.harness.reporting.cells import Comparison
+from heterolora.harness.reporting.comparisons import Comparison
 
 NOTHING = "-"
 
@@ -36,7 +35,7 @@ class Report:
         caption: what it is about.
         sections: the sections, in reading order.
         notes: what a reader must know to interpret it.
-        numbers: the same content as numbers, a row per cell; None or NaN for what is not known.
+        numbers: the same content as numbers, a row per entry; None or NaN for what is not known.
         comparisons: the comparisons between its rows; none if it has no rows.
     """
 
@@ -45,7 +44,7 @@ class Report:
     sections: Sequence[Section]
     notes: Sequence[str]
     numbers: pd.DataFrame
-    comparisons: Sequence["Comparison"] = ()
+    comparisons: Sequence[Comparison] = ()
 
 
 def section(title: str, explanation: str, rows: Sequence[Mapping[str, Any]]) -> Section:

@@ -1,0 +1,1 @@
+"""A table: its rows and comparisons, what they cannot show, and the formats that it takes."""
