@@ -4,44 +4,44 @@ import importlib
 import sys
 
 COMMANDS = {
-    "run": ("door", "main", "train, as `heterolora` or train.py does"),
+    "run": ("main", "main", "train, as `heterolora` or train.py does"),
     "report": (
-        "report",
+        "commands.report",
         "run",
         "print tables and draw figures of finished runs",
     ),
     "export": (
-        "export",
+        "commands.export",
         "run",
         "write a run's weights for PEFT or Transformers",
     ),
     "predict": (
-        "predict",
+        "commands.predict",
         "run",
         "write a run's predictions for a split or a file",
     ),
     "evaluate": (
-        "evaluate",
+        "commands.evaluate",
         "run",
         "evaluate a language model on MMLU and others",
     ),
     "suggest": (
-        "suggest",
+        "commands.suggest",
         "run",
         "say where a model's LoRA parameters should go",
     ),
     "archive": (
-        "archive",
+        "commands.archive",
         "run",
         "keep finished runs in one file, or restore them",
     ),
     "study": (
-        "study",
+        "commands.study",
         "run",
         "complete an experiment whose records are kept",
     ),
     "prefetch": (
-        "prefetch",
+        "commands.prefetch",
         "run",
         "download models and datasets that runs need",
     ),

@@ -1,6 +1,6 @@
-"""`python scripts/archive.py FOLDER FILE.jsonl`: see heterolora/harness/cli/archive.py."""
+"""`python scripts/archive.py FOLDER FILE.jsonl`: see heterolora/harness/cli/commands."""
 
-from heterolora.harness.cli.archive import run
+from heterolora.harness.cli.commands.archive import run
 
 if __name__ == "__main__":
     run()

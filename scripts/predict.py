@@ -1,6 +1,6 @@
-"""`python scripts/predict.py RUN_DIR --split test`: see heterolora/harness/cli/predict.py."""
+"""`python scripts/predict.py RUN_DIR --split test`: see heterolora/harness/cli/commands."""
 
-from heterolora.harness.cli.predict import run
+from heterolora.harness.cli.commands.predict import run
 
 if __name__ == "__main__":
     run()

@@ -1,6 +1,6 @@
-"""`python scripts/report.py outputs --table 4`: see heterolora/harness/cli/report.py."""
+"""`python scripts/report.py outputs --table 4`: see heterolora/harness/cli/commands."""
 
-from heterolora.harness.cli.report import run
+from heterolora.harness.cli.commands.report import run
 
 if __name__ == "__main__":
     run()

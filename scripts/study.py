@@ -1,6 +1,6 @@
-"""`python scripts/study.py EXPERIMENT`: see heterolora/harness/cli/study.py."""
+"""`python scripts/study.py EXPERIMENT`: see heterolora/harness/cli/commands."""
 
-from heterolora.harness.cli.study import run
+from heterolora.harness.cli.commands.study import run
 
 if __name__ == "__main__":
     run()

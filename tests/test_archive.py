@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from records import write_run
 
 from heterolora.errors import RecordError
-from heterolora.harness.cli import archive as command
+from heterolora.harness.cli.commands import archive as command
 from heterolora.harness.records import archive
 from heterolora.harness.records.archive import read_archive, restore, write_archive
 from heterolora.harness.records.load import load

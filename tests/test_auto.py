@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import CommandLine, composed, problems
 
-from heterolora.harness.cli.run import at_home
+from heterolora.harness.cli.run.single import at_home
 from heterolora.harness.config import prepare
 from heterolora.harness.records.load import load
 

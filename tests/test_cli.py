@@ -31,8 +31,8 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from heterolora.errors import TrainingError
-from heterolora.harness.cli import run as command
-from heterolora.harness.cli import sweep as sweep_room
+from heterolora.harness.cli.run import single as command
+from heterolora.harness.cli.sweeps import jobs as sweep_room
 from heterolora.harness.records.record import read_rows, read_run
 from heterolora.losses import Batch
 from heterolora.strategies.dynamic import Dynamic
@@ -315,7 +315,7 @@ def key_of(line: str) -> str:
 TWICE = """
 import sys
 from hydra.core.global_hydra import GlobalHydra
-from heterolora.harness.cli.run import main
+from heterolora.harness.cli.run.single import main
 program, *arguments = sys.argv
 codes, then = [], arguments.index("then")
 for command in (arguments[:then], arguments[then + 1 :]):

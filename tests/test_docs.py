@@ -19,10 +19,10 @@ from transformers import AutoModelForSequenceClassification, Trainer, TrainingAr
 
 import heterolora
 from heterolora.__main__ import COMMANDS
-from heterolora.harness.cli import evaluate, export, report, suggest
-from heterolora.harness.cli.compose import check_overrides, composing
-from heterolora.harness.cli.prefetch import runs_of
-from heterolora.harness.cli.sweeper import composed, swept
+from heterolora.harness.cli.commands import evaluate, export, report, suggest
+from heterolora.harness.cli.commands.prefetch import runs_of
+from heterolora.harness.cli.run.compose import check_overrides, composing
+from heterolora.harness.cli.sweeps.sweep import composed, swept
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -19,7 +19,7 @@ from transformers import (
 
 import heterolora as hl
 from heterolora.errors import RecordError
-from heterolora.harness.cli import export
+from heterolora.harness.cli.commands import export
 from heterolora.harness.config import plugins
 
 IDS = torch.tensor([[0, 5, 6, 7, 8, 2], [0, 9, 10, 2, 1, 1]])

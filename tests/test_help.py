@@ -6,8 +6,8 @@ import pytest
 from conftest import CommandLine, composed
 from omegaconf import OmegaConf
 
-from heterolora.harness.cli.compose import options
-from heterolora.harness.cli.help import allowed
+from heterolora.harness.cli.run.compose import options
+from heterolora.harness.cli.run.help import allowed
 from heterolora.harness.config import Config, plugins
 from heterolora.harness.records.read import flat
 
@@ -18,7 +18,7 @@ def shown() -> str:
 
     from rich.console import Console
 
-    from heterolora.harness.cli.help import show
+    from heterolora.harness.cli.run.help import show
 
     console = Console(file=io.StringIO(), width=200)
     show(["optimizer.learning_rate=3e-4", "proxy=snip", "tracking=[local,csv]"], console)

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 
 from heterolora.errors import ModelError
 from heterolora.harness import hub as network
-from heterolora.harness.cli import prefetch as prefetch_module
-from heterolora.harness.cli import run as command
+from heterolora.harness.cli.commands import prefetch as prefetch_module
+from heterolora.harness.cli.run import single as command
 from heterolora.harness.config import ModelConfig, model_rules
 from heterolora.harness.config import checkpoints as loading
 

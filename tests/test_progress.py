@@ -15,9 +15,9 @@ import pytest
 from conftest import ROOT, CommandLine, composed, edited
 from rich.console import Console
 
-from heterolora.harness.cli import report
-from heterolora.harness.cli.run import beginning
-from heterolora.harness.cli.telling import differing, show_plan
+from heterolora.harness.cli.commands import report
+from heterolora.harness.cli.run.single import beginning
+from heterolora.harness.cli.sweeps.summary import differing, show_plan
 from heterolora.harness.loggers import console as console_room
 from heterolora.harness.loggers.console import ConsoleLogger, stopped_at
 from heterolora.harness.loggers.progress import Display, Pace, Screen, duration

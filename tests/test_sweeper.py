@@ -17,10 +17,10 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from heterolora.errors import ConfigError
-from heterolora.harness.cli import slurm
-from heterolora.harness.cli.compose import composing
-from heterolora.harness.cli.sweep import note, row_of
-from heterolora.harness.cli.sweeper import Sweep, swept
+from heterolora.harness.cli.run.compose import composing
+from heterolora.harness.cli.sweeps import slurm
+from heterolora.harness.cli.sweeps.jobs import note, row_of
+from heterolora.harness.cli.sweeps.sweep import Sweep, swept
 
 GRIDS = [
     {"strategy": "homogeneous", "seed": "0,13"},

@@ -22,9 +22,9 @@ from omegaconf import OmegaConf
 
 from heterolora.errors import ConfigError, DataError, RecordError
 from heterolora.files import write_atomically, writing
-from heterolora.harness.cli.arguments import Parser, add_arguments, add_device
-from heterolora.harness.cli.compose import composing, options
-from heterolora.harness.cli.run import report_errors
+from heterolora.harness.cli.commands.arguments import Parser, add_arguments, add_device
+from heterolora.harness.cli.run.compose import composing, options
+from heterolora.harness.cli.run.single import report_errors
 from heterolora.harness.config import TaskConfig, plugins, suggestion
 from heterolora.harness.data.submissions import submission
 from heterolora.harness.data.tables import read_files
@@ -37,7 +37,7 @@ from heterolora.training.precision import autocast_for, matmul_precision
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from heterolora.harness.cli.trained import TrainedRun
+    from heterolora.harness.cli.commands.trained import TrainedRun
     from heterolora.tasks.base import Columns
 
 
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
     asked = parsed(arguments)
     import transformers  # which takes longer to import than it takes to print the help
 
-    from heterolora.harness.cli.trained import opened
+    from heterolora.harness.cli.commands.trained import opened
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

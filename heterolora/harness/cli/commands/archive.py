@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from heterolora.errors import RecordError
-from heterolora.harness.cli.arguments import Parser
-from heterolora.harness.cli.run import report_errors
+from heterolora.harness.cli.commands.arguments import Parser
+from heterolora.harness.cli.run.single import report_errors
 from heterolora.harness.records.archive import read_archive, restore, write_archive
 from heterolora.harness.records.load import load
 

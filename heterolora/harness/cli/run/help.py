@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heterolora.errors import shown
-from heterolora.harness.cli.compose import composing, options
+from heterolora.harness.cli.run.compose import composing, options
 from heterolora.harness.config import Config, plugins
 
 FLAGS = ("--help", "-h")

@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from heterolora.harness.cli import slurm
-from heterolora.harness.cli.sweep import Row, outcomes, row_of
+from heterolora.harness.cli.sweeps import slurm
+from heterolora.harness.cli.sweeps.jobs import Row, outcomes, row_of
 from heterolora.harness.loggers.progress import PLAIN, counted
 from heterolora.harness.paths import CONF, INSTALLED
 from heterolora.harness.records import schema

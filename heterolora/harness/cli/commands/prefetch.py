@@ -19,9 +19,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from heterolora.errors import ConfigError
-from heterolora.harness.cli.compose import composing
-from heterolora.harness.cli.run import report_errors
-from heterolora.harness.cli.sweeper import composed, swept
+from heterolora.harness.cli.run.compose import composing
+from heterolora.harness.cli.run.single import report_errors
+from heterolora.harness.cli.sweeps.sweep import composed, swept
 from heterolora.harness.config import Config
 from heterolora.harness.paths import INSTALLED
 from heterolora.harness.runs.prepare import prepare

@@ -20,8 +20,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from heterolora.errors import ConfigError, RecordError, one_line
-from heterolora.harness.cli.arguments import Parser
-from heterolora.harness.cli.run import report_errors
+from heterolora.harness.cli.commands.arguments import Parser
+from heterolora.harness.cli.run.single import report_errors
 from heterolora.harness.paths import CONF
 from heterolora.harness.records.load import load
 from heterolora.harness.reporting.layout import Table, experiments, frequencies, read

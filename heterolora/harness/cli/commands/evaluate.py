@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from heterolora.errors import ConfigError, DataError, RecordError, one_line
 from heterolora.files import write_atomically, writing
-from heterolora.harness.cli.arguments import Parser, add_arguments, add_device
-from heterolora.harness.cli.run import report_errors
+from heterolora.harness.cli.commands.arguments import Parser, add_arguments, add_device
+from heterolora.harness.cli.run.single import report_errors
 from heterolora.harness.config.validation import suggestion
 from heterolora.harness.records import schema
 from heterolora.seeding import use_deterministic_kernels
@@ -30,7 +30,7 @@ from heterolora.settings import torch
 from heterolora.training.precision import autocast_for, matmul_precision
 
 if TYPE_CHECKING:
-    from heterolora.harness.cli.trained import TrainedRun
+    from heterolora.harness.cli.commands.trained import TrainedRun
 
 SHOTS = {"mmlu": 5}
 """How many examples a benchmark is published with, where the harness gives none by itself."""
@@ -68,7 +68,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Evaluate, write the numbers, and print their table."""
     asked = parsed(arguments)
-    from heterolora.harness.cli.trained import opened  # and Transformers, which --help does without
+    from heterolora.harness.cli.commands.trained import (
+        opened,  # and Transformers, which --help does without
+    )
 
     trained = opened(asked)
     if not trained.config.task.build().needs_decoder:

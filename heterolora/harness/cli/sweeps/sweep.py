@@ -19,10 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from heterolora.errors import ConfigError, RecordError, UserError, one_line, shown
 from heterolora.files import remedy, write_atomically
-from heterolora.harness.cli import slurm
-from heterolora.harness.cli.compose import check_overrides, composition_problems
-from heterolora.harness.cli.sweep import Row, note, outcomes, row_of
-from heterolora.harness.cli.telling import differing, show_plan, stopped, summarize
+from heterolora.harness.cli.run.compose import check_overrides, composition_problems
+from heterolora.harness.cli.sweeps import slurm
+from heterolora.harness.cli.sweeps.jobs import Row, note, outcomes, row_of
+from heterolora.harness.cli.sweeps.summary import differing, show_plan, stopped, summarize
 from heterolora.harness.loggers.console import headline
 from heterolora.harness.loggers.progress import Screen, counted, own_display
 from heterolora.harness.paths import INSTALLED

@@ -10,9 +10,9 @@ from hydra.core.utils import setup_globals
 from omegaconf import DictConfig
 
 from heterolora.errors import ConfigError
-from heterolora.harness.cli import slurm
-from heterolora.harness.cli.sweep import Row, attempting, prepared
-from heterolora.harness.cli.workers import in_workers
+from heterolora.harness.cli.sweeps import slurm
+from heterolora.harness.cli.sweeps.jobs import Row, attempting, prepared
+from heterolora.harness.cli.sweeps.workers import in_workers
 from heterolora.harness.config import without
 
 OF_EACH_RUN: Mapping[str, Any] = {
@@ -78,7 +78,7 @@ def train_pack(folder: Path, pack: Pack, max_packed: int) -> None:
         pack: the runs.
         max_packed: how many are trained at a time at most.
     """
-    from heterolora.harness.cli.run import quiet_libraries
+    from heterolora.harness.cli.run.single import quiet_libraries
     from heterolora.training.together import Together  # and torch, which --help does without
 
     quiet_libraries()

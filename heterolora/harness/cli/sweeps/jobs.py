@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from heterolora.errors import UserError, one_line
 from heterolora.files import as_user_error, write_atomically
-from heterolora.harness.cli import slurm
+from heterolora.harness.cli.sweeps import slurm
 from heterolora.harness.loggers.progress import PLAIN, Screen, duration, own_display
 from heterolora.harness.records.record import read_json
 from heterolora.harness.runs.launched import first

@@ -23,11 +23,11 @@ from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 
 from heterolora.errors import RecordError
-from heterolora.harness.cli import archive
-from heterolora.harness.cli.arguments import Parser
-from heterolora.harness.cli.compose import composing
-from heterolora.harness.cli.run import report_errors
-from heterolora.harness.cli.sweeper import swept
+from heterolora.harness.cli.commands import archive
+from heterolora.harness.cli.commands.arguments import Parser
+from heterolora.harness.cli.run.compose import composing
+from heterolora.harness.cli.run.single import report_errors
+from heterolora.harness.cli.sweeps.sweep import swept
 from heterolora.harness.paths import CONF
 from heterolora.harness.records.load import load
 from heterolora.harness.records.read import Run

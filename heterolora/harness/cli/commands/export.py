@@ -21,12 +21,12 @@ from safetensors import SafetensorError
 
 from heterolora.errors import RecordError, one_line
 from heterolora.files import writing
-from heterolora.harness.cli.arguments import Parser, add_arguments
-from heterolora.harness.cli.run import report_errors
+from heterolora.harness.cli.commands.arguments import Parser, add_arguments
+from heterolora.harness.cli.run.single import report_errors
 
 if TYPE_CHECKING:
     from heterolora.architectures import Loaded
-    from heterolora.harness.cli.trained import TrainedRun
+    from heterolora.harness.cli.commands.trained import TrainedRun
 
 PEFT = """\
 from peft import PeftModel
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str]) -> None:
     asked = parsed(arguments)
     import transformers  # which takes longer to import than it takes to print the help
 
-    from heterolora.harness.cli.trained import opened
+    from heterolora.harness.cli.commands.trained import opened
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -170,7 +170,7 @@ def replace(source: Path, folder: Path) -> None:
 
 def exported(weights: Path) -> tuple[int, int, int]:
     """Of a file of weights: the sites that are on, all sites, and the parameters that are on."""
-    from heterolora.harness.cli.trained import saved
+    from heterolora.harness.cli.commands.trained import saved
 
     _, state, _ = saved(weights)
     ranks, tensors = state["ranks"], state["tensors"]

@@ -73,7 +73,7 @@ class GridSweeper(Sweeper):
             UserError: if it cannot be planned.
             SystemExit: with the exit code of the worst run, if one failed.
         """
-        from heterolora.harness.cli.sweeper import Sweep
+        from heterolora.harness.cli.sweeps.sweep import Sweep
 
         if (count := started()) > 1:
             raise ConfigError(
@@ -127,7 +127,7 @@ class JoblibLauncher(Launcher):
         """Make all jobs; how the runs of each ended, they note themselves."""
         from hydra_plugins.hydra_joblib_launcher._core import execute_job
 
-        from heterolora.harness.cli.workers import in_workers
+        from heterolora.harness.cli.sweeps.workers import in_workers
 
         setup_globals()
         given = (self.hydra_context, self.config, self.task_function, Singleton.get_state())
@@ -176,7 +176,7 @@ class PackedLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Make the runs of all jobs; how each ended, it notes itself."""
-        from heterolora.harness.cli import packed
+        from heterolora.harness.cli.sweeps import packed
 
         assert self.config is not None
         assert self.hydra_context is not None

@@ -10,6 +10,6 @@ from heterolora.training import interrupts
 def main() -> int:
     """Do what the arguments of the process say; returns the exit code."""
     interrupts.listen(speaks=first())
-    from heterolora.harness.cli import run
+    from heterolora.harness.cli.run import single
 
-    return run.main()
+    return single.main()

@@ -15,8 +15,8 @@ from typing import Any
 
 from heterolora.errors import ConfigError, DataError, one_line
 from heterolora.files import writing
-from heterolora.harness.cli.arguments import Parser
-from heterolora.harness.cli.run import report_errors
+from heterolora.harness.cli.commands.arguments import Parser
+from heterolora.harness.cli.run.single import report_errors
 from heterolora.settings import torch
 from heterolora.tasks import CausalLM, Classification, Task
 

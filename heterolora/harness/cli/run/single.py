@@ -19,14 +19,14 @@ from rich.console import Console
 
 from heterolora.errors import ConfigError, UserError
 from heterolora.files import as_user_error
-from heterolora.harness.cli import plugins
-from heterolora.harness.cli.compose import (
+from heterolora.harness.cli.run.compose import (
     HYDRA_VERSION,
     check_command_line,
     composition_problems,
     offer_plugins,
     overrides_of,
 )
+from heterolora.harness.cli.sweeps import plugins
 from heterolora.harness.loggers.progress import Screen, own_display
 from heterolora.harness.paths import CONF
 from heterolora.harness.runs.launched import first, print_once
@@ -63,7 +63,7 @@ def at_home(argument: str) -> str:
 def task(cfg: DictConfig) -> float:
     """One run, or one job of a sweep; returns the task's first metric at the best epoch."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        from heterolora.harness.cli.sweep import job
+        from heterolora.harness.cli.sweeps.jobs import job
 
         quiet_libraries()
         return job(cfg)
@@ -80,7 +80,7 @@ def task(cfg: DictConfig) -> float:
 
 def help_on(overrides: list[str]) -> None:
     """Print every group and key."""
-    from heterolora.harness.cli import help  # and pydantic, which --cfg does without
+    from heterolora.harness.cli.run import help  # and pydantic, which --cfg does without
 
     help.show(overrides, Console())
 

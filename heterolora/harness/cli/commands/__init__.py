@@ -1,0 +1,1 @@
+"""What is done with finished runs, and with what runs need: report, predict, export, prefetch."""
