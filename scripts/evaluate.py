@@ -1,6 +1,8 @@
-"""`python scripts/evaluate.py RUN_DIR --task mmlu`: see heterolora/harness/cli/commands."""
+"""`python scripts/evaluate.py ...` is `heterolora evaluate ...`, by its name."""
 
-from heterolora.harness.cli.commands.evaluate import run
+import sys
+
+from heterolora.harness.cli.main import main
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

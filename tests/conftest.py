@@ -57,7 +57,7 @@ from transformers import (
 )
 
 from heterolora.errors import ConfigError
-from heterolora.harness.cli.run import single as command
+from heterolora.harness.cli import train as command
 from heterolora.harness.cli.run.compose import composing, is_group
 from heterolora.harness.config import prepare
 from heterolora.losses import Batch

@@ -31,9 +31,10 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from heterolora.errors import TrainingError
-from heterolora.harness.cli.run import single as command
-from heterolora.harness.cli.sweeps import jobs as sweep_room
+from heterolora.harness.cli import train as command
 from heterolora.harness.records.record import read_rows, read_run
+from heterolora.harness.records.schema import Outcome
+from heterolora.harness.records.sweep import SweepRecord
 from heterolora.losses import Batch
 from heterolora.strategies.dynamic import Dynamic
 from heterolora.training.engines import LocalEngine
@@ -159,21 +160,26 @@ def test_a_job_that_queues_again_does_not_run_its_reruns_again(tmp_path) -> None
     record.parent.mkdir()
     record.write_text("{}")
     os.utime(record, (1, 1))
-    sweep = tmp_path / "sweep"
-    assert not sweep_room.begun(sweep, 0, str(record.parent))
-    assert not sweep_room.begun(sweep, 0, str(record.parent))  # killed before its record was new
+    sweep = SweepRecord(tmp_path / "sweep")
+    assert not sweep.had_begun(0, str(record.parent))
+    assert not sweep.had_begun(0, str(record.parent))  # killed before its record was new
     record.write_text("{}")
     os.utime(record)
-    assert sweep_room.begun(sweep, 0, str(record.parent))
-    assert not sweep_room.begun(sweep, 1, str(record.parent))
+    assert sweep.had_begun(0, str(record.parent))
+    assert not sweep.had_begun(1, str(record.parent))
 
 
 def test_how_a_run_ended_is_kept_but_a_failure_is_not(tmp_path) -> None:
     """A job that is queued again skips what it had finished, which stays finished."""
-    rows = [sweep_room.row_of(status, "", "") for status in ("failed", "finished", "skipped")]
-    for row in rows:
-        sweep_room.note(tmp_path, 0, row)
-    assert sweep_room.outcomes(tmp_path) == {0: rows[1]}
+    record = SweepRecord(tmp_path)
+    outcomes = [
+        Outcome(status="failed", what="", said=""),
+        Outcome(status="finished", what="", said=""),
+        Outcome(status="skipped", what="", said=""),
+    ]
+    for outcome in outcomes:
+        record.write_outcome(0, outcome)
+    assert record.outcomes() == {0: outcomes[1]}
 
 
 def test_a_bug_in_one_run_of_a_sweep_does_not_stop_it(command_line, tiny, monkeypatch) -> None:
@@ -315,7 +321,7 @@ def key_of(line: str) -> str:
 TWICE = """
 import sys
 from hydra.core.global_hydra import GlobalHydra
-from heterolora.harness.cli.run.single import main
+from heterolora.harness.cli.train import main
 program, *arguments = sys.argv
 codes, then = [], arguments.index("then")
 for command in (arguments[:then], arguments[then + 1 :]):

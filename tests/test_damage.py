@@ -25,8 +25,8 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification
 
 import heterolora
+from heterolora.harness.cli import train as command
 from heterolora.harness.cli.commands import archive, export, predict, report, suggest
-from heterolora.harness.cli.run import single as command
 from heterolora.harness.records.record import read_run
 from heterolora.harness.runs import execute as experiment
 from heterolora.training.trainer import Trainer

@@ -18,10 +18,11 @@ def shown() -> str:
 
     from rich.console import Console
 
+    from heterolora.harness.cli.commands import COMMANDS
     from heterolora.harness.cli.run.help import show
 
     console = Console(file=io.StringIO(), width=200)
-    show(["optimizer.learning_rate=3e-4", "proxy=snip", "tracking=[local,csv]"], console)
+    show(["optimizer.learning_rate=3e-4", "proxy=snip", "tracking=[local,csv]"], console, COMMANDS)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return str(text)
 

@@ -1,7 +1,6 @@
 """The sweeper: grids become one plan, and what is missing of it is launched once."""
 
 import functools
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from heterolora.errors import ConfigError
 from heterolora.harness.cli.run.compose import composing
+from heterolora.harness.cli.run.grids import combinations as grid_combinations
 from heterolora.harness.cli.sweeps import slurm
-from heterolora.harness.cli.sweeps.jobs import note, row_of
-from heterolora.harness.cli.sweeps.sweep import Sweep, swept
+from heterolora.harness.cli.sweeps.sweep import Sweep
+from heterolora.harness.records import schema
+from heterolora.harness.records.schema import Outcome, Plan, PlannedRun
+from heterolora.harness.records.sweep import SweepRecord
 
 GRIDS = [
     {"strategy": "homogeneous", "seed": "0,13"},
@@ -40,13 +42,11 @@ def combinations(arguments: list[str], **sweeper: Any) -> list[str]:
     loader, config = hydra()
     cfg = OmegaConf.merge(config.hydra.sweeper, sweeper)
     assert isinstance(cfg, DictConfig)
-    return [" ".join(combination) for combination in swept(loader, cfg, arguments)]
+    return [" ".join(combination) for combination in grid_combinations(loader, cfg, arguments)]
 
 
-def plan(output: Path) -> dict[str, Any]:
-    """The newest."""
-    made: dict[str, Any] = json.loads(max(output.rglob(slurm.PLAN)).read_text())
-    return made
+def newest_plan(output: Path) -> Plan:
+    return SweepRecord(max(output.rglob(schema.PLAN)).parent).read_plan()
 
 
 def test_params_are_swept_as_by_hydra() -> None:
@@ -128,9 +128,13 @@ class Noting(Launcher):
         jobs = [int(overrides[0].removeprefix("+job=")) for overrides in job_overrides]
         assert jobs[0] == initial_job_idx
         self.batches.append(jobs)
-        made = json.loads((self.folder / slurm.PLAN).read_text())
-        for index in (run for job in jobs for run in made["jobs"][job]):
-            note(self.folder, index, row_of("finished", made["runs"][index]["directory"], "noted"))
+        record = SweepRecord(self.folder)
+        plan = record.read_plan()
+        for index in (run for job in jobs for run in plan.jobs[job]):
+            directory = plan.runs[index].directory
+            assert directory is not None
+            outcome = Outcome(status="finished", what=directory, said="noted")
+            record.write_outcome(index, outcome)
         return [JobReturn(status=JobStatus.COMPLETED) for _ in jobs]
 
 
@@ -141,7 +145,7 @@ def noted(folder: Path, overrides: list[str], *swept: str, size: int | None = No
         common = [*overrides, f"hydra.sweep.dir={folder}"]
         config = compose("config", common, return_hydra_config=True)
         loader = GlobalHydra.instance().config_loader()
-        Sweep(config, loader, launcher, size).make([*overrides, *swept])
+        Sweep(config, loader, launcher, size).run([*overrides, *swept])
     return launcher
 
 
@@ -155,14 +159,14 @@ def test_one_plan_has_every_run_once(
     done = command_line("-m", *once, f"hydra.sweeper.grids={grids}", *few)
     assert done.code == 0, done.err
     assert done.out.splitlines()[-1] == "3 runs: 3 finished, 0 skipped, 0 failed"
-    made = plan(tmp_path)
-    assert [run["config"]["strategy"]["name"] for run in made["runs"]] == [
+    plan = newest_plan(tmp_path)
+    assert [run.config["strategy"]["name"] for run in plan.runs] == [
         "homogeneous",
         "static",
         "dynamic",
     ]
-    assert made["jobs"] == [[0, 1], [2]]
-    assert made["batch"] == 1
+    assert plan.jobs == [[0, 1], [2]]
+    assert plan.batch == 1
     # With another proxy there is one more dynamic run, and the homogeneous one is none.
     capfd.readouterr()
     again = noted(tmp_path / "again", once, "strategy=homogeneous,dynamic", "proxy=snip,gradnorm")
@@ -179,7 +183,7 @@ def test_jobs_in_batches_are_all_of_the_jobs(
     launcher = noted(tmp_path / "sweep", tiny, "seed=0,1,2", size=size)
     assert launcher.batches == batches
     assert "3 runs: 3 finished, 0 skipped, 0 failed" in capfd.readouterr().out
-    assert plan(tmp_path)["batch"] == min(size, 3)
+    assert newest_plan(tmp_path).batch == min(size, 3)
 
 
 def test_a_batch_size_of_nothing_is_one_line(command_line: CommandLine, tiny: list[str]) -> None:
@@ -195,11 +199,11 @@ def test_each_task_of_each_array_is_known_by_its_job(
 ) -> None:
     """Two arrays of one sweep have tasks of the same index, and other runs."""
     sweep = tmp_path / "sweeps" / "one"
-    runs = [{"directory": f"run{index}"} for index in range(6)]
+    runs = [PlannedRun(overrides="", config={}, directory=f"run{i}") for i in range(6)]
     jobs = [[0], [1, 2], [3], [4], [5]]
     for task in ("9", "9_0", "9_1", "10", "10_0", "10_1", "11"):
         (sweep / ".submitit" / task).mkdir(parents=True)
-    (sweep / slurm.PLAN).write_text(json.dumps({"runs": runs, "jobs": jobs, "batch": 2}))
+    SweepRecord(sweep).write_plan(Plan(runs=runs, jobs=jobs, batch=2))
     squeue = tmp_path / "squeue"
     squeue.write_text("#!/bin/sh\nprintf '9_1\\n10_0\\n11_N/A\\n12_0\\n'\n")
     squeue.chmod(0o755)

@@ -24,7 +24,7 @@ from records import PROVENANCE, write_run
 
 from heterolora.errors import RecordError
 from heterolora.harness.cli.commands.report import main
-from heterolora.harness.cli.run.single import report_errors
+from heterolora.harness.cli.run.errors import report_errors
 from heterolora.harness.records.load import load
 from heterolora.harness.records.read import Run
 from heterolora.harness.records.schema import ImportanceRow, RunRecord, SearchRow

@@ -1,152 +1,197 @@
-"""The jobs of a sweep: each makes its runs one after another, and notes how each of them ended."""
+"""The jobs of a sweep: each trains its runs, one after another or packed, and notes how they end.
+
+The plan says which runs a job has. A run that fails ends neither its job nor the sweep.
+"""
 
 import json
 import time
 import traceback
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from heterolora.errors import UserError, one_line
-from heterolora.files import as_user_error, write_atomically
-from heterolora.harness.cli.sweeps import slurm
+from heterolora.errors import ConfigError, UserError, one_line
+from heterolora.files import as_user_error
+from heterolora.harness.cli.run.quiet import quiet_libraries
+from heterolora.harness.cli.sweeps.workers import in_workers
+from heterolora.harness.config import without
 from heterolora.harness.loggers.progress import PLAIN, Screen, duration, own_display
-from heterolora.harness.records.record import read_json
+from heterolora.harness.records.schema import Outcome, PlannedRun
+from heterolora.harness.records.sweep import SweepRecord
 from heterolora.harness.runs.launched import first
 from heterolora.training import interrupts
-from heterolora.training.signals import Stopped
+from heterolora.training.signals import Signals, Stopped
 
 if TYPE_CHECKING:
-    from heterolora.training.signals import Signals
     from heterolora.training.trainer import Steps
 
-Row = dict[str, Any]
-OUTCOMES = "outcomes"
-"""A folder in that of a sweep: how each run ended, by its number."""
+OF_EACH_RUN: Mapping[str, Any] = {
+    **dict.fromkeys(("seed", "name", "proxy", "strategy", "selection", "rank_budget"), True),
+    **dict.fromkeys(("optimizer", "importance", "tracking", "checkpoint", "output"), True),
+    **dict.fromkeys(("rerun", "runs_per_job", "table"), True),
+    "search_space": dict.fromkeys(("lora_alpha", "shortcut_alpha", "scaling", "pool"), True),
+}
+"""The keys in which runs of a pack may differ."""
 
 
 def job(cfg: DictConfig) -> float:
-    """One job of a sweep: the runs that the plan gives it, one after another.
+    """Train the runs of one job, one after another.
 
-    A run that fails ends neither the job nor the sweep: the summary tells of it.
+    Args:
+        cfg: what Hydra composed for the job. With the sweeper of this project it says which job of
+            the plan this is, and with another, which has no plan, it is the only run of the job.
 
     Returns:
-        The task's first metric at the best epoch of the last run; not a number if that failed.
+        The task's first metric at the best epoch of the last run; NaN if that failed.
     """
     hydra = HydraConfig.get()
-    folder = Path(hydra.sweep.dir)
-    if "job" not in cfg:  # another sweeper than this project's: one run at a time, without a plan
-        number = hydra.job.num
-        row = {"overrides": " ".join(hydra.overrides.task), "label": f"run {number + 1}"}
-        return _attempt(cfg, folder, number, row)
-    plan = json.loads((folder / slurm.PLAN).read_text())
+    record = SweepRecord(Path(hydra.sweep.dir))
+    if "job" not in cfg:
+        index = hydra.job.num
+        overrides = " ".join(hydra.overrides.task)
+        planned = PlannedRun(
+            overrides=overrides, config={}, directory=None, label=f"run {index + 1}"
+        )
+        return _train_alone(cfg, record, index, planned)
+    plan = record.read_plan()
     metric = float("nan")
-    for index in plan["jobs"][cfg.job]:
-        planned = plan["runs"][index]
-        cfg = prepared(planned, folder, index)
-        metric = _attempt(cfg, folder, index, planned)
+    for index in plan.jobs[cfg.job]:
+        planned = plan.runs[index]
+        metric = _train_alone(config_of(record, index, planned), record, index, planned)
     return metric
 
 
-def prepared(planned: Row, folder: Path, index: int) -> DictConfig:
-    """The configuration of a run of a plan; a sweep runs it again at most once."""
-    cfg = OmegaConf.create(planned["config"])
+def packed_jobs(folder: Path, jobs: Sequence[int], max_packed: int, n_jobs: int) -> None:
+    """Train the runs of jobs together, in packs of runs that can share a pass.
+
+    Args:
+        folder: the folder of the sweep.
+        jobs: indices of jobs in the plan.
+        max_packed: how many runs are trained at a time at most.
+        n_jobs: in how many processes.
+
+    Raises:
+        ConfigError: if there is no plan, or a run that cannot be packed.
+    """
+    record = SweepRecord(folder)
+    if not record.is_planned:
+        raise ConfigError(
+            ["hydra/launcher=packed: needs this project's sweeper; set hydra/sweeper=grid"]
+        )
+    plan = record.read_plan()
+    for run in plan.runs:
+        if (engine := run.config.get("engine", "local")) != "local":
+            raise ConfigError(
+                [f"engine={engine}: hydra/launcher=packed trains in one process; set engine=local"]
+            )
+    groups: dict[str, list[int]] = {}
+    for index in (index for job in jobs for index in plan.jobs[job]):
+        shared = without(plan.runs[index].config, OF_EACH_RUN)
+        groups.setdefault(json.dumps(shared, sort_keys=True), []).append(index)
+    # Neighbors, such as the seeds of an arm, go to different processes: they cost the same.
+    packs = [
+        {index: plan.runs[index] for index in indices[start::n_jobs]}
+        for indices in groups.values()
+        for start in range(min(n_jobs, len(indices)))
+    ]
+    calls = [partial(_train_packed, record, pack, max_packed) for pack in packs]
+    if n_jobs > 1:
+        in_workers(calls, n_jobs)
+    else:
+        for call in calls:
+            call()
+
+
+def config_of(record: SweepRecord, index: int, planned: PlannedRun) -> DictConfig:
+    """Return the configuration of a planned run, which `rerun` runs again only once a sweep."""
+    cfg = OmegaConf.create(planned.config)
     assert isinstance(cfg, DictConfig)
-    if cfg.rerun and begun(folder, index, planned["directory"]):
+    if cfg.rerun and record.had_begun(index, planned.directory):
         cfg.rerun = False
     return cfg
 
 
-def _attempt(cfg: DictConfig, folder: Path, index: int, planned: Row) -> float:
-    """One run, alone."""
-    from heterolora.training.signals import Signals
+def _train_alone(cfg: DictConfig, record: SweepRecord, index: int, planned: PlannedRun) -> float:
+    """Train one run; return its metric, or NaN if it failed."""
     from heterolora.training.trainer import drive
 
     interrupts.check()
-    return drive(attempting(cfg, folder, index, planned, Signals()))
+    return drive(_training(cfg, record, index, planned, Signals()))
 
 
-def attempting(
-    cfg: DictConfig, folder: Path, index: int, planned: Row, signals: "Signals"
+def _train_packed(record: SweepRecord, pack: Mapping[int, PlannedRun], max_packed: int) -> None:
+    """Train runs together."""
+    from heterolora.training.together import Together
+
+    quiet_libraries()
+    trainings = [
+        partial(_training, config_of(record, index, run), record, index, run)
+        for index, run in pack.items()
+    ]
+    Together(trainings, max_packed).drive()
+
+
+def _training(
+    cfg: DictConfig, record: SweepRecord, index: int, planned: PlannedRun, signals: Signals
 ) -> "Steps[float]":
-    """One run, but for its optimizer steps, which are yielded; and a line on how it ended."""
-    from heterolora.harness.runs.processes import running  # and torch, which a summary does without
+    """Train one run, yielding its optimizer steps; note its outcome and print a line about it.
 
-    overrides, screen = planned["overrides"], Screen(own_display(), planned["label"])
+    Returns:
+        Its metric; NaN if it failed, or in a process that only follows the first.
+    """
+    from heterolora.harness.runs.processes import running
+
+    screen, metric = Screen(own_display(), planned.label), float("nan")
+
+    def stopped(status: Literal["failed", "interrupted"], said: str, exit_code: int = 1) -> Outcome:
+        return Outcome(status=status, what=planned.overrides, said=said, exit_code=exit_code)
+
     try:
-        outcome = yield from running(cfg, screen, signals)
-        if outcome is None:
-            return float("nan")  # the first of several processes tells of the run
+        result = yield from running(cfg, screen, signals)
+        if result is None:
+            return metric
     except (UserError, OSError) as problem:
         interrupts.check()
         error = as_user_error(problem)
-        reason = "; ".join(str(error).splitlines())
-        row, metric = row_of("failed", overrides, reason, error.exit_code), float("nan")
+        outcome = stopped("failed", "; ".join(str(error).splitlines()), error.exit_code)
     except Stopped as error:
-        note(folder, index, row_of("failed", overrides, one_line(error), 1))
+        record.write_outcome(index, stopped("failed", one_line(error)))
         raise
     except (KeyboardInterrupt, SystemExit) as stop:
         if first():
-            note(folder, index, row_of("interrupted", overrides, interrupts.where(stop), 1))
+            record.write_outcome(index, stopped("interrupted", interrupts.where(stop)))
         raise
     except Exception as error:
         interrupts.check()
         traceback.print_exc()
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        row, metric = row_of("failed", overrides, reason, 1), float("nan")
+        outcome = stopped("failed", f"{type(error).__name__}: {one_line(error)}")
     else:
-        status = "skipped" if outcome.skipped else "finished"
-        row, metric = row_of(status, str(outcome.directory), outcome.headline()), outcome.metric
-    note(folder, index, row)
-    label = planned["label"]
-    screen.console.print(f"{label} {row['status']}: {row['said']}{so_far(folder)}", **PLAIN)
+        metric = result.metric
+        outcome = Outcome(
+            status="skipped" if result.skipped else "finished",
+            what=str(result.directory),
+            said=result.headline(),
+        )
+    record.write_outcome(index, outcome)
+    line = f"{planned.label} {outcome.status}: {outcome.said}{_progress(record)}"
+    screen.console.print(line, **PLAIN)
     return metric
 
 
-def so_far(folder: Path) -> str:
-    """How many runs of a sweep have ended, and when the rest will have; empty without a plan."""
-    file = folder / slurm.PLAN
-    if not file.exists():
+def _progress(record: SweepRecord) -> str:
+    """Return how many runs have ended and how long the others will take; empty without a plan."""
+    if not record.is_planned:
         return ""
-    plan = json.loads(file.read_text())
-    ended, launched = outcomes(folder), [run for job in plan["jobs"] for run in job]
-    made = sum(index in ended for index in launched)
-    elapsed = time.time() - file.stat().st_mtime
-    left = elapsed / made * (len(launched) - made)
+    plan, ended = record.read_plan(), record.outcomes()
+    launched = [run for job in plan.jobs for run in job]
+    done = sum(index in ended for index in launched)
+    elapsed = time.time() - record.planned_at
+    left = elapsed / done * (len(launched) - done)
     return (
-        f" ({len(ended)} of {len(plan['runs'])} runs done, elapsed {duration(elapsed)}, "
+        f" ({len(ended)} of {len(plan.runs)} runs done, elapsed {duration(elapsed)}, "
         f"left {duration(left)})"
     )
-
-
-def begun(folder: Path, index: int, directory: str | None) -> bool:
-    """Whether this sweep had begun a run before its job was requeued: its record is newer."""
-    mark = folder / OUTCOMES / f"{index}.begun"
-    record = Path(directory or "") / "run.json"
-    if mark.exists():
-        return record.is_file() and record.stat().st_mtime_ns > mark.stat().st_mtime_ns
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
-    return False
-
-
-def row_of(status: str, what: str, said: str, exit_code: int = 0) -> Row:
-    """The line of a run in the summary, and the exit code that it asks for."""
-    return {"status": status, "what": what, "said": said, "exit_code": exit_code}
-
-
-def note(folder: Path, index: int, row: Row) -> None:
-    """Keep how a run ended; a requeued job skips the runs that it had finished itself."""
-    (folder / OUTCOMES).mkdir(parents=True, exist_ok=True)
-    file = folder / OUTCOMES / f"{index}.json"
-    before = read_json(file)
-    if before is None or before["status"] != "finished":
-        write_atomically(file, json.dumps(row))
-
-
-def outcomes(folder: Path) -> dict[int, Row]:
-    """How each run of a sweep ended, of those that have."""
-    files = sorted((folder / OUTCOMES).glob("*.json"), key=lambda file: int(file.stem))
-    return {int(file.stem): json.loads(file.read_text()) for file in files}

@@ -1,9 +1,10 @@
-"""Calls in processes of their own, which a signal lets come to their end."""
+"""Calls in several processes, which finish in order when a signal arrives."""
 
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import active_children, resource_tracker
 from types import FrameType
 from typing import Generic, TypeVar
@@ -14,17 +15,20 @@ from joblib.externals.loky.backend import resource_tracker as loky_tracker
 from heterolora.training import interrupts
 from heterolora.training.signals import Signals
 
-HELD = (signal.SIGINT, signal.SIGTERM)
-"""What a worker that has nothing to do, or is just starting, does not hear: it would die of it, and
-the others be killed."""
+BLOCKED = (signal.SIGINT, signal.SIGTERM)
+"""Signals that a worker blocks unless it is inside a call.
+
+A worker that starts or waits for a call would die of them, and joblib then kills all others.
+"""
 
 T = TypeVar("T")
 
 
-class Forwarded(Signals):
-    """Signals that wait here, while the workers are told to end: one may reach this process alone.
+class ForwardedSignals(Signals):
+    """Defers signals in this process and passes them to the workers.
 
-    A terminal's Ctrl-C reaches them as well; what comes second they do not heed.
+    Someone may send a signal to this process alone. Ctrl-C in a terminal reaches the workers as
+    well, which ignore the second signal.
     """
 
     def _put_off(self, number: int, frame: FrameType | None) -> None:
@@ -35,62 +39,59 @@ class Forwarded(Signals):
                     os.kill(worker.pid, signal.SIGTERM)
 
 
+@dataclass(frozen=True)
 class Ended(Generic[T]):
-    """How a call ended: its result, or what it raised."""
+    """How a call ended: with a result or with an error."""
 
-    def __init__(self, result: T | None = None, error: BaseException | None = None) -> None:
-        self.result = result
-        self.error = error
+    result: T | None = None
+    error: BaseException | None = None
 
 
 def in_workers(calls: Iterable[Callable[[], T]], n_jobs: int) -> list[T]:
-    """Make calls in `n_jobs` processes.
+    """Make calls in `n_jobs` processes and return their results.
 
-    After a signal the workers save their runs and end, and no call begins.
-
-    Returns:
-        What they return.
+    After a signal, calls under way save their runs and end, and no other call begins.
 
     Raises:
-        BaseException: what the first of them raised, once all have ended.
+        BaseException: the first error of a call, after all calls have ended.
     """
-    with Forwarded() as signals:
-        left = (call for call in calls if not signals.waiting and not _held_back())
+    with ForwardedSignals() as signals:
+        pending = (call for call in calls if not signals.waiting and not _signal_is_pending())
         parallel = Parallel(n_jobs, return_as="generator", batch_size=1, pre_dispatch="n_jobs")
-        with _held():
-            begun = parallel(delayed(_made)(call) for call in left)
+        with _signals_blocked():  # workers inherit this when they start
+            begun = parallel(delayed(_in_worker)(call) for call in pending)
         ended: list[Ended[T]] = list(begun)
     for error in (one.error for one in ended if one.error is not None):
         raise error
     return [one.result for one in ended]  # type: ignore[misc]  # None may be a result
 
 
-def _made(call: Callable[[], T]) -> Ended[T]:
-    """What a call raises is returned: raised in a worker, it would end the others at once."""
+def _in_worker(call: Callable[[], T]) -> Ended[T]:
+    """Make a call in a worker, and return its error: if it were raised, joblib would end all."""
     try:
         interrupts.listen(speaks=False)
         interrupts.unwind()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
         return Ended(result=call())
     except BaseException as error:
         return Ended(error=error)
     finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+        signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
 
 
 @contextmanager
-def _held() -> Iterator[None]:
-    """Inside, processes are started that do not hear `HELD`; signals of this one wait."""
-    # These would let signals through again when they start.
+def _signals_blocked() -> Iterator[None]:
+    """Block signals in this process, and so in processes that it starts."""
+    # Starting these two unblocks signals, so they must be running before.
     resource_tracker.ensure_running()
-    loky_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    loky_tracker.ensure_running()  # not a public API of joblib: a test names the version checked
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _held_back() -> bool:
-    """Whether a signal waits for this process to hear it."""
-    return not signal.sigpending().isdisjoint(HELD)
+def _signal_is_pending() -> bool:
+    """Return whether this process has received a signal that it blocks."""
+    return not signal.sigpending().isdisjoint(BLOCKED)
