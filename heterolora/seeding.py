@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Self
 
 from heterolora.settings import torch
@@ -89,9 +90,16 @@ def set_global_states(states: Mapping[str, torch.Tensor], device: torch.device) 
         torch.mps.set_rng_state(states["mps"])
 
 
-def use_deterministic_kernels() -> None:
-    """Ask torch for kernels that give the same bits on every call."""
+@contextmanager
+def deterministic_kernels() -> Iterator[None]:
+    """Inside the context, torch uses kernels that give the same bits on every call."""
     # cuBLAS reads this when its first handle is created; without it, torch refuses to be
     # deterministic.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)

@@ -153,15 +153,14 @@ def send(number: int) -> None:
 
 def at_step(count: int, act: Callable[[], object]) -> None:
     """Something that happens in the `count`th optimizer step that this process makes."""
-    descend, left = Trainer.training_step, iter(range(count - 1, -1, -1))
+    record, left = Trainer.record, iter(range(count - 1, -1, -1))
 
-    def struck(self: Trainer, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        loss = descend(self, batch)
+    def struck(self: Trainer, loss: torch.Tensor) -> None:
         if next(left, None) == 0:
             act()
-        return loss
+        record(self, loss)
 
-    Trainer.training_step = struck
+    Trainer.record = struck
 
 
 def in_step(count: int, number: int = signal.SIGKILL, times: int = 1) -> None:

@@ -18,6 +18,7 @@ from heterolora.harness.records.record import Record
 from heterolora.harness.records.schema import Provenance, RunRecord
 from heterolora.harness.records.yaml_values import plain_values
 from heterolora.harness.runs import execute as experiment
+from heterolora.harness.runs.outcome import directory_of
 
 SEARCHING = ("search_space", "proxy", "selection", "strategy", "rank_budget")
 """Groups whose files are the whole section, where they have no defaults and no package."""
@@ -116,7 +117,7 @@ def write_run(
     """
     own = (f"output={output}", f"training.epochs={len(accuracies)}")
     config = configuration(*overrides, *own)
-    directory = experiment.directory_of(config)
+    directory = directory_of(config, identity(config))
     with mock.patch.object(source, "diff", _diff):  # the checkout does not change meanwhile
         record = Record.open(directory, config.resolved(), provenance)
     rows = [

@@ -33,7 +33,7 @@ from safetensors.torch import load_file
 from heterolora.errors import TrainingError
 from heterolora.harness.cli import train as command
 from heterolora.harness.records.record import read_rows, read_run
-from heterolora.harness.records.schema import Outcome
+from heterolora.harness.records.schema import OutcomeRow
 from heterolora.harness.records.sweep import SweepRecord
 from heterolora.losses import Batch
 from heterolora.strategies.dynamic import Dynamic
@@ -173,9 +173,9 @@ def test_how_a_run_ended_is_kept_but_a_failure_is_not(tmp_path) -> None:
     """A job that is queued again skips what it had finished, which stays finished."""
     record = SweepRecord(tmp_path)
     outcomes = [
-        Outcome(status="failed", what="", said=""),
-        Outcome(status="finished", what="", said=""),
-        Outcome(status="skipped", what="", said=""),
+        OutcomeRow(status="failed", what="", said=""),
+        OutcomeRow(status="finished", what="", said=""),
+        OutcomeRow(status="skipped", what="", said=""),
     ]
     for outcome in outcomes:
         record.write_outcome(0, outcome)

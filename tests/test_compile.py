@@ -1,7 +1,6 @@
 """Faster steps: compiled, of few lengths, in TF32; and that none waits for a GPU."""
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -287,13 +286,9 @@ def test_tf32_is_put_back() -> None:
     for tf32, device in ((False, CUDA), (True, CPU)):
         with matmul_precision(tf32, device):
             assert torch.get_float32_matmul_precision() == before
-    first, second = ExitStack(), ExitStack()
-    first.enter_context(matmul_precision(True, CUDA))
-    second.enter_context(matmul_precision(True, CUDA))
-    first.close()  # as runs in one process end
-    assert torch.get_float32_matmul_precision() == "high"
-    assert torch.backends.cuda.matmul.allow_tf32
-    second.close()
+    with matmul_precision(True, CUDA):
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cuda.matmul.allow_tf32
     assert torch.get_float32_matmul_precision() == before
     with pytest.raises(KeyError), matmul_precision(True, CUDA):
         raise KeyError

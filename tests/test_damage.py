@@ -27,6 +27,7 @@ from transformers import AutoModelForSequenceClassification
 import heterolora
 from heterolora.harness.cli import train as command
 from heterolora.harness.cli.commands import archive, export, predict, report, suggest
+from heterolora.harness.loggers.progress import Display, Screen
 from heterolora.harness.records.record import read_run
 from heterolora.harness.runs import execute as experiment
 from heterolora.training.trainer import Trainer
@@ -85,7 +86,7 @@ def made(cfg: DictConfig, output: Path) -> Path:
     """A run; returns its directory."""
     changed = OmegaConf.merge(cfg, {"output": str(output)})
     assert isinstance(changed, DictConfig)
-    return experiment.run(changed, Console(file=io.StringIO())).directory
+    return experiment.run(changed, Screen(Display(Console(file=io.StringIO())))).directory
 
 
 @pytest.fixture(scope="module")
@@ -120,17 +121,17 @@ def finished(cfg: DictConfig, outputs: Path, _: pytest.MonkeyPatch) -> Scene:
 
 def interrupted(cfg: DictConfig, outputs: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     """A run that has two checkpoints to go on from."""
-    descend = Trainer.training_step
+    record = Trainer.record
 
-    def struck(self: Trainer, batch: Any) -> Any:
+    def struck(self: Trainer, loss: Any) -> None:
         if self.progress.step == 7:
             raise KeyboardInterrupt
-        return descend(self, batch)
+        record(self, loss)
 
     folder = outputs.parent / "interrupted"
     if not folder.exists():
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "training_step", struck)
+            patch.setattr(Trainer, "record", struck)
             every = OmegaConf.merge(cfg, {"checkpoint": {"every_minutes": 1e-9}})
             assert isinstance(every, DictConfig)
             with pytest.raises(KeyboardInterrupt):

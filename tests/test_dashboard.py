@@ -28,7 +28,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_it_shows_accuracy_allocations_and_cost_by_arm() -> None:
     spec = dashboard.workspace("team", "heterolora", "accuracy")._spec
     text = json.dumps(spec, default=str)
-    files = [ROOT / "heterolora" / "loggers" / name for name in ("base.py", "wandb.py")]
+    files = [ROOT / "heterolora/harness/loggers" / name for name in ("base.py", "wandb.py")]
     logger = "".join(file.read_text() for file in files)
     for key in ("train/loss", "search/heatmap", "search/seconds", "search/tied"):
         assert key in text

@@ -30,10 +30,11 @@ from rich.console import Console
 
 from heterolora.errors import UserError
 from heterolora.harness.cli.run.compose import options
-from heterolora.harness.config import Config, plugins
+from heterolora.harness.config import Config, identity, plugins
+from heterolora.harness.loggers.progress import Display, Screen
 from heterolora.harness.runs import execute as experiment
 from heterolora.harness.runs.build import build_budget, build_space
-from heterolora.harness.runs.execute import directory_of
+from heterolora.harness.runs.outcome import directory_of
 from heterolora.harness.runs.prepare import prepare
 
 SEED = 16
@@ -221,7 +222,7 @@ def tried(cfg: DictConfig, keys: Sequence[str]) -> Config | None:
     """
     try:
         config = prepare(cfg)
-        assert len(directory_of(config).name) < 256
+        assert len(directory_of(config, identity(config)).name) < 256
     except UserError as error:
         lines = str(error).split("\n")
         for line in lines:
@@ -330,7 +331,7 @@ def test_what_is_accepted_trains(
             if tried(cfg, [".".join(path)]) is None:
                 continue
             try:
-                outcome = experiment.run(cfg, Console(file=io.StringIO()))
+                outcome = experiment.run(cfg, Screen(Display(Console(file=io.StringIO()))))
                 assert outcome.result.status == "finished"
             except UserError as error:  # with what PEFT or W&B say of their own settings
                 said.append(str(error))

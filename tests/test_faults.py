@@ -22,6 +22,7 @@ from conftest import CommandLine, composed, sentence_pairs, write_parquet
 
 from heterolora.harness.records.record import read_rows, read_run
 from heterolora.training.checkpoint import CheckpointManager
+from heterolora.training.engines import LocalEngine
 from heterolora.training.trainer import Trainer
 
 EVERY_STEP = "checkpoint.every_minutes=1e-9"
@@ -310,7 +311,7 @@ def test_a_device_without_memory_left(
             "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ..."
         )
 
-    monkeypatch.setattr(Trainer, "training_step", descend)
+    monkeypatch.setattr(LocalEngine, "step", descend)
     done = command_line(*tiny)
     assert done.code == 2
     (line,) = done.err.splitlines()
@@ -385,16 +386,16 @@ def test_wandb_that_dies(
 ) -> None:
     """SIGKILL to its service process in the middle of the run."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    descend = Trainer.training_step
+    record = Trainer.record
 
-    def murderous(self: Trainer, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def murderous(self: Trainer, loss: torch.Tensor) -> None:
         if self.progress.step == 5:
             find = ["pgrep", "-P", str(os.getpid()), "wandb-core"]
             (service,) = subprocess.check_output(find, text=True).split()
             os.kill(int(service), signal.SIGKILL)
-        return descend(self, batch)
+        record(self, loss)
 
-    monkeypatch.setattr(Trainer, "training_step", murderous)
+    monkeypatch.setattr(Trainer, "record", murderous)
     done = command_line(*tiny, "tracking=wandb", "training.log_every=3")
     assert done.code == 0, done.err
     assert done.out.count("warning: W&B failed and is switched off") == 1

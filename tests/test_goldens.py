@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, composed
 from rich.console import Console
 
+from heterolora.harness.loggers.progress import Display, Screen
 from heterolora.harness.runs import execute as experiment
 
 
@@ -43,7 +44,7 @@ FOLDER, EXACT = script.goldens()
 @pytest.mark.parametrize("case", script.CASES, ids=NAMES)
 def test_a_training_gives_its_golden(case, inputs, tmp_path) -> None:
     cfg = composed(*script.overrides(case, inputs, tmp_path))
-    experiment.run(cfg, Console(quiet=True))
+    experiment.run(cfg, Screen(Display(Console(quiet=True))))
     now = script.numbers(tmp_path)
     tolerance = None if EXACT else case.tolerance
     assert script.first_difference(script.read_golden(FOLDER, case.name), now, tolerance) is None

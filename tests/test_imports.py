@@ -33,8 +33,10 @@ HARNESS = {
     **dict.fromkeys(["harness.data", "harness.records"], 7),
     "harness.loggers": 8,
     **dict.fromkeys(["harness.runs", "harness.reporting"], 9),
-    "harness.cli": 10,
-    "__main__": 11,
+    "harness.cli.run": 10,
+    **dict.fromkeys(["harness.cli.sweeps", "harness.cli.commands"], 11),
+    "harness.cli": 12,
+    "__main__": 13,
 }
 FLOORS = {**LIBRARY, **HARNESS}
 
@@ -70,6 +72,8 @@ def room(name: str) -> str | None:
     package, *parts = name.split(".")
     if package != "heterolora" or not parts:
         return None
+    if (nested := ".".join(parts[:3])) in HARNESS:
+        return nested
     return ".".join(parts[:2]) if parts[0] == "harness" else parts[0]
 
 

@@ -26,6 +26,7 @@ from heterolora.harness.loggers.wandb_report import log_report
 from heterolora.harness.records.record import read_rows
 from heterolora.harness.records.schema import RunRecord, SearchRow
 from heterolora.harness.runs import execute as experiment
+from heterolora.harness.runs.outcome import run_info
 
 EPOCH = {
     "step": 459,
@@ -70,7 +71,7 @@ SEARCH: dict[str, Any] = {
 def info(checkpoints: dict[str, Path], pairs: Path) -> RunInfo:
     tiny = checkpoints["opt-post-norm"], pairs, Path("somewhere")
     config = experiment.prepare(tiny_config(*tiny, "task=mrpc"))
-    return experiment.run_info(config, Path("/somewhere/" + "long/" * 30))
+    return run_info(config, Path("/somewhere/" + "long/" * 30))
 
 
 def test_on_frequency_by_hand() -> None:

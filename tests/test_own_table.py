@@ -65,7 +65,7 @@ def test_each_arm_is_a_row_and_each_task_a_column(report: Report) -> None:
 
 def test_a_model_has_only_the_rows_that_were_run_with_it(tmp_path: Path) -> None:
     for model, rate in (("one", 0.001), ("other", 0.002)):
-        path = ROOT / "heterolora" / "data" / "starter" / "model"
+        path = ROOT / "heterolora" / "harness" / "data" / "starter" / "model"
         own = ("strategy=homogeneous", f"model.name={model}", f"model.path={path}")
         write_run(tmp_path, *own, f"optimizer.learning_rate={rate}", accuracies=[0.5])
     report = made(tmp_path)

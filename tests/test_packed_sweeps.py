@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from test_loggers import items, kept_in, no_key  # noqa: F401
 
 from heterolora.harness.records.record import read_rows, read_run
+from heterolora.losses import Batch
 from heterolora.training.engines.packed import PackedEngine
-from heterolora.training.trainer import Progress, Steps, Trainer
+from heterolora.training.trainer import Trainer
 
 PACKED = "hydra/launcher=packed"
 Run = dict[str, Any]
@@ -359,16 +360,16 @@ def test_what_a_pack_saved_can_be_taken_up_alone_and_the_other_way_round(
     assert done.code == 0, done.err
     assert len(resumed(tmp_path / "parts")) == 1
     assert_close(runs(tmp_path / "parts"), five)
-    step = Trainer.training_step
+    record = Trainer.record
 
-    def struck(self: Trainer, batch: Any) -> torch.Tensor:
+    def struck(self: Trainer, loss: torch.Tensor) -> None:
         if self.progress.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch)
+        record(self, loss)
 
     other = at(tmp_path / "others")
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "training_step", struck)
+        patch.setattr(Trainer, "record", struck)
         assert command_line("-m", *sweep, FIVE, other).code == 143
     interrupted(tmp_path / "others", 1)
     done = command_line("-m", *sweep, FIVE, other, PACKED)
@@ -421,15 +422,15 @@ def test_a_signal_that_comes_while_runs_are_loaded_stops_them_too(
     foreground: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    steps, left = Trainer.steps, iter([1, 0])
+    batches, left = Trainer.batches, iter([1, 0])
 
-    def struck(self: Trainer) -> Steps[Progress]:
+    def struck(self: Trainer) -> Iterator[Batch]:
         if next(left, None) == 0:  # the second one is loaded, and the third one is not
             os.kill(os.getpid(), signal.SIGTERM)
-        return steps(self)
+        return batches(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "steps", struck)
+        patch.setattr(Trainer, "batches", struck)
         assert command_line("-m", *sweep, FIVE, at(tmp_path / "parts"), PACKED).code == 143
     assert len(set(interrupted(tmp_path / "parts", len(runs(tmp_path / "parts"))))) == 1
     done = command_line("-m", *sweep, FIVE, at(tmp_path / "parts"), PACKED)

@@ -23,10 +23,11 @@ from heterolora.harness.loggers import console as console_room
 from heterolora.harness.loggers.console import ConsoleLogger, stopped_at
 from heterolora.harness.loggers.progress import Display, Pace, Screen, duration
 from heterolora.harness.records.record import read_rows, read_run
-from heterolora.harness.records.schema import Outcome, PlannedRun
+from heterolora.harness.records.schema import OutcomeRow, PlannedRun
 from heterolora.harness.runs import execute as experiment
 from heterolora.harness.runs.material import Material
-from heterolora.training import interrupts
+from heterolora.harness.runs.outcome import run_info
+from heterolora.harness.runs.signals import signals
 
 
 def test_what_is_left_is_each_activity_at_its_own_pace() -> None:
@@ -63,7 +64,7 @@ class Terminal(io.StringIO):
 def test_a_terminal_shows_what_is_being_done_with_the_times_labeled(tiny) -> None:
     console = Console(file=Terminal(), force_terminal=True, width=100, _environ={"TERM": "xterm"})
     display = Display(console)
-    info = experiment.run_info(experiment.prepare(composed(*tiny)), Path("somewhere"))
+    info = run_info(experiment.prepare(composed(*tiny)), Path("somewhere"))
     with display.sweep(4, lambda: 1):
         screen = Screen(display, "run 2 of 4")
         screen.doing("reading data and model")
@@ -101,7 +102,7 @@ def test_a_log_file_gets_a_line_when_nothing_was_said_for_long(
 ) -> None:
     monkeypatch.setattr(console_room, "QUIET", quiet)
     console = Console(file=io.StringIO())
-    info = experiment.run_info(experiment.prepare(composed(*tiny)), Path("somewhere"))
+    info = run_info(experiment.prepare(composed(*tiny)), Path("somewhere"))
     screen = Screen(Display(console), "run 2 of 4")
     logger = ConsoleLogger(screen, info, steps_per_epoch=8)
     for step in (1, 2, 3):
@@ -117,7 +118,9 @@ def test_a_log_file_gets_a_line_when_nothing_was_said_for_long(
 def test_what_begins_is_told_in_order_and_counted(tiny, monkeypatch) -> None:
     told: list[tuple[str, int, int]] = []
     monkeypatch.setattr(ConsoleLogger, "begin", lambda self, *what: told.append(what))
-    experiment.run(composed(*tiny, "strategy.searches_per_epoch=2"), Console(quiet=True))
+    experiment.run(
+        composed(*tiny, "strategy.searches_per_epoch=2"), Screen(Display(Console(quiet=True)))
+    )
     assert told == [
         *(("searching", 1, 4), ("training", 1, 2), ("searching", 2, 4), ("training", 1, 2)),
         *(("evaluating", 1, 2), ("training", 1, 2)),
@@ -193,7 +196,7 @@ def test_a_plan_says_what_is_known_of_each_run(tmp_path: Path) -> None:
             ("seed=7", None, config),
         )
     ]
-    known = {0: Outcome(status="queued", what="", said="")}
+    known = {0: OutcomeRow(status="queued", what="", said="")}
     console = Console(file=io.StringIO(), width=40)
     show_plan(console, runs, known, "outputs")
     assert isinstance(console.file, io.StringIO)
@@ -218,14 +221,14 @@ def test_a_plan_says_what_is_known_of_each_run(tmp_path: Path) -> None:
     ],
 )
 def test_where_it_was_interrupted(step: int, saved: int | None, said: str) -> None:
-    assert stopped_at(step, 9, "epoch 1 of 1", saved, Path("D")).startswith(said)
+    assert "; ".join(stopped_at(step, 9, "epoch 1 of 1", saved, Path("D"))).startswith(said)
 
 
 def test_what_a_library_makes_of_a_signal_is_still_the_signal(
     command_line: CommandLine, tiny: list[str], tmp_path: Path, monkeypatch
 ) -> None:
     def turned(*_: object) -> Material:
-        monkeypatch.setattr(interrupts._door, "came", [signal.SIGINT])
+        monkeypatch.setattr(signals, "received", [signal.SIGINT])
         raise RuntimeError("failed to import something because of the following error:")
 
     monkeypatch.setattr(Material, "read", turned)

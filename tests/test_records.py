@@ -28,6 +28,7 @@ from heterolora.harness.records.record import (
 )
 from heterolora.harness.records.schema import RunRecord
 from heterolora.harness.runs import execute as experiment
+from heterolora.harness.runs.outcome import directory_of
 
 Paid = tuple[DictConfig, Path]
 STEP = {"step": 1, "epoch": 1, "loss": 0.5}
@@ -78,11 +79,11 @@ def test_the_directory_is_named_by_what_is_run(
 ) -> None:
     root = Path(config.output)
     name = f"dynamic-gradnorm-{identity(config)}-s0"
-    assert experiment.directory_of(config) == root / "main" / "mrpc" / name
+    assert directory_of(config, identity(config)) == root / "main" / "mrpc" / name
     changed = ("strategy=homogeneous", "seed=13", "name=a/b")
     other = experiment.prepare(of_tiny(checkpoints, pairs, root, *changed))
     expected = root / "a" / "b" / "rte" / f"homogeneous-{identity(other)}-s13"
-    assert experiment.directory_of(other) == expected
+    assert directory_of(other, identity(other)) == expected
     assert run_directory("o", "n/m", "t", "static", "snip", "0123", 5) == Path(
         "o/n/m/t/static-snip-0123-s5"
     )

@@ -26,8 +26,10 @@ from torch import Tensor
 
 from heterolora.adapters import LowRank
 from heterolora.harness.config import plugins, task_rules
+from heterolora.harness.loggers.progress import Display, Screen
 from heterolora.harness.records.record import read_rows
 from heterolora.harness.runs import execute as experiment
+from heterolora.harness.runs.packs import Pack
 from heterolora.kernels.unpadding import without_padding
 from heterolora.losses import inputs
 from heterolora.proxies import GradNorm, Snip
@@ -36,7 +38,6 @@ from heterolora.training.engines import LocalEngine
 from heterolora.training.engines.packed import PackedEngine
 from heterolora.training.optimizer import adamw
 from heterolora.training.precision import autocast_for
-from heterolora.training.together import Together
 
 CPU = torch.device("cpu")
 EVERYWHERE = {
@@ -291,16 +292,14 @@ def test_packed_runs_are_observed_one_by_one(copies, checkpoints, pairs, monkeyp
     made = {id(engine): [] for engine in (plain, observed, third)}
 
     def training(engine):
-        trainer = SimpleNamespace(engine=engine, clock=_Clock())
-        trainer.make = engine.step
-        for start in (0, 8):
-            batch = split.batch(range(start, start + 8))
-            loss = yield SimpleNamespace(
-                trainer=trainer, batch=batch, make=lambda batch=batch: engine.step(batch)
-            )
-            made[id(engine)].append(loss)
+        return SimpleNamespace(
+            engine=engine,
+            clock=_Clock(),
+            batches=lambda: (split.batch(range(start, start + 8)) for start in (0, 8)),
+            record=made[id(engine)].append,
+        )
 
-    Together([lambda _, e=e: training(e) for e in (plain, observed, third)], 3).drive()
+    Pack([lambda *_, e=e: training(e) for e in (plain, observed, third)], 3).train()
     assert packs == [2, 2]
     assert all(len(losses) == 2 for losses in made.values())
     assert all(a.any() or b.any() for a, b in _sums(observed).values())
@@ -376,7 +375,7 @@ def test_a_run_is_the_same_up_to_its_second_search(tiny) -> None:
             *(f"proxy.source={source}", "proxy.observe_every=2", "strategy.searches_per_epoch=2"),
             *("training.log_every=1", "training.epochs=1"),
         )
-        done = experiment.run(cfg, Console(quiet=True))
+        done = experiment.run(cfg, Screen(Display(Console(quiet=True))))
         searches = read_rows(done.directory / "allocations.jsonl")
         losses = [r["loss"] for r in read_rows(done.directory / "metrics.jsonl") if "loss" in r]
         found.append((searches, losses))

@@ -21,7 +21,7 @@ from heterolora.harness.cli.run.grids import combinations as grid_combinations
 from heterolora.harness.cli.sweeps import slurm
 from heterolora.harness.cli.sweeps.sweep import Sweep
 from heterolora.harness.records import schema
-from heterolora.harness.records.schema import Outcome, Plan, PlannedRun
+from heterolora.harness.records.schema import OutcomeRow, Plan, PlannedRun
 from heterolora.harness.records.sweep import SweepRecord
 
 GRIDS = [
@@ -133,7 +133,7 @@ class Noting(Launcher):
         for index in (run for job in jobs for run in plan.jobs[job]):
             directory = plan.runs[index].directory
             assert directory is not None
-            outcome = Outcome(status="finished", what=directory, said="noted")
+            outcome = OutcomeRow(status="finished", what=directory, said="noted")
             record.write_outcome(index, outcome)
         return [JobReturn(status=JobStatus.COMPLETED) for _ in jobs]
 

@@ -40,7 +40,7 @@ from heterolora.harness.reporting.studies import chosen, rank_correlation
 MODEL, SEEDS = "facebook/opt-350m", (0, 13, 42)
 TABLES = {name: layout.read(file) for name, file in layout.experiments(CONF / "experiment").items()}
 OF_ROWS = {name: table for name, table in TABLES.items() if table.report == "rows"}
-EMBEDDED = ROOT / "heterolora" / "data" / "starter" / "model"
+EMBEDDED = ROOT / "heterolora" / "harness" / "data" / "starter" / "model"
 SCORES = {"layers.0.q": 1.0, "layers.0.v": 2.0, "layers.1.q": 3.0, "layers.1.v": 4.0}
 
 

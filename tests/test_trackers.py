@@ -44,6 +44,7 @@ from heterolora.harness.loggers.wandb import Wandb
 from heterolora.harness.records.read import read
 from heterolora.harness.records.record import read_rows, read_run
 from heterolora.harness.runs import execute as experiment
+from heterolora.harness.runs.outcome import run_info
 from heterolora.losses import Batch
 from heterolora.training.engines import LocalEngine
 
@@ -385,7 +386,7 @@ def test_where_mlflow_keeps_its_runs(
     if given is not None:
         monkeypatch.setenv(mlflow.URI, given)
     config = experiment.prepare(edited(cfg, f"offline={str(offline).lower()}"))
-    info = experiment.run_info(config, Path("somewhere"))
+    info = run_info(config, Path("somewhere"))
     expected = Path(config.output).absolute() / "mlflow.db"
     assert mlflow.local_store(info) == (expected if local else None)
 

@@ -17,11 +17,13 @@ from safetensors.torch import load_file
 import heterolora
 from heterolora.adapters import Adapters
 from heterolora.errors import TrainingError
-from heterolora.harness.config import Config, checkpoints
+from heterolora.harness.config import Config, checkpoints, identity
 from heterolora.harness.data import sources
+from heterolora.harness.loggers.progress import Display, Screen
 from heterolora.harness.records.record import read_rows, read_run
 from heterolora.harness.runs import execute as experiment
 from heterolora.harness.runs.build import build_adapters
+from heterolora.harness.runs.outcome import directory_of
 from heterolora.proxies import GradNorm
 
 
@@ -35,9 +37,10 @@ def configuration(*overrides: str) -> DictConfig:
 def executed(*overrides: str) -> Path:
     """Run in this process; the run directory."""
     cfg = configuration(*overrides)
-    directory = experiment.directory_of(experiment.prepare(cfg))
+    config = experiment.prepare(cfg)
+    directory = directory_of(config, identity(config))
     console = Console()
-    experiment.run(cfg, console).show(console)
+    experiment.run(cfg, Screen(Display(console))).show(console)
     return directory
 
 
@@ -61,7 +64,8 @@ def finished(checkpoints, pairs, tmp_path_factory) -> Finished:
 @pytest.fixture
 def copied(finished: Finished, tiny: list[str], tmp_path: Path) -> Path:
     """The finished run without further overrides, as if `settled(tiny)` had been trained."""
-    directory = experiment.directory_of(experiment.prepare(configuration(*settled(tiny))))
+    config = experiment.prepare(configuration(*settled(tiny)))
+    directory = directory_of(config, identity(config))
     shutil.copytree(finished(), directory)
     return directory
 
@@ -317,9 +321,10 @@ def test_an_unfinished_run_is_run(copied, tiny) -> None:
 
 def test_a_loss_that_is_not_finite_fails_the_run_and_names_the_step(tiny) -> None:
     overrides = [*tiny, "optimizer.learning_rate=1e30", "training.log_every=4"]
-    directory = experiment.directory_of(experiment.prepare(configuration(*overrides)))
+    config = experiment.prepare(configuration(*overrides))
+    directory = directory_of(config, identity(config))
     with pytest.raises(TrainingError, match=r"loss is nan at step (\d+) \(epoch 1\)") as failure:
-        experiment.run(configuration(*overrides), Console())
+        experiment.run(configuration(*overrides), Screen(Display(Console())))
     run = read_run(directory)
     assert run is not None
     assert run["status"] == "failed"
@@ -341,9 +346,10 @@ def test_an_interrupt_is_recorded(tiny, monkeypatch) -> None:
         return scores(*args)
 
     monkeypatch.setattr(GradNorm, "scores", interrupted)
-    directory = experiment.directory_of(experiment.prepare(configuration(*tiny)))
+    config = experiment.prepare(configuration(*tiny))
+    directory = directory_of(config, identity(config))
     with pytest.raises(KeyboardInterrupt):
-        experiment.run(configuration(*tiny), Console())
+        experiment.run(configuration(*tiny), Screen(Display(Console())))
     run = read_run(directory)
     assert run is not None
     assert run["status"] == "interrupted"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 from heterolora.losses import Autocast
+from heterolora.seeding import deterministic_kernels
 from heterolora.settings import torch
 
 
@@ -43,25 +44,29 @@ def autocast_for(precision: str, device: torch.device) -> Autocast:
     return nullcontext
 
 
-def matmul_precision(tf32: bool, device: torch.device) -> AbstractContextManager[None]:
-    """Inside the context, multiply float32 matrices in TF32, where asked for and on a GPU."""
-    return _tf32() if tf32 and device.type == "cuda" else nullcontext()
-
-
-_before: list[str] = []
-"""The setting found by each context that has asked for TF32 and not yet exited."""
-
-
 @contextmanager
-def _tf32() -> Iterator[None]:
-    """Enable TF32 until the last such context exits: torch has one setting per process."""
-    _before.append(torch.get_float32_matmul_precision())
+def matmul_precision(tf32: bool, device: torch.device) -> Iterator[None]:
+    """Inside the context, multiply float32 matrices in TF32, where asked for and on a GPU."""
+    if not tf32 or device.type != "cuda":
+        yield
+        return
     # Not `torch.backends.cuda.matmul.fp32_precision`: once that is set, reading this setting is
     # an error, and torch's compiler reads it.
+    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
         yield
     finally:
-        before = _before.pop()
-        if not _before:
-            torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def reproducible(tf32: bool, device: torch.device) -> Iterator[None]:
+    """Inside the context, torch computes the same bits on every call.
+
+    Args:
+        tf32: as for `matmul_precision`.
+        device: as for `matmul_precision`.
+    """
+    with deterministic_kernels(), matmul_precision(tf32, device):
+        yield

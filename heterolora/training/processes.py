@@ -5,7 +5,7 @@ the CPU (gloo), computed tensors over the device that computed them (NCCL on GPU
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -44,18 +44,35 @@ class Processes:
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self._spoke = False
 
     @property
     def leads(self) -> bool:
         """Whether this process keeps the record and talks to the user."""
         return self.rank == 0
 
-    def told(self, value: Value) -> Value:
+    @property
+    def hardware(self) -> dict[str, Any]:
+        """What `provenance.json` says of them."""
+        return {"processes": self.size}
+
+    @property
+    def agree(self) -> Callable[[int], int] | None:
+        """By which the processes agree on a signal; see `max`."""
+        return self.max
+
+    def release(self) -> None:
+        """Let the others end, which wait for a first message, if they have had none."""
+        if not self._spoke:
+            self.broadcast(False)
+
+    def broadcast(self, value: Value) -> Value:
         """Return the first process's value, its tensors on the CPU. Every process has to call this.
 
         Raises:
             LostError: if another process has ended.
         """
+        self._spoke = True
         written = io.BytesIO()
         if self.leads:
             torch.save(value, written)
@@ -67,21 +84,21 @@ class Processes:
         read: Value = torch.load(io.BytesIO(message[0]), map_location=CPU, weights_only=True)
         return read
 
-    def gathered(self, value: Value) -> list[Value]:
+    def all_gather(self, value: Value) -> list[Value]:
         """Return the values of all processes, in the order of their ranks; the same everywhere."""
         values: list[Any] = [None] * self.size
         with self.minding():
             dist.all_gather_object(values, value)
         return values
 
-    def largest(self, number: int) -> int:
+    def max(self, number: int) -> int:
         """Return the largest number of any process."""
         message = torch.tensor(number)
         with self.minding():
             dist.all_reduce(message, op=dist.ReduceOp.MAX)
         return int(message)
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, in one message.
 
         Args:
@@ -125,6 +142,29 @@ class Processes:
             "another process of this run ended unexpectedly (killed, or its node failed); run "
             "the same command again to resume from the last checkpoint"
         )
+
+
+class OneProcess(Processes):
+    """A run that is made by a single process."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = 0, 1
+
+    @property
+    def hardware(self) -> dict[str, Any]:
+        """Nothing: one process is not worth mentioning."""
+        return {}
+
+    @property
+    def agree(self) -> None:
+        """There is nobody to agree with."""
+
+    def broadcast(self, value: Value) -> Value:
+        """Return the value."""
+        return value
+
+
+ONE_PROCESS = OneProcess()
 
 
 def _store() -> Any:

@@ -3,10 +3,10 @@
 import math
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +22,7 @@ from heterolora.training.clock import Clock
 from heterolora.training.engines import Engine
 from heterolora.training.logging import Logger, tell_watchers
 from heterolora.training.schedule import Schedule
-from heterolora.training.signals import Signals
 from heterolora.training.weights import Weights
-
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -51,7 +48,14 @@ class Progress:
 
 @dataclass
 class Trainer:
-    """Fine-tunes adapters and head, searching whenever the strategy asks for it. Call `fit` once.
+    """Fine-tunes adapters and head, searching whenever the strategy asks for it.
+
+    `fit` is the loop
+
+        for batch in trainer.batches():
+            trainer.record(trainer.engine.step(batch))
+
+    which may also be written out, for example to make the steps of several trainings together.
 
     Attributes:
         engine: makes the optimizer steps.
@@ -73,9 +77,10 @@ class Trainer:
         patience: end the training after so many epochs without improvement.
         log_every: steps between two rows of losses.
         weights: saves the best and the last weights.
-        checkpoints: saves the state at every epoch's end, after `every_minutes`, and on signals.
+        checkpoints: saves the state at every epoch's end and after `every_minutes`.
         every_minutes: minutes between two checkpoints.
-        signals: the signals that stop the process; heeded between steps, once the state is saved.
+        pause: called before each step and at every epoch's end, with a function that saves the
+            state; whatever it raises stops the training there.
     """
 
     engine: Engine
@@ -97,7 +102,7 @@ class Trainer:
     weights: Weights | None = None
     checkpoints: CheckpointManager | None = None
     every_minutes: float = math.inf
-    signals: Signals = field(default_factory=Signals)
+    pause: Callable[[Callable[[], None]], object] | None = None
     progress: Progress = field(default_factory=Progress, init=False)
     clock: Clock = field(init=False)
     _saved: float = field(default=0.0, init=False)
@@ -149,22 +154,43 @@ class Trainer:
             TrainingError: at the first step whose loss is not finite.
             RecordError: if something cannot be saved, for example on a full disk.
         """
-        return drive(self.steps())
-
-    def steps(self) -> "Steps[Progress]":
-        """`fit`, except that optimizer steps are yielded; the loss of each has to be sent back."""
-        with self.signals:
-            self.clock.restart()
-            self._saved = time.monotonic()
-            while not self.done:
-                epoch = self.progress.step // self.steps_per_epoch
-                yield from self._epoch(epoch)
-                self._validate(epoch)
-                self._save(epoch)
-                self.signals.obey()
-            if self.test is not None:
-                self.progress.test = self._tested(self.test)
+        for batch in self.batches():
+            self.record(self.engine.step(batch))
         return self.progress
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batch of each remaining step, whose loss `record` needs before the next one.
+
+        Between two batches come the searches, evaluations and checkpoints that are due, and after
+        the last one the evaluation on the test split.
+
+        Raises:
+            TrainingError: as for `fit`.
+            RecordError: as for `fit`.
+        """
+        self.clock.restart()
+        self._saved = time.monotonic()
+        while not self.done:
+            epoch = self.progress.step // self.steps_per_epoch
+            yield from self._epoch(epoch)
+            self._validate(epoch)
+            self._save(epoch)
+            self._pause(epoch)
+        if self.test is not None:
+            self.progress.test = self._tested(self.test)
+
+    def record(self, loss: Tensor) -> None:
+        """Count a step that has been made.
+
+        Args:
+            loss: the mean loss of the step, left on the device.
+        """
+        epoch = self.progress.step // self.steps_per_epoch
+        self._pending.append(loss)
+        self.progress.step += 1
+        last = self.progress.step in ((epoch + 1) * self.steps_per_epoch, self.total_steps)
+        if self.progress.step % self.log_every == 0 or last:
+            self._log(epoch)
 
     def evaluate(self) -> dict[str, float]:
         """Return the loss and metrics of every validation split, by prefixed name."""
@@ -202,14 +228,14 @@ class Trainer:
         self._saved = time.monotonic()
 
     def _pause(self, epoch: int) -> None:
-        """Between two steps, save if it is time or a signal has come, and obey the signal."""
-        due = time.monotonic() - self._saved >= 60 * self.every_minutes
-        if self.signals.waiting or due:  # in this order: `waiting` may ask other processes
+        """Between two steps, save if it is time, and do what `pause` says."""
+        if time.monotonic() - self._saved >= 60 * self.every_minutes:
             self._save(epoch)
-            self.signals.obey()
+        if self.pause is not None:
+            self.pause(lambda: self._save(epoch))
 
-    def _epoch(self, epoch: int) -> "Steps[None]":
-        """Make the remaining steps of a pass over the training split."""
+    def _epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the remaining batches of a pass over the training split."""
         searches = self.strategy.search_steps(epoch, self.steps_per_epoch, self.total_steps)
         done = self.progress.step - epoch * self.steps_per_epoch
         batches = self.train.shuffled(self.batch_size, self.seed, epoch, skip=done)
@@ -219,18 +245,10 @@ class Trainer:
                 self._search(epoch)
             if self.schedule is not None:
                 self.engine.scale_learning_rate(self.schedule(self.progress.step))
-            self._pending.append((yield Step(self, batch)))
-            self.progress.step += 1
-            last = step + 1 == self.steps_per_epoch or self.progress.step == self.total_steps
-            if self.progress.step % self.log_every == 0 or last:
-                self._log(epoch)
-            if last:
+            yield batch
+            if self.progress.step == self.total_steps:
                 break
         self.clock.lap("training")
-
-    def training_step(self, batch: Batch) -> Tensor:
-        """Make one optimizer step and return its mean loss, left on the device."""
-        return self.engine.step(batch)
 
     def _log(self, epoch: int) -> None:
         """Log the mean of the losses since the last log."""
@@ -331,38 +349,3 @@ class Trainer:
         new: float = row[self.metric]
         old: float = self.progress.best[self.metric]
         return new > old if self.higher_is_better else new < old
-
-
-@dataclass(frozen=True)
-class Step:
-    """An optimizer step that a trainer is about to make."""
-
-    trainer: Trainer
-    batch: Batch
-
-    def make(self) -> Tensor:
-        """Make the step and return its mean loss, left on the device."""
-        return self.trainer.training_step(self.batch)
-
-
-Steps = Generator[Step, Tensor, Result]
-"""A generator that yields optimizer steps, is sent the loss of each, and returns a result."""
-
-
-def drive(steps: "Steps[Result]") -> Result:
-    """Make every step that `steps` yields; return its result.
-
-    An exception raised by a step is thrown into the generator at that step's yield.
-    """
-    try:
-        step = next(steps)
-        while True:
-            try:
-                loss = step.make()
-            except BaseException as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(loss)
-    except StopIteration as end:
-        result: Result = end.value
-        return result

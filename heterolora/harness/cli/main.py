@@ -9,7 +9,7 @@ from pathlib import Path
 
 from heterolora.harness.cli.commands import COMMANDS
 from heterolora.harness.runs.launched import first
-from heterolora.training import interrupts
+from heterolora.harness.runs.signals import signals
 
 PREFIX = "heterolora-"
 """Of the console commands that are named for one command, such as `heterolora-report`."""
@@ -40,7 +40,7 @@ def main() -> int:
 
 def run() -> int:
     """Train, and from the first moment end in one line if a signal arrives."""
-    interrupts.listen(speaks=first())
+    signals.listen(speaks=first())
     from heterolora.harness.cli import train
 
     return train.main()

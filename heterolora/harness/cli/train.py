@@ -25,7 +25,7 @@ from heterolora.harness.cli.sweeps import plugins
 from heterolora.harness.loggers.progress import own_display
 from heterolora.harness.paths import CONF
 from heterolora.harness.runs.launched import first, print_once
-from heterolora.training import interrupts
+from heterolora.harness.runs.signals import signals
 
 MULTIRUN = ("-m", "--multirun")
 
@@ -70,7 +70,7 @@ def task(cfg: DictConfig) -> float:
         with own_display().live() if first() else nullcontext():
             return single(cfg)
     except (UserError, OSError) as problem:  # Hydra would print a traceback of it
-        interrupts.check()
+        signals.check()
         error = as_user_error(problem)
         print_once(error)
         raise SystemExit(error.exit_code) from None

@@ -111,8 +111,10 @@ class ConsoleLogger:
         self._screen.close()
 
 
-def stopped_at(step: int, total: int, epoch: str, saved: int | None, states: Path) -> str:
-    """Say where a run was interrupted, what of it is saved, and how to continue.
+def stopped_at(
+    step: int, total: int, epoch: str, saved: int | None, states: Path
+) -> tuple[str, str]:
+    """Return where a run was interrupted and what of it is saved, and how to continue.
 
     Args:
         step: optimizer steps made.
@@ -123,15 +125,16 @@ def stopped_at(step: int, total: int, epoch: str, saved: int | None, states: Pat
     """
     again = "run the same command again to"
     if saved is None and step == 0:
-        return f"before the first step; {again} start it"
+        return "before the first step", f"{again} start it"
     if saved is not None and saved > step:
-        return f"while loading; its state of step {saved} is still in {states}; {again} resume"
+        return f"while loading; its state of step {saved} is still in {states}", f"{again} resume"
     where = f"at step {step} of {total} ({epoch})"
     if saved is None:
-        return f"{where}; no state was saved yet; {again} start over"
+        return f"{where}; no state was saved yet", f"{again} start over"
     if saved == step:
-        return f"{where}; its state is saved in {states}; {again} resume"
-    return f"{where}; the last saved state, of step {saved}, is in {states}; {again} resume there"
+        return f"{where}; its state is saved in {states}", f"{again} resume"
+    last = f"the last saved state, of step {saved}, is in {states}"
+    return f"{where}; {last}", f"{again} resume there"
 
 
 def headline(result: RunRecord) -> str:

@@ -10,7 +10,7 @@
 and by the code that writes and reads the files of a sweep:
 
     plan.json            `Plan`
-    outcomes/            `Outcome`, in a file for each run
+    outcomes/            `OutcomeRow`, in a file for each run
 
 Readers accept keys that they do not know, so that a later version may add some; a change in the
 meaning of a key increases `SCHEMA_VERSION`.
@@ -326,7 +326,7 @@ class Plan(RecordModel):
     batch: int
 
 
-class Outcome(RecordModel):
+class OutcomeRow(RecordModel):
     """How a run of a sweep ended, or why it was not launched.
 
     Attributes:

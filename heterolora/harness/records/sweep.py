@@ -11,7 +11,7 @@ from heterolora.errors import RecordError, one_line
 from heterolora.files import write_atomically
 from heterolora.harness.records import schema
 from heterolora.harness.records.record import read_json
-from heterolora.harness.records.schema import Outcome, Plan, RecordModel
+from heterolora.harness.records.schema import OutcomeRow, Plan, RecordModel
 
 Model = TypeVar("Model", bound=RecordModel)
 
@@ -53,16 +53,16 @@ class SweepRecord:
         """
         return _read(self._plan, Plan)
 
-    def outcomes(self) -> dict[int, Outcome]:
+    def outcomes(self) -> dict[int, OutcomeRow]:
         """Return the outcome of each run that has one, by index.
 
         Raises:
             RecordError: if one cannot be read.
         """
         files = sorted(self._outcomes.glob("*.json"), key=lambda file: int(file.stem))
-        return {int(file.stem): _read(file, Outcome) for file in files}
+        return {int(file.stem): _read(file, OutcomeRow) for file in files}
 
-    def write_outcome(self, index: int, outcome: Outcome) -> None:
+    def write_outcome(self, index: int, outcome: OutcomeRow) -> None:
         """Write the outcome of a run, unless it has already finished.
 
         A job that is requeued skips the runs that it had finished, and these stay finished.

@@ -1,7 +1,7 @@
 """Build the objects of a run from its configuration."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -22,8 +22,8 @@ from heterolora.strategies import Search
 from heterolora.tasks import Task
 from heterolora.tasks.base import Examples as Rows
 from heterolora.tasks.encoded import Encoded
-from heterolora.training.agreement import SharedSearch, SharedWeights
 from heterolora.training.checkpoint import CheckpointManager
+from heterolora.training.collective import SharedSearch, SharedWeights
 from heterolora.training.compiling import LENGTHS, compiled
 from heterolora.training.engines import LocalEngine
 from heterolora.training.engines.distributed import DistributedEngine
@@ -31,7 +31,6 @@ from heterolora.training.engines.sharding import shard
 from heterolora.training.logging import Logger
 from heterolora.training.precision import autocast_for
 from heterolora.training.schedule import make_schedule
-from heterolora.training.signals import Signals
 from heterolora.training.trainer import Trainer
 from heterolora.training.weights import WeightFiles
 
@@ -217,7 +216,7 @@ def build_trainer(
     logger: Logger,
     weights: Path | None,
     checkpoints: CheckpointManager | None,
-    signals: Signals,
+    pause: Callable[[Callable[[], None]], object],
 ) -> Trainer:
     """Build the trainer of a run.
 
@@ -230,7 +229,7 @@ def build_trainer(
         logger: follows the training.
         weights: a folder for the best and the last weights; None if another process saves them.
         checkpoints: saves the state; None if another process does.
-        signals: the signals that stop the run.
+        pause: as for `Trainer`.
     """
     engine = build_engine(config, adapters, task, search)
     files = None if weights is None else WeightFiles(weights, adapters)
@@ -253,7 +252,7 @@ def build_trainer(
         weights=files if config.engine == "local" else SharedWeights(adapters, files),
         checkpoints=checkpoints,
         every_minutes=config.checkpoint.every_minutes,
-        signals=signals,
+        pause=pause,
     )
     if config.scheduler != SchedulerConfig():
         trainer.schedule = make_schedule(

@@ -1,7 +1,7 @@
 """Read the data and the model of a run, and make a trainer from them."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from heterolora.tasks import Examples, Task
 from heterolora.training.checkpoint import CheckpointManager
 from heterolora.training.logging import Logger
 from heterolora.training.memory import memory_advice
-from heterolora.training.signals import Signals
 from heterolora.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ class Material:
         logger: Logger,
         weights: Path | None,
         manager: CheckpointManager | None,
-        signals: Signals,
+        pause: Callable[[Callable[[], None]], object],
     ) -> Trainer:
         """Make the trainer and everything it needs; arguments are those of `build_trainer`."""
         config, task = self.config, self.task
@@ -74,7 +73,7 @@ class Material:
             _warn_of_width(adapters)
             search = build_search(config, adapters, task, encoded["train"])
             return build_trainer(
-                config, adapters, task, encoded, search, logger, weights, manager, signals
+                config, adapters, task, encoded, search, logger, weights, manager, pause
             )
 
 

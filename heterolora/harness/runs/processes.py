@@ -18,21 +18,20 @@ from omegaconf import DictConfig
 from heterolora.errors import ConfigError, UserError, one_line
 from heterolora.harness.loggers.base import Loggers
 from heterolora.harness.loggers.progress import Screen
-from heterolora.harness.runs import execute as run
+from heterolora.harness.runs import execute
+from heterolora.harness.runs.importance import importance_after, scores_before
 from heterolora.harness.runs.launched import started
 from heterolora.harness.runs.material import Material
+from heterolora.harness.runs.outcome import Outcome
 from heterolora.harness.runs.prepare import prepare
-from heterolora.seeding import use_deterministic_kernels
-from heterolora.training.agreement import SharedSignals
+from heterolora.harness.runs.signals import signals
 from heterolora.training.memory import memory_advice
-from heterolora.training.precision import matmul_precision
+from heterolora.training.precision import reproducible
 from heterolora.training.processes import Processes
-from heterolora.training.signals import Signals
-from heterolora.training.trainer import Steps, Trainer
 
 
-def running(cfg: DictConfig, screen: Screen, signals: Signals) -> Steps[run.Outcome | None]:
-    """`heterolora.harness.runs.execute.running`, in as many processes as the engine uses.
+def run(cfg: DictConfig, screen: Screen) -> Outcome | None:
+    """`heterolora.harness.runs.execute.run`, in as many processes as the engine uses.
 
     Returns:
         The outcome; None in a process that followed.
@@ -50,7 +49,7 @@ def running(cfg: DictConfig, screen: Screen, signals: Signals) -> Steps[run.Outc
                     "engine=distributed, or start only one"
                 ]
             )
-        return (yield from run.running(cfg, screen, signals))
+        return execute.run(cfg, screen)
     if count == 0:
         raise ConfigError(
             [
@@ -60,56 +59,27 @@ def running(cfg: DictConfig, screen: Screen, signals: Signals) -> Steps[run.Outc
         )
     with _group(cfg.device) as processes:
         if processes.leads:
-            return (yield from _leading(cfg, screen, processes))
-        yield from _following(cfg, processes)
+            return _lead(cfg, screen, processes)
+        _follow(cfg, processes)
     return None
 
 
-class Followers(run.Others):
-    """The processes other than the first.
-
-    Args:
-        processes: all processes of the run.
-    """
-
-    def __init__(self, processes: Processes) -> None:
-        self._processes = processes
-        self._waiting = True
-        self.hardware = {"processes": processes.size}
-
-    def begin(self) -> None:
-        """Have the others read data and model as well."""
-        self._waiting = False
-        self._processes.told(True)
-
-    def align(self, trainer: Trainer) -> None:
-        """Have the others continue from the state of this process's trainer."""
-        self._processes.told(trainer.state_dict())
-
-    def dismiss(self) -> None:
-        """Release the others if there is nothing to run."""
-        if self._waiting:
-            self._processes.told(False)
-
-
-def _leading(cfg: DictConfig, screen: Screen, processes: Processes) -> Steps[run.Outcome]:
+def _lead(cfg: DictConfig, screen: Screen, processes: Processes) -> Outcome:
     """Run in the first process."""
-    followers = Followers(processes)
     try:
-        signals = SharedSignals(processes)
-        return (yield from run.running(cfg, screen, signals, followers))
+        return execute.run(cfg, screen, processes)
     except BaseException as error:
         processes.fail(one_line(error))
         raise
     finally:
-        followers.dismiss()
+        processes.release()
 
 
-def _following(cfg: DictConfig, processes: Processes) -> Steps[None]:
+def _follow(cfg: DictConfig, processes: Processes) -> None:
     """Run in every other process."""
     try:
-        if processes.told(False):
-            yield from _followed(cfg, processes)
+        if processes.broadcast(False):
+            _train(cfg, processes)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:  # the first process reports it
@@ -119,19 +89,20 @@ def _following(cfg: DictConfig, processes: Processes) -> Steps[None]:
         raise SystemExit(1) from None
 
 
-def _followed(cfg: DictConfig, processes: Processes) -> Steps[None]:
+def _train(cfg: DictConfig, processes: Processes) -> None:
+    """Train as the first process does, from the state that it sends."""
     logging.getLogger("heterolora").setLevel(logging.ERROR)  # the first process has warned
     config = prepare(cfg)
-    use_deterministic_kernels()
     device = torch.device(config.device)
-    with matmul_precision(config.training.tf32, device), memory_advice(device):
-        signals = SharedSignals(processes)
-        trainer = Material.read(config).trainer(Loggers(), None, None, signals)
-        scores = run.scores_before(config, trainer)
-        trainer.load_state_dict(processes.told({}))
-        yield from trainer.steps()
+    with reproducible(config.training.tf32, device), memory_advice(device):
+        material = Material.read(config)
+        trainer = material.trainer(Loggers(), None, None, signals.pause)
+        scores = scores_before(config, material.task, trainer)
+        trainer.load_state_dict(processes.broadcast({}))
+        with signals.deferred(processes.agree):
+            trainer.fit()
         if scores:
-            run.importance_after(trainer, scores)
+            importance_after(trainer, scores)
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class DistributedEngine(LocalEngine):
             loss = super().descend(batch)
             tensors = self.adapters.named_tensors().values()
             gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
-            self._processes.add_up([*gradients, loss])
+            self._processes.all_reduce([*gradients, loss])
         return loss
 
     def evaluate(self, split: Encoded) -> dict[str, float]:
@@ -63,7 +63,7 @@ class DistributedEngine(LocalEngine):
         with self._processes.minding():
             for _ in range(own[1] - own[0], most):
                 self._measured(split.subset([0]))
-        whole, *others = self._processes.gathered(metric)
+        whole, *others = self._processes.all_gather(metric)
         for other in others:
             whole.absorb(other)
         return whole.compute()
@@ -77,7 +77,7 @@ class DistributedEngine(LocalEngine):
         total, count = super()._total(part)
         return (0 * total if isinstance(part, Idle) else total), count
 
-    def _parts(self, batch: Batch) -> list[Batch]:
+    def parts(self, batch: Batch) -> list[Batch]:
         """Split this process's share of a batch into as many parts as the largest share has."""
         rows = len(batch["input_ids"])
         most = -(-rows // self._processes.size)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from heterolora.adapters import Adapters
-from heterolora.architectures import FAMILIES
 from heterolora.kernels.dropout import Dropout, has_dropout, recomputes
 from heterolora.kernels.unpadding import without_padding
 from heterolora.losses import Autocast, Batch, inputs
@@ -73,10 +72,6 @@ class LocalEngine:
         self._micro_batch_size = micro_batch_size
         self._max_grad_norm = max_grad_norm
         self._rates = [group["lr"] for group in optimizer.param_groups]
-        # Found once, not in every step: few of a model's many modules have it.
-        modules = adapters.model.modules()
-        self._may_recompute = [m for m in modules if hasattr(m, "gradient_checkpointing")]
-        self._is_of_one_run = not shareable(adapters)
         self._forward = forward or eager(adapters.model)
 
     def step(self, batch: Batch) -> Tensor:
@@ -93,7 +88,7 @@ class LocalEngine:
         with ExitStack() as observing:
             for observe in self.observers:
                 observing.enter_context(observe(self.adapters))
-            losses = [self._descended(part, batch) for part in self._parts(batch)]
+            losses = [self._descended(part, batch) for part in self.parts(batch)]
         return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
     def _descended(self, part: Batch, whole: Batch) -> Tensor:
@@ -110,7 +105,7 @@ class LocalEngine:
             output = self._forward(**inputs(part))
         return self.task.loss(output, part)
 
-    def _parts(self, batch: Batch) -> list[Batch]:
+    def parts(self, batch: Batch) -> list[Batch]:
         """Split a batch into parts of `micro_batch_size`; return it whole if it is no larger."""
         size = self._micro_batch_size
         rows = len(batch["input_ids"])
@@ -120,21 +115,6 @@ class LocalEngine:
             {name: tensor[start : start + size] for name, tensor in batch.items()}
             for start in range(0, rows, size)
         ]
-
-    def alone(self, batch: Batch) -> bool:
-        """Whether this step cannot share one pass with the steps of other runs.
-
-        That is so for a run with observers, which would have no pass of their own to observe; for a
-        model without adapters, which trains what the shared pass would share; for steps in several
-        parts; for gradient checkpointing; and for models that are not `shareable`.
-        """
-        return bool(
-            self.observers
-            or not self.adapters.sites
-            or self._is_of_one_run
-            or len(self._parts(batch)) > 1
-            or recomputes(self._may_recompute)
-        )
 
     def update(self) -> None:
         """Make an optimizer step with the current gradients."""
@@ -188,19 +168,3 @@ def eager(model: Any) -> Callable[..., Any]:
             return model(**inputs)
 
     return forward
-
-
-def shareable(adapters: Adapters) -> bool:
-    """Whether one pass can serve several runs that train these adapters and this head.
-
-    The head must consist of linear layers, and the projections must map only the tokens of their
-    own run; quantized layers keep a state that copies of a model do not share.
-    """
-    model = adapters.model
-    if getattr(model, "is_quantized", False):
-        return False
-    heads = {name.rpartition(".")[0] for name in adapters.head}
-    family = FAMILIES.get(model.config.model_type)
-    return all(isinstance(model.get_submodule(name), nn.Linear) for name in heads) and not (
-        family and family.beside_tokens
-    )

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from heterolora.adapters import LowRank
+from heterolora.adapters import Adapters, LowRank
+from heterolora.architectures import FAMILIES
 from heterolora.kernels.dropout import Dropout, has_dropout, recomputes
 from heterolora.kernels.unpadding import without_padding
 from heterolora.losses import Batch, inputs
@@ -297,3 +298,36 @@ def _missing(row: Tensor, longest: Sequence[int]) -> list[int]:
     """Return the padding that each dimension after the first needs, in the order of `F.pad`."""
     lacking = [most - size for size, most in zip(row.shape[1:], longest, strict=True)]
     return [end for most in reversed(lacking) for end in (0, most)]
+
+
+def packable(engine: LocalEngine) -> bool:
+    """Whether the steps of a run can share one pass with those of other runs.
+
+    Not so for a run with observers, which would have no pass of their own to observe; for a model
+    without adapters, which trains what the shared pass would share; for gradient checkpointing; and
+    for models of which copies cannot share the frozen weights. A step that is made in several parts
+    is made alone as well.
+    """
+    adapters = engine.adapters
+    return bool(
+        adapters.sites
+        and not engine.observers
+        and not recomputes(adapters.model.modules())
+        and _shareable(adapters)
+    )
+
+
+def _shareable(adapters: Adapters) -> bool:
+    """Whether one pass can serve several runs that train these adapters and this head.
+
+    The head must consist of linear layers, and the projections must map only the tokens of their
+    own run; quantized layers keep a state that copies of a model do not share.
+    """
+    model = adapters.model
+    if getattr(model, "is_quantized", False):
+        return False
+    heads = {name.rpartition(".")[0] for name in adapters.head}
+    family = FAMILIES.get(model.config.model_type)
+    return all(isinstance(model.get_submodule(name), nn.Linear) for name in heads) and not (
+        family and family.beside_tokens
+    )

@@ -24,9 +24,8 @@ from heterolora.harness.cli.commands.arguments import Parser, add_arguments, add
 from heterolora.harness.cli.run.quiet import quiet_transformers
 from heterolora.harness.config.validation import suggestion
 from heterolora.harness.records import schema
-from heterolora.seeding import use_deterministic_kernels
 from heterolora.settings import torch
-from heterolora.training.precision import autocast_for, matmul_precision
+from heterolora.training.precision import autocast_for, reproducible
 
 if TYPE_CHECKING:
     from heterolora.harness.cli.commands.trained import TrainedRun
@@ -158,9 +157,8 @@ def evaluate(
 
     config, device = trained.config, torch.device(trained.config.device)
     shots = {name: SHOTS.get(name) if args.shots is None else args.shots for name in names}
-    use_deterministic_kernels()
-    loaded = trained.load()
-    with matmul_precision(config.training.tf32, device), memory_advice(device):
+    with reproducible(config.training.tf32, device), memory_advice(device):
+        loaded = trained.load()
         model = harness.HFLM(
             pretrained=trained.adapters(loaded).model.eval(),
             tokenizer=loaded.tokenizer,

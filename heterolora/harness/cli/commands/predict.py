@@ -28,10 +28,9 @@ from heterolora.harness.config import TaskConfig, plugins, suggestion
 from heterolora.harness.data.submissions import submission
 from heterolora.harness.data.tables import read_files
 from heterolora.harness.records import schema
-from heterolora.seeding import use_deterministic_kernels
 from heterolora.settings import torch
 from heterolora.tasks.predicting import Predicting
-from heterolora.training.precision import autocast_for, matmul_precision
+from heterolora.training.precision import autocast_for, reproducible
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -196,10 +195,9 @@ def predict(trained: TrainedRun, task: Predicting, data: Data) -> Predictions:
     config = trained.config
     examples = task.check(data.columns, data.where)
     device = torch.device(config.device)
-    use_deterministic_kernels()
     scores: list[list[float]] = []
     metric = task.metric() if task.has_labels else None
-    with matmul_precision(config.training.tf32, device):
+    with reproducible(config.training.tf32, device):
         loaded = trained.load()
         adapters = trained.adapters(loaded)
         split = task.encode(examples, loaded.tokenizer, loaded.positions, device)

@@ -11,7 +11,7 @@ from heterolora.errors import ConfigError, UserError
 from heterolora.files import as_user_error
 from heterolora.harness.cli.run.compose import composition_problems
 from heterolora.harness.runs.launched import first, print_once
-from heterolora.training import interrupts
+from heterolora.harness.runs.signals import Terminated, exit_code, signals
 
 
 def report_errors(command: Callable[[], object]) -> int:
@@ -35,11 +35,11 @@ def report_errors(command: Callable[[], object]) -> int:
         user_error = as_user_error(problem)
         print_once(user_error)
         return user_error.exit_code
-    except (KeyboardInterrupt, interrupts.Terminated) as stop:
-        interrupts.ignore()
+    except (KeyboardInterrupt, Terminated) as stop:
+        signals.ignore()
         if first():
-            print(interrupts.line(stop), file=sys.stderr)
-        return interrupts.exit_code(stop)
+            print(signals.line(stop), file=sys.stderr)
+        return exit_code(stop)
     return result if isinstance(result, int) else 0
 
 
@@ -48,7 +48,7 @@ def _with_signals(command: Callable[[], object]) -> object:
     try:
         return command()
     except BaseException as problem:
-        error = interrupts.meant(problem)
+        error = signals.meant(problem)
         if error is problem:
             raise
         raise error from None

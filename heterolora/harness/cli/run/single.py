@@ -31,11 +31,9 @@ def single(cfg: DictConfig) -> float:
         check(cfg)
     screen.doing("importing torch and Transformers")
     quiet_libraries()
-    from heterolora.harness.runs.processes import running
-    from heterolora.training.signals import Signals
-    from heterolora.training.trainer import drive
+    from heterolora.harness.runs import processes
 
-    outcome = drive(running(cfg, screen, Signals()))
+    outcome = processes.run(cfg, screen)
     if outcome is None:
         return float("nan")
     outcome.show(screen.console)

@@ -6,7 +6,8 @@ The plan says which runs a job has. A run that fails ends neither its job nor th
 import json
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,16 +19,17 @@ from heterolora.errors import ConfigError, UserError, one_line
 from heterolora.files import as_user_error
 from heterolora.harness.cli.run.quiet import quiet_libraries
 from heterolora.harness.cli.sweeps.workers import in_workers
-from heterolora.harness.config import without
+from heterolora.harness.config import Config, without
 from heterolora.harness.loggers.progress import PLAIN, Screen, duration, own_display
-from heterolora.harness.records.schema import Outcome, PlannedRun
+from heterolora.harness.records.schema import OutcomeRow, PlannedRun
 from heterolora.harness.records.sweep import SweepRecord
 from heterolora.harness.runs.launched import first
-from heterolora.training import interrupts
-from heterolora.training.signals import Signals, Stopped
+from heterolora.harness.runs.signals import Stopped, signals
 
 if TYPE_CHECKING:
-    from heterolora.training.trainer import Steps
+    from heterolora.harness.runs.execute import Run
+    from heterolora.harness.runs.outcome import Outcome
+    from heterolora.harness.runs.packs import Pause, Training
 
 OF_EACH_RUN: Mapping[str, Any] = {
     **dict.fromkeys(("seed", "name", "proxy", "strategy", "selection", "rank_budget"), True),
@@ -117,69 +119,107 @@ def config_of(record: SweepRecord, index: int, planned: PlannedRun) -> DictConfi
 
 def _train_alone(cfg: DictConfig, record: SweepRecord, index: int, planned: PlannedRun) -> float:
     """Train one run; return its metric, or NaN if it failed."""
-    from heterolora.training.trainer import drive
+    from heterolora.harness.runs import processes
 
-    interrupts.check()
-    return drive(_training(cfg, record, index, planned, Signals()))
+    signals.check()
+    attempt = Attempt(record, index, planned)
+    with attempt.noted():
+        attempt.outcome = processes.run(cfg, attempt.screen)
+    return float("nan") if attempt.outcome is None else attempt.outcome.metric
 
 
-def _train_packed(record: SweepRecord, pack: Mapping[int, PlannedRun], max_packed: int) -> None:
+def _train_packed(record: SweepRecord, runs: Mapping[int, PlannedRun], max_packed: int) -> None:
     """Train runs together."""
-    from heterolora.training.together import Together
+    from heterolora.harness.runs.packs import Pack
+    from heterolora.harness.runs.prepare import prepare
+    from heterolora.settings import torch
+    from heterolora.training.precision import reproducible
 
     quiet_libraries()
-    trainings = [
-        partial(_training, config_of(record, index, run), record, index, run)
-        for index, run in pack.items()
-    ]
-    Together(trainings, max_packed).drive()
+    attempts = {index: Attempt(record, index, run) for index, run in runs.items()}
+    configs: dict[int, Config] = {}
+    for index, attempt in attempts.items():
+        with attempt.noted():
+            configs[index] = prepare(config_of(record, index, runs[index]))
+
+    def open_training(index: int, contexts: ExitStack, pause: "Pause") -> "Training":
+        attempt = attempts[index]
+        contexts.enter_context(attempt.noted())
+        return contexts.enter_context(attempt.opened(configs[index], pause))
+
+    if configs:
+        shared = next(iter(configs.values()))  # all have the same device and number formats
+        with reproducible(shared.training.tf32, torch.device(shared.device)):
+            Pack([partial(open_training, index) for index in configs], max_packed).train()
 
 
-def _training(
-    cfg: DictConfig, record: SweepRecord, index: int, planned: PlannedRun, signals: Signals
-) -> "Steps[float]":
-    """Train one run, yielding its optimizer steps; note its outcome and print a line about it.
+class Attempt:
+    """A run of a sweep that is being trained.
 
-    Returns:
-        Its metric; NaN if it failed, or in a process that only follows the first.
+    Attributes:
+        screen: where its progress is shown.
+        outcome: how it ended; None until it has finished, if it failed, and in a process that only
+            follows the first.
     """
-    from heterolora.harness.runs.processes import running
 
-    screen, metric = Screen(own_display(), planned.label), float("nan")
+    def __init__(self, record: SweepRecord, index: int, planned: PlannedRun) -> None:
+        self.screen = Screen(own_display(), planned.label)
+        self.outcome: Outcome | None = None
+        self._record = record
+        self._index = index
+        self._planned = planned
 
-    def stopped(status: Literal["failed", "interrupted"], said: str, exit_code: int = 1) -> Outcome:
-        return Outcome(status=status, what=planned.overrides, said=said, exit_code=exit_code)
+    @contextmanager
+    def opened(self, config: Config, pause: "Pause") -> "Iterator[Run]":
+        """Open the run, to be trained with others; set its outcome when it is closed."""
+        from heterolora.harness.runs.execute import open_run
 
-    try:
-        result = yield from running(cfg, screen, signals)
-        if result is None:
-            return metric
-    except (UserError, OSError) as problem:
-        interrupts.check()
-        error = as_user_error(problem)
-        outcome = stopped("failed", "; ".join(str(error).splitlines()), error.exit_code)
-    except Stopped as error:
-        record.write_outcome(index, stopped("failed", one_line(error)))
-        raise
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if first():
-            record.write_outcome(index, stopped("interrupted", interrupts.where(stop)))
-        raise
-    except Exception as error:
-        interrupts.check()
-        traceback.print_exc()
-        outcome = stopped("failed", f"{type(error).__name__}: {one_line(error)}")
-    else:
-        metric = result.metric
-        outcome = Outcome(
-            status="skipped" if result.skipped else "finished",
-            what=str(result.directory),
-            said=result.headline(),
-        )
-    record.write_outcome(index, outcome)
-    line = f"{planned.label} {outcome.status}: {outcome.said}{_progress(record)}"
-    screen.console.print(line, **PLAIN)
-    return metric
+        with closing(self.screen):
+            with open_run(config, self.screen, pause) as run:
+                yield run
+            self.outcome = run.outcome()
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note and print how the run ended that is made inside the context.
+
+        An error of the run goes no further: it does not end the sweep.
+        """
+        try:
+            yield
+        except (UserError, OSError) as problem:
+            signals.check()
+            error = as_user_error(problem)
+            row = self._row("failed", "; ".join(str(error).splitlines()), error.exit_code)
+        except Stopped as error:
+            self._record.write_outcome(self._index, self._row("failed", one_line(error)))
+            raise
+        except (KeyboardInterrupt, SystemExit):
+            if first():
+                where = signals.standing.where or "before the first step"
+                self._record.write_outcome(self._index, self._row("interrupted", where))
+            raise
+        except Exception as error:
+            signals.check()
+            traceback.print_exc()
+            row = self._row("failed", f"{type(error).__name__}: {one_line(error)}")
+        else:
+            if self.outcome is None:
+                return  # the first of several processes notes it
+            row = OutcomeRow(
+                status="skipped" if self.outcome.skipped else "finished",
+                what=str(self.outcome.directory),
+                said=self.outcome.headline(),
+            )
+        self._record.write_outcome(self._index, row)
+        line = f"{self._planned.label} {row.status}: {row.said}{_progress(self._record)}"
+        self.screen.console.print(line, **PLAIN)
+
+    def _row(
+        self, status: Literal["failed", "interrupted"], said: str, exit_code: int = 1
+    ) -> OutcomeRow:
+        what = self._planned.overrides
+        return OutcomeRow(status=status, what=what, said=said, exit_code=exit_code)
 
 
 def _progress(record: SweepRecord) -> str:

@@ -11,8 +11,9 @@ from rich.console import Console
 from heterolora.harness.loggers.progress import PLAIN, counted
 from heterolora.harness.paths import CONF, INSTALLED
 from heterolora.harness.records import schema
-from heterolora.harness.records.schema import Outcome, PlannedRun
+from heterolora.harness.records.schema import OutcomeRow, PlannedRun
 from heterolora.harness.records.sweep import SweepRecord
+from heterolora.harness.runs.signals import Standing
 
 SHARED = {
     "model": ("model.path", "model.name"),
@@ -24,7 +25,7 @@ SHARED = {
 
 
 def show_plan(
-    console: Console, runs: Sequence[PlannedRun], known: Mapping[int, Outcome], output: str
+    console: Console, runs: Sequence[PlannedRun], known: Mapping[int, OutcomeRow], output: str
 ) -> None:
     """Print how many runs there are, and a line for each with what is known of it.
 
@@ -50,7 +51,7 @@ def show_plan(
         console.print(line.rstrip(), **PLAIN)
 
 
-def _state(run: PlannedRun, known: Outcome | None) -> str:
+def _state(run: PlannedRun, known: OutcomeRow | None) -> str:
     """Return what is known of a run before the sweep; empty for one that is to begin."""
     if known is not None:
         return "already finished" if known.status == "skipped" else known.status
@@ -81,7 +82,7 @@ def summarize(console: Console, record: SweepRecord) -> int:
     outcomes, plan = record.outcomes(), record.read_plan()
     for index, run in enumerate(plan.runs):
         said = f"its job ended without a result; see {record.folder}/.submitit"
-        lost = Outcome(status="lost", what=run.overrides, said=said, exit_code=1)
+        lost = OutcomeRow(status="lost", what=run.overrides, said=said, exit_code=1)
         outcomes.setdefault(index, lost)
     console.print()
     for index, one in sorted(outcomes.items()):
@@ -112,8 +113,8 @@ def report_command(configs: Sequence[Mapping[str, Any]]) -> str:
     return shlex.join([*(["heterolora-report"] if INSTALLED else program), folder])
 
 
-def interruption(record: SweepRecord) -> str:
-    """Return how to end the line about the interruption of a sweep: which runs stopped where."""
+def standing(record: SweepRecord) -> Standing:
+    """Return where a sweep stands when it is interrupted: which runs stopped, at which step."""
     again = "run the same command again to resume"
     total = len(record.read_plan().runs)
     outcomes = record.outcomes()
@@ -125,4 +126,4 @@ def interruption(record: SweepRecord) -> str:
         stopped = {number: where.partition(";")[0] for number, where in stopped.items()}
         again = f"the state of each is saved in checkpoint/resume in its record; {again}"
     runs = ", ".join(f"run {number} {where}" for number, where in stopped.items())
-    return f" with {done} of {counted(total, 'run')} finished{runs and ', '}{runs}; {again}"
+    return Standing(f"with {done} of {counted(total, 'run')} finished{runs and ', '}{runs}", again)

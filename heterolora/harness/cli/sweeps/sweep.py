@@ -16,19 +16,18 @@ from heterolora.errors import ConfigError, RecordError, UserError, one_line, sho
 from heterolora.files import remedy
 from heterolora.harness.cli.run.grids import combinations, compose_runs
 from heterolora.harness.cli.sweeps import slurm
-from heterolora.harness.cli.sweeps.summary import interruption, show_plan, summarize
+from heterolora.harness.cli.sweeps.summary import show_plan, standing, summarize
 from heterolora.harness.loggers.console import headline
 from heterolora.harness.loggers.progress import Screen, counted, own_display
 from heterolora.harness.records.lock import holder
 from heterolora.harness.records.record import check_writable, finished
-from heterolora.harness.records.schema import Outcome, Plan, PlannedRun
+from heterolora.harness.records.schema import OutcomeRow, Plan, PlannedRun
 from heterolora.harness.records.sweep import SweepRecord
-from heterolora.training import interrupts
+from heterolora.harness.runs.signals import Standing, signals
 
-WAITING = (
-    " while waiting for SLURM; submitted jobs continue, and the same command shows their state"
+WAITING = Standing(
+    "while waiting for SLURM", "submitted jobs continue, and the same command shows their state"
 )
-"""How the line about an interruption ends on a cluster."""
 
 
 @dataclass(frozen=True)
@@ -151,13 +150,13 @@ class Sweep:
             if getattr(self.launcher, "in_workers", False)
             else own_display().sweep(len(plan.runs), lambda: len(record.outcomes()))
         )
-        interrupts.unwind()
+        signals.unwind()
         try:
             with progress:
                 batches = divided(range(len(plan.jobs)), plan.batch)
                 complete = [self._launch_batch(batch, record.folder) for batch in batches]
-        except (KeyboardInterrupt, SystemExit) as stop:
-            stop.add_note(WAITING if self._on_cluster else interruption(record))
+        except (KeyboardInterrupt, SystemExit):
+            signals.standing = WAITING if self._on_cluster else standing(record)
             raise
         return all(complete)
 
@@ -190,7 +189,8 @@ def divided(indices: Sequence[int], size: int) -> list[list[int]]:
 def _directory(cfg: DictConfig) -> str | None:
     """Return the directory of a run; None if its configuration is not valid, as the run reports."""
     # Late, for they import torch: the first line of a sweep is printed before.
-    from heterolora.harness.runs.execute import directory_of
+    from heterolora.harness.config import identity
+    from heterolora.harness.runs.outcome import directory_of
     from heterolora.harness.runs.prepare import prepare
 
     # If the precision is given, the directory does not depend on the device, and the machine that
@@ -198,12 +198,13 @@ def _directory(cfg: DictConfig) -> str | None:
     here = cfg if cfg.precision == "auto" else OmegaConf.merge(cfg, {"device": "auto"})
     assert isinstance(here, DictConfig)
     try:
-        return str(directory_of(prepare(here)))
+        config = prepare(here)
+        return str(directory_of(config, identity(config)))
     except UserError:
         return None
 
 
-def _known(run: PlannedRun, queued: Mapping[str, str]) -> Outcome | None:
+def _known(run: PlannedRun, queued: Mapping[str, str]) -> OutcomeRow | None:
     """Return the outcome of a run that is finished or under way; None if it is to be launched."""
     if run.directory is None:
         return None
@@ -213,9 +214,9 @@ def _known(run: PlannedRun, queued: Mapping[str, str]) -> Outcome | None:
     except RecordError:
         result = None  # the run itself reports what is wrong with its record
     if result is not None:
-        return Outcome(status="skipped", what=run.directory, said=headline(result))
+        return OutcomeRow(status="skipped", what=run.directory, said=headline(result))
     if process := holder(directory):
-        return Outcome(status="running", what=run.directory, said=process)
+        return OutcomeRow(status="running", what=run.directory, said=process)
     if task := queued.get(run.directory):
-        return Outcome(status="queued", what=run.directory, said=f"SLURM job {task}")
+        return OutcomeRow(status="queued", what=run.directory, said=f"SLURM job {task}")
     return None

@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import active_children, resource_tracker
-from types import FrameType
 from typing import Generic, TypeVar
 
 from joblib import Parallel, delayed
 from joblib.externals.loky.backend import resource_tracker as loky_tracker
 
-from heterolora.training import interrupts
-from heterolora.training.signals import Signals
+from heterolora.harness.runs.signals import signals
 
 BLOCKED = (signal.SIGINT, signal.SIGTERM)
 """Signals that a worker blocks unless it is inside a call.
@@ -22,21 +20,6 @@ A worker that starts or waits for a call would die of them, and joblib then kill
 """
 
 T = TypeVar("T")
-
-
-class ForwardedSignals(Signals):
-    """Defers signals in this process and passes them to the workers.
-
-    Someone may send a signal to this process alone. Ctrl-C in a terminal reaches the workers as
-    well, which ignore the second signal.
-    """
-
-    def _put_off(self, number: int, frame: FrameType | None) -> None:
-        super()._put_off(number, frame)
-        for worker in active_children():
-            if worker.pid is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(worker.pid, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -55,7 +38,7 @@ def in_workers(calls: Iterable[Callable[[], T]], n_jobs: int) -> list[T]:
     Raises:
         BaseException: the first error of a call, after all calls have ended.
     """
-    with ForwardedSignals() as signals:
+    with signals.deferred(on_signal=_end_workers):
         pending = (call for call in calls if not signals.waiting and not _signal_is_pending())
         parallel = Parallel(n_jobs, return_as="generator", batch_size=1, pre_dispatch="n_jobs")
         with _signals_blocked():  # workers inherit this when they start
@@ -66,11 +49,22 @@ def in_workers(calls: Iterable[Callable[[], T]], n_jobs: int) -> list[T]:
     return [one.result for one in ended]  # type: ignore[misc]  # None may be a result
 
 
+def _end_workers() -> None:
+    """Have the workers end, as a signal may have reached this process alone.
+
+    Ctrl-C in a terminal reaches the workers as well, which ignore the second signal.
+    """
+    for worker in active_children():
+        if worker.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGTERM)
+
+
 def _in_worker(call: Callable[[], T]) -> Ended[T]:
     """Make a call in a worker, and return its error: if it were raised, joblib would end all."""
     try:
-        interrupts.listen(speaks=False)
-        interrupts.unwind()
+        signals.listen(speaks=False)
+        signals.unwind()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
         return Ended(result=call())
     except BaseException as error:
