@@ -1,6 +1,7 @@
 """The command line as a person meets it: what it prints, and how it says no."""
 
 import functools
+import importlib
 import json
 import os
 import re
@@ -31,7 +32,10 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from heterolora.errors import TrainingError
+from heterolora.harness.cli import commands
+from heterolora.harness.cli import main as doors
 from heterolora.harness.cli import train as command
+from heterolora.harness.cli.commands import COMMANDS
 from heterolora.harness.records.record import read_rows, read_run
 from heterolora.harness.records.schema import OutcomeRow
 from heterolora.harness.records.sweep import SweepRecord
@@ -110,6 +114,45 @@ def test_a_second_time_says_that_it_is_finished(command_line, main_job: Ran) -> 
     assert "already finished; use rerun=true to run it again" in second.out
     assert "epoch  1/2" not in second.out
     assert main_job.done.out.splitlines()[-3:] == second.out.splitlines()[-3:]
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "command", "rest"),
+    [
+        ("heterolora", ["report", "here"], "report", ["here"]),
+        ("heterolora-report", ["here"], "report", ["here"]),
+        ("scripts/report.py", ["run"], "report", ["run"]),
+        ("somewhere/heterolora/__main__.py", ["study", "x", "seed=1"], "study", ["x", "seed=1"]),
+        ("heterolora", ["run", "-m", "seed=1"], "run", ["-m", "seed=1"]),
+        ("heterolora", ["seed=1"], "run", ["seed=1"]),
+        ("train.py", [], "run", []),
+        ("heterolora", ["--help"], "run", ["--help"]),
+    ],
+)
+def test_every_way_to_a_command(
+    program: str,
+    arguments: list[str],
+    command: str,
+    rest: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The console commands, the scripts and `python -m heterolora` are doors to the same."""
+    called: list[tuple[str, list[str]]] = []
+
+    def note(name: str = "run") -> int:
+        called.append((name, sys.argv[1:]))
+        return 3
+
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    monkeypatch.setattr(doors, "call", note)
+    monkeypatch.setattr(doors, "run", note)
+    assert doors.main() == 3
+    assert called == [(command, rest)]
+
+
+def test_every_command_has_a_module() -> None:
+    for name in COMMANDS:
+        assert callable(importlib.import_module(f"{commands.__name__}.{name}").main)
 
 
 def test_degenerate_searches_warn_once(command_line, tiny) -> None:

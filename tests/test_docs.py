@@ -20,8 +20,9 @@ from transformers import AutoModelForSequenceClassification, Trainer, TrainingAr
 import heterolora
 from heterolora.harness.cli.commands import COMMANDS, evaluate, export, report, suggest
 from heterolora.harness.cli.commands.prefetch import runs_of
-from heterolora.harness.cli.run.compose import check_overrides, composing
+from heterolora.harness.cli.run.compose import composing
 from heterolora.harness.cli.run.grids import combinations, compose_runs
+from heterolora.harness.cli.run.overrides import check_overrides
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -1,8 +1,10 @@
 """The sweeper: grids become one plan, and what is missing of it is launched once."""
 
 import functools
+import json
 import os
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from heterolora.errors import ConfigError
+from heterolora.errors import ClusterError, ConfigError, RecordError
 from heterolora.harness.cli.run.compose import composing
 from heterolora.harness.cli.run.grids import combinations as grid_combinations
-from heterolora.harness.cli.sweeps import slurm
+from heterolora.harness.cli.sweeps import slurm, workers
+from heterolora.harness.cli.sweeps.jobs import config_of
 from heterolora.harness.cli.sweeps.sweep import Sweep
 from heterolora.harness.records import schema
 from heterolora.harness.records.schema import OutcomeRow, Plan, PlannedRun
@@ -214,6 +217,80 @@ def test_each_task_of_each_array_is_known_by_its_job(
         "run3": "10_0",
         "run5": "11",
     }
+
+
+def test_waiting_ends_with_the_last_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks again after a failure, sleeps between two answers, and not after the last one."""
+    (tmp_path / ".submitit" / "9_0").mkdir(parents=True)
+    answers: list[Any] = [{"9_0", "8"}, ClusterError("squeue failed"), {"8"}]
+    slept: list[float] = []
+
+    def live_tasks() -> set[str]:
+        answer = answers.pop(0)
+        if isinstance(answer, ClusterError):
+            raise answer
+        return set(answer)
+
+    monkeypatch.setattr(slurm, "live_tasks", live_tasks)
+    monkeypatch.setattr(slurm.time, "sleep", slept.append)
+    slurm.wait_for(tmp_path, seconds=3)
+    assert (answers, slept) == ([], [3, 3])
+
+
+OLD_PLAN = (
+    '{"runs": [{"overrides": "seed=0", "config": {"rerun": false, "seed": 0}, '
+    '"directory": "outputs/main/rte/a-s0"}], "jobs": [[0]], "batch": 1}'
+)
+"""As it was written before runs had labels."""
+PLAN = OLD_PLAN.replace(
+    'a-s0"}', 'a-s0", "label": "run 1 of 1", "differs": "", "of": "a later version"}'
+)
+
+
+@pytest.mark.parametrize("content", [OLD_PLAN, PLAN], ids=["earlier", "later"])
+def test_a_sweep_of_another_version_goes_on(tmp_path: Path, content: str) -> None:
+    """What is known of its plan is read, and written again as it was."""
+    (tmp_path / schema.PLAN).write_text(content)
+    record = SweepRecord(tmp_path)
+    plan = record.read_plan()
+    assert config_of(record, 0, plan.runs[0]) == {"rerun": False, "seed": 0}
+    record.write_plan(plan)
+    written = json.loads((tmp_path / schema.PLAN).read_text())
+    assert {"label": "", "differs": "", **json.loads(content)["runs"][0]} == written["runs"][0]
+
+
+def test_a_damaged_record_of_a_sweep_is_one_line(tmp_path: Path) -> None:
+    record = SweepRecord(tmp_path)
+    with pytest.raises(RecordError, match=r"plan\.json: cannot be read"):
+        record.read_plan()
+    (tmp_path / schema.PLAN).write_text(PLAN.replace("[[0]]", '"all"'))
+    with pytest.raises(RecordError, match=r"plan\.json: is damaged \(jobs: "):
+        record.read_plan()
+    record.write_outcome(0, OutcomeRow(status="failed", what="seed=0", said="why", exit_code=2))
+    file = tmp_path / schema.OUTCOMES / "0.json"
+    row = {"status": "failed", "what": "seed=0", "said": "why", "exit_code": 2}
+    assert json.loads(file.read_text()) == row
+    file.write_text(json.dumps({**row, "status": "unheard of"}))
+    with pytest.raises(RecordError, match=r"0\.json: is damaged \(status: "):
+        record.outcomes()
+
+
+def test_the_private_api_of_joblib_is_that_of_the_version_it_was_checked_with() -> None:
+    """`joblib.externals.loky.backend.resource_tracker.ensure_running`, in sweeps/workers.py.
+
+    With another version, look whether it still unblocks signals when it starts a process, and run
+    the slow tests of test_progress.py that interrupt a sweep in two processes.
+    """
+    assert metadata.version("joblib").startswith("1.6.")
+    assert callable(workers.loky_tracker.ensure_running)
+
+
+def test_hydras_own_launcher_of_this_name_is_not_used() -> None:
+    """Its package may be installed; it would kill the workers at a signal."""
+    with composing():
+        config = compose("config", ["hydra/launcher=joblib"], return_hydra_config=True)
+    launcher = {"_target_": "hydra_plugins.heterolora.JoblibLauncher", "n_jobs": -1}
+    assert config.hydra.launcher == launcher
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,9 @@ from omegaconf import DictConfig
 from heterolora.errors import UserError
 from heterolora.files import as_user_error
 from heterolora.harness.cli.commands import COMMANDS
-from heterolora.harness.cli.run.compose import (
-    HYDRA_VERSION,
-    check_command_line,
-    offer_plugins,
-    overrides_of,
-)
+from heterolora.harness.cli.run.compose import HYDRA_VERSION, offer_plugins
 from heterolora.harness.cli.run.errors import report_errors
+from heterolora.harness.cli.run.overrides import check_command_line, overrides_of
 from heterolora.harness.cli.run.quiet import quiet_libraries
 from heterolora.harness.cli.run.single import check_no_launcher, single
 from heterolora.harness.cli.sweeps import plugins

@@ -132,7 +132,7 @@ def table_for(name: str | None, folder: Path, runs: pd.DataFrame) -> tuple[Table
     return table, runs_of(table, runs)
 
 
-def write(made: Report, style: str, output: Path | None) -> None:
+def write(report: Report, style: str, output: Path | None) -> None:
     """Write a report to a file or the screen.
 
     Raises:
@@ -140,26 +140,26 @@ def write(made: Report, style: str, output: Path | None) -> None:
     """
     if output is not None:
         try:
-            output.write_text(FORMATS[style](made))
+            output.write_text(FORMATS[style](report))
         except OSError as error:
             raise RecordError(
                 f"--output {output}: cannot be written ({one_line(error)}); choose another file"
             ) from error
     elif style == "terminal" and sys.stdout.isatty():
-        show(made, Console())
+        show(report, Console())
     else:
-        sys.stdout.write(FORMATS[style](made))
+        sys.stdout.write(FORMATS[style](report))
 
 
-def plain(made: Report) -> dict[str, list[dict[str, Any]]]:
+def plain(report: Report) -> dict[str, list[dict[str, Any]]]:
     """Return every table of a report as rows, with None for numbers that are not known."""
-    frames = {part.title: part.frame for part in made.sections} | {"numbers": made.numbers}
+    frames = {part.title: part.frame for part in report.sections} | {"numbers": report.numbers}
     known = {name: f.astype(object).where(f.notna(), None) for name, f in frames.items()}
     return {name: frame.to_dict("records") for name, frame in known.items()}
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Report, draw and log what is args."""
+    """Print the tables, draw the figures and log both, as the arguments ask for."""
     args = parse_args(arguments)
     # pandas and SciPy take longer to import than it takes to print the help.
     from heterolora.harness.reporting import page

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from heterolora.errors import ConfigError, UserError
 from heterolora.files import as_user_error
-from heterolora.harness.cli.run.compose import composition_problems
+from heterolora.harness.cli.run.overrides import composition_problems
 from heterolora.harness.runs.launched import first, print_once
 from heterolora.harness.runs.signals import Terminated, exit_code, signals
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from heterolora.errors import ConfigError
-from heterolora.harness.cli.run.compose import check_overrides, composition_problems
+from heterolora.harness.cli.run.overrides import check_overrides, composition_problems
 
 
 def combinations(
