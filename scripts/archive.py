@@ -1,6 +1,8 @@
-"""`python scripts/archive.py FOLDER FILE.jsonl.gz`: see heterolora/harness/cli/archive.py."""
+"""`python scripts/archive.py ...` is `heterolora archive ...`, by its name."""
 
-from heterolora.harness.cli.archive import run
+import sys
+
+from heterolora.harness.cli.main import main
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

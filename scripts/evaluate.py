@@ -1,6 +1,8 @@
-"""`python scripts/evaluate.py RUN_DIR --task mmlu`: see heterolora/harness/cli/evaluate.py."""
+"""`python scripts/evaluate.py ...` is `heterolora evaluate ...`, by its name."""
 
-from heterolora.harness.cli.evaluate import run
+import sys
+
+from heterolora.harness.cli.main import main
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

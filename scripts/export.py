@@ -1,6 +1,8 @@
-"""`python scripts/export.py RUN_DIR --to peft OUT`: see heterolora/harness/cli/export.py."""
+"""`python scripts/export.py ...` is `heterolora export ...`, by its name."""
 
-from heterolora.harness.cli.export import run
+import sys
+
+from heterolora.harness.cli.main import main
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

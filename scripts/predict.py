@@ -1,6 +1,8 @@
-"""`python scripts/predict.py RUN_DIR --split test`: see heterolora/harness/cli/predict.py."""
+"""`python scripts/predict.py ...` is `heterolora predict ...`, by its name."""
 
-from heterolora.harness.cli.predict import run
+import sys
+
+from heterolora.harness.cli.main import main
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

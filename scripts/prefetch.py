@@ -1,6 +1,8 @@
-"""`python scripts/prefetch.py task=mrpc`: see heterolora/harness/cli/prefetch.py."""
+"""`python scripts/prefetch.py ...` is `heterolora prefetch ...`, by its name."""
 
-from heterolora.harness.cli.prefetch import run
+import sys
+
+from heterolora.harness.cli.main import main
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

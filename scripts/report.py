@@ -1,6 +1,8 @@
-"""`python scripts/report.py outputs --table 4`: see heterolora/harness/cli/report.py."""
+"""`python scripts/report.py ...` is `heterolora report ...`, by its name."""
 
-from heterolora.harness.cli.report import run
+import sys
+
+from heterolora.harness.cli.main import main
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

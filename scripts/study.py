@@ -1,6 +1,8 @@
-"""`python scripts/study.py EXPERIMENT`: see heterolora/harness/cli/study.py."""
+"""`python scripts/study.py ...` is `heterolora study ...`, by its name."""
 
-from heterolora.harness.cli.study import run
+import sys
+
+from heterolora.harness.cli.main import main
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

@@ -20,7 +20,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
 
-from heterolora.harness.cli import run as command
+from heterolora.harness.cli import train as command
 from heterolora.harness.records.record import read_rows, read_run
 from heterolora.strategies import search
 from heterolora.training.trainer import Trainer

@@ -57,8 +57,8 @@ from transformers import (
 )
 
 from heterolora.errors import ConfigError
-from heterolora.harness.cli import run as command
-from heterolora.harness.cli.compose import composing, is_group
+from heterolora.harness.cli import train as command
+from heterolora.harness.cli.run.compose import composing, is_group
 from heterolora.harness.config import prepare
 from heterolora.losses import Batch
 from heterolora.training.engines import LocalEngine

@@ -11,7 +11,7 @@ from conftest import CONF, ROOT, CommandLine
 from records import write_run
 
 from heterolora.errors import RecordError
-from heterolora.harness.cli import archive as command
+from heterolora.harness.cli.commands import archive as command
 from heterolora.harness.records import archive
 from heterolora.harness.records.archive import restore, write_archive
 from heterolora.harness.records.load import load

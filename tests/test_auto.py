@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import CommandLine, composed, problems
 
-from heterolora.harness.cli.run import at_home
+from heterolora.harness.cli.train import expand_home
 from heterolora.harness.config import prepare
 from heterolora.harness.records.load import load
 
@@ -18,7 +18,7 @@ def test_a_directory_is_called_by_its_own_name(wide: Path) -> None:
 def test_home_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     arguments = ["model.path=~/m", "+task.path=~/a=b", "seed=0", "~proxy", "output=x~/y", "-m"]
-    assert list(map(at_home, arguments)) == [
+    assert list(map(expand_home, arguments)) == [
         "model.path=/home/ada/m",
         "+task.path=/home/ada/a=b",
         *arguments[2:],

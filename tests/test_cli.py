@@ -1,6 +1,7 @@
 """The command line as a person meets it: what it prints, and how it says no."""
 
 import functools
+import importlib
 import json
 import os
 import re
@@ -31,9 +32,13 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from heterolora.errors import TrainingError
-from heterolora.harness.cli import run as command
-from heterolora.harness.cli import sweep as sweep_room
+from heterolora.harness.cli import commands
+from heterolora.harness.cli import main as doors
+from heterolora.harness.cli import train as command
+from heterolora.harness.cli.commands import COMMANDS
 from heterolora.harness.records.record import read_rows, read_run
+from heterolora.harness.records.schema import OutcomeRow
+from heterolora.harness.records.sweep import SweepRecord
 from heterolora.losses import Batch
 from heterolora.strategies.dynamic import Dynamic
 from heterolora.training.engines import LocalEngine
@@ -111,6 +116,45 @@ def test_a_second_time_says_that_it_is_finished(command_line, main_job: Ran) -> 
     assert main_job.done.out.splitlines()[-3:] == second.out.splitlines()[-3:]
 
 
+@pytest.mark.parametrize(
+    ("program", "arguments", "command", "rest"),
+    [
+        ("heterolora", ["report", "here"], "report", ["here"]),
+        ("heterolora-report", ["here"], "report", ["here"]),
+        ("scripts/report.py", ["run"], "report", ["run"]),
+        ("somewhere/heterolora/__main__.py", ["study", "x", "seed=1"], "study", ["x", "seed=1"]),
+        ("heterolora", ["run", "-m", "seed=1"], "run", ["-m", "seed=1"]),
+        ("heterolora", ["seed=1"], "run", ["seed=1"]),
+        ("train.py", [], "run", []),
+        ("heterolora", ["--help"], "run", ["--help"]),
+    ],
+)
+def test_every_way_to_a_command(
+    program: str,
+    arguments: list[str],
+    command: str,
+    rest: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The console commands, the scripts and `python -m heterolora` are doors to the same."""
+    called: list[tuple[str, list[str]]] = []
+
+    def note(name: str = "run") -> int:
+        called.append((name, sys.argv[1:]))
+        return 3
+
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    monkeypatch.setattr(doors, "call", note)
+    monkeypatch.setattr(doors, "run", note)
+    assert doors.main() == 3
+    assert called == [(command, rest)]
+
+
+def test_every_command_has_a_module() -> None:
+    for name in COMMANDS:
+        assert callable(importlib.import_module(f"{commands.__name__}.{name}").main)
+
+
 def test_degenerate_searches_warn_once(command_line, tiny) -> None:
     done = command_line(*tiny, "proxy=snip", "proxy.weights=current", "training.epochs=1")
     assert done.out.count("all scores of snip are equal, so the allocation is random") == 1
@@ -159,21 +203,26 @@ def test_a_job_that_queues_again_does_not_run_its_reruns_again(tmp_path) -> None
     record.parent.mkdir()
     record.write_text("{}")
     os.utime(record, (1, 1))
-    sweep = tmp_path / "sweep"
-    assert not sweep_room.begun(sweep, 0, str(record.parent))
-    assert not sweep_room.begun(sweep, 0, str(record.parent))  # killed before its record was new
+    sweep = SweepRecord(tmp_path / "sweep")
+    assert not sweep.had_begun(0, str(record.parent))
+    assert not sweep.had_begun(0, str(record.parent))  # killed before its record was new
     record.write_text("{}")
     os.utime(record)
-    assert sweep_room.begun(sweep, 0, str(record.parent))
-    assert not sweep_room.begun(sweep, 1, str(record.parent))
+    assert sweep.had_begun(0, str(record.parent))
+    assert not sweep.had_begun(1, str(record.parent))
 
 
 def test_how_a_run_ended_is_kept_but_a_failure_is_not(tmp_path) -> None:
     """A job that is queued again skips what it had finished, which stays finished."""
-    rows = [sweep_room.row_of(status, "", "") for status in ("failed", "finished", "skipped")]
-    for row in rows:
-        sweep_room.note(tmp_path, 0, row)
-    assert sweep_room.outcomes(tmp_path) == {0: rows[1]}
+    record = SweepRecord(tmp_path)
+    outcomes = [
+        OutcomeRow(status="failed", what="", said=""),
+        OutcomeRow(status="finished", what="", said=""),
+        OutcomeRow(status="skipped", what="", said=""),
+    ]
+    for outcome in outcomes:
+        record.write_outcome(0, outcome)
+    assert record.outcomes() == {0: outcomes[1]}
 
 
 def test_a_bug_in_one_run_of_a_sweep_does_not_stop_it(command_line, tiny, monkeypatch) -> None:
@@ -315,7 +364,7 @@ def key_of(line: str) -> str:
 TWICE = """
 import sys
 from hydra.core.global_hydra import GlobalHydra
-from heterolora.harness.cli.run import main
+from heterolora.harness.cli.train import main
 program, *arguments = sys.argv
 codes, then = [], arguments.index("then")
 for command in (arguments[:then], arguments[then + 1 :]):

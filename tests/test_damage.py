@@ -25,8 +25,8 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification
 
 import heterolora
-from heterolora.harness.cli import archive, export, predict, report, suggest
-from heterolora.harness.cli import run as command
+from heterolora.harness.cli import train as command
+from heterolora.harness.cli.commands import archive, export, predict, report, suggest
 from heterolora.harness.loggers.progress import Display, Screen
 from heterolora.harness.records.record import read_run
 from heterolora.harness.runs import execute as experiment

@@ -37,7 +37,7 @@ from test_super_glue import rows_of as glue_rows
 
 from heterolora.adapters import Space
 from heterolora.architectures import layers_of, wire
-from heterolora.harness.cli import predict
+from heterolora.harness.cli.commands import predict
 from heterolora.harness.records.record import read_rows, read_run
 from heterolora.harness.runs.launched import first
 from heterolora.losses import CHOICES, CREDITS, GROUPS, LABELS, Batch

@@ -18,11 +18,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 import heterolora
-from heterolora.__main__ import COMMANDS
-from heterolora.harness.cli import evaluate, export, report, suggest
-from heterolora.harness.cli.compose import check_overrides, composing
-from heterolora.harness.cli.prefetch import runs_of
-from heterolora.harness.cli.sweeper import composed, swept
+from heterolora.harness.cli.commands import COMMANDS, evaluate, export, report, suggest
+from heterolora.harness.cli.commands.prefetch import runs_of
+from heterolora.harness.cli.run.compose import composing
+from heterolora.harness.cli.run.grids import combinations, compose_runs
+from heterolora.harness.cli.run.overrides import check_overrides
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -123,13 +123,12 @@ def test_a_command_that_trains_can_be_composed(command: str) -> None:
             check_overrides(overrides(command))
             assert compose("config", overrides(command)).seed == 0
             return
-        hydra, loader = GlobalHydra.instance().hydra, GlobalHydra.instance().config_loader()
-        assert hydra is not None
-        whole = hydra.compose_config("config", overrides(command), RunMode.MULTIRUN)
-        runs = swept(loader, whole.hydra.sweeper, whole.hydra.overrides.task)
+        loader = GlobalHydra.instance().config_loader()
+        whole = loader.load_configuration("config", overrides(command), RunMode.MULTIRUN)
+        runs = combinations(loader, whole.hydra.sweeper, whole.hydra.overrides.task)
         assert len(runs) > 1
         some = covering(runs)
-        assert len(list(composed(loader, whole, some))) == len(some)
+        assert len(list(compose_runs(loader, whole, some))) == len(some)
 
 
 @pytest.mark.exhaustive
@@ -153,10 +152,10 @@ def test_scripts_and_their_options_are_there(monkeypatch: pytest.MonkeyPatch) ->
     """Those whose parsers say no are told apart by a SystemExit."""
     monkeypatch.setattr(report, "read", functools.cache(report.read))  # every experiment, each time
     parsers = {
-        "evaluate": evaluate.parsed,
-        "export": export.parsed,
-        "report": report.parsed,
-        "suggest": suggest.parsed,
+        "evaluate": evaluate.parse_args,
+        "export": export.parse_args,
+        "report": report.parse_args,
+        "suggest": suggest.parse_args,
     }
     seen = set()
     for command in commands():

@@ -13,7 +13,7 @@ from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from heterolora.errors import ConfigError, RecordError
-from heterolora.harness.cli import evaluate, export
+from heterolora.harness.cli.commands import evaluate, export
 
 LETTERS = "ABCD"
 

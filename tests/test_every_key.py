@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from heterolora.errors import UserError
-from heterolora.harness.cli.compose import options
+from heterolora.harness.cli.run.compose import options
 from heterolora.harness.config import Config, identity, plugins
 from heterolora.harness.loggers.progress import Display, Screen
 from heterolora.harness.runs import execute as experiment

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from records import STUDY_ARMS, STUDY_ROWS, write_run
 from scipy import stats
 
-from heterolora.harness.cli.report import main
+from heterolora.harness.cli.commands.report import main
 from heterolora.harness.records.load import load
 from heterolora.harness.records.read import Run
 from heterolora.harness.reporting.figures.draw import draw

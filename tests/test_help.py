@@ -6,8 +6,10 @@ import pytest
 from conftest import CommandLine, composed
 from omegaconf import OmegaConf
 
-from heterolora.harness.cli.compose import options
-from heterolora.harness.cli.help import allowed
+from heterolora.harness.cli.commands import COMMANDS
+from heterolora.harness.cli.run.compose import options
+from heterolora.harness.cli.run.help import allowed
+from heterolora.harness.cli.run.overrides import option_parser
 from heterolora.harness.config import Config, plugins
 from heterolora.harness.records.read import flat
 
@@ -18,10 +20,10 @@ def shown() -> str:
 
     from rich.console import Console
 
-    from heterolora.harness.cli.help import show
+    from heterolora.harness.cli.run.help import show
 
     console = Console(file=io.StringIO(), width=200)
-    show(["optimizer.learning_rate=3e-4", "proxy=snip", "tracking=[local,csv]"], console)
+    show(["optimizer.learning_rate=3e-4", "proxy=snip", "tracking=[local,csv]"], console, COMMANDS)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return str(text)
 
@@ -55,6 +57,21 @@ def test_every_group_is_there_with_its_options(shown: str) -> None:
         for option in options(group):
             assert option in shown, option
     assert "proxy=snip" in shown
+
+
+def test_every_other_command_is_there(shown: str) -> None:
+    for name, what in COMMANDS.items():
+        assert re.search(rf"^ +heterolora {name} \.\.\. +{re.escape(what)}", shown, re.MULTILINE)
+
+
+def test_every_option_is_one_of_hydra(command_line: CommandLine) -> None:
+    """Hydra reads the same command line after it has been checked here."""
+    done = command_line("--hydra-help")
+    assert done.code == 0
+    options = [name for one in option_parser()._actions for name in one.option_strings]
+    assert len(options) > 10
+    for name in options:
+        assert re.search(rf"(^|[\s,]){name}[\s,:]", done.out, re.MULTILINE), name
 
 
 def test_every_key_of_the_schema_is_described() -> None:

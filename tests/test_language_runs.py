@@ -21,7 +21,7 @@ from peft import PeftModel
 from test_language import ALPACA, TEXTS, documented, language_model
 from transformers import AutoModelForCausalLM
 
-from heterolora.harness.cli import export
+from heterolora.harness.cli.commands import export
 from heterolora.harness.config import identity, prepare
 
 EVALUATED = ["two cats hears the bird", "", "a red dog sees two big birds", "the old cat"] * 3

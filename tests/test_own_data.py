@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from pyarrow import parquet
 
 from heterolora.errors import ConfigError, DataError
-from heterolora.harness.cli import predict
+from heterolora.harness.cli.commands import predict
 from heterolora.harness.data import sources
 from heterolora.harness.data.remarks import remarks
 from heterolora.harness.records.load import load

@@ -17,7 +17,7 @@ import pytest
 from conftest import CONF, ROOT
 from records import write_run
 
-from heterolora.harness.cli.report import main
+from heterolora.harness.cli.commands.report import main
 from heterolora.harness.records.load import load
 from heterolora.harness.reporting.arms import arms
 from heterolora.harness.reporting.frame import frame

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from pyarrow import parquet
 
 from heterolora.errors import ConfigError, DataError, ModelError, RecordError
-from heterolora.harness.cli import predict
-from heterolora.harness.cli.compose import composing
+from heterolora.harness.cli.commands import predict
+from heterolora.harness.cli.run.compose import composing
 from heterolora.harness.config import TaskConfig, plugins
 from heterolora.harness.data.submissions import submission
 from heterolora.tasks import Encoded

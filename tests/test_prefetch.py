@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 
 from heterolora.errors import ModelError
 from heterolora.harness import hub as network
-from heterolora.harness.cli import prefetch as prefetch_module
-from heterolora.harness.cli import run as command
+from heterolora.harness.cli.commands import prefetch as prefetch_module
+from heterolora.harness.cli.run.errors import report_errors
 from heterolora.harness.config import ModelConfig
 from heterolora.harness.config import checkpoints as loading
 from heterolora.harness.config.rules.model import model_is_usable
@@ -137,7 +137,7 @@ def prefetch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     def call(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["prefetch.py", *arguments])
         try:
-            return command.report_errors(prefetch_module.main)
+            return report_errors(lambda: prefetch_module.main(arguments))
         finally:
             GlobalHydra.instance().clear()
 

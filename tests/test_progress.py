@@ -15,13 +15,15 @@ import pytest
 from conftest import ROOT, CommandLine, composed, edited
 from rich.console import Console
 
-from heterolora.harness.cli import report
-from heterolora.harness.cli.run import beginning
-from heterolora.harness.cli.telling import differing, show_plan
+from heterolora.harness.cli.commands import report
+from heterolora.harness.cli.run.single import first_line
+from heterolora.harness.cli.sweeps.summary import show_plan
+from heterolora.harness.cli.sweeps.sweep import differing
 from heterolora.harness.loggers import console as console_room
 from heterolora.harness.loggers.console import ConsoleLogger, stopped_at
 from heterolora.harness.loggers.progress import Display, Pace, Screen, duration
 from heterolora.harness.records.record import read_rows, read_run
+from heterolora.harness.records.schema import OutcomeRow, PlannedRun
 from heterolora.harness.runs import execute as experiment
 from heterolora.harness.runs.material import Material
 from heterolora.harness.runs.outcome import run_info
@@ -181,7 +183,12 @@ def test_a_plan_says_what_is_known_of_each_run(tmp_path: Path) -> None:
         **{"device": "auto", "precision": "bf16", "rerun": False, "output": "outputs"},
     }
     runs = [
-        {"differs": differs, "directory": directory and str(tmp_path / directory), "config": own}
+        PlannedRun(
+            overrides="",
+            config=own,
+            directory=directory and str(tmp_path / directory),
+            differs=differs,
+        )
         for differs, directory, own in (
             ("seed=0", "one", config),
             ("seed=13 x=1", "two", {**config, "model": {"name": "hub/two", "path": "/a/b"}}),
@@ -189,7 +196,7 @@ def test_a_plan_says_what_is_known_of_each_run(tmp_path: Path) -> None:
             ("seed=7", None, config),
         )
     ]
-    known = {0: {"status": "queued"}}
+    known = {0: OutcomeRow(status="queued", what="", said="")}
     console = Console(file=io.StringIO(), width=40)
     show_plan(console, runs, known, "outputs")
     assert isinstance(console.file, io.StringIO)
@@ -283,11 +290,11 @@ def listens(process: int) -> bool:
 def test_the_first_line_of_a_run_says_what_needs_no_torch() -> None:
     """It is printed while torch is imported; what only torch can tell is said as it was given."""
     cfg = composed("task=rte", "output=here")
-    said = beginning(cfg)
+    said = first_line(cfg)
     assert said.startswith(f"starting: model {cfg.model.path or cfg.model.name}, task rte, ")
     assert "device auto, precision auto" in said
     assert said.endswith(str(Path("here", "main", "rte")))
-    assert beginning(edited(cfg, "output=${nothing}")) == "starting"
+    assert first_line(edited(cfg, "output=${nothing}")) == "starting"
 
 
 def test_ctrl_c_at_once_is_one_line(tiny) -> None:

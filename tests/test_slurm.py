@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, CommandLine, sentence_pairs, write_parquet
 from safetensors.torch import load_file
 
-from heterolora.harness.cli.slurm import tasks_of
+from heterolora.harness.cli.sweeps.slurm import tasks_of
 from heterolora.harness.records.record import read_rows, read_run
 
 SCRIPT = ROOT / "tests" / "slurm.sh"
@@ -226,7 +226,7 @@ def test_jobs_run_the_source_that_was_there_when_they_were_submitted(
     assert code == 0, err
     assert out[-1] == "1 run: 1 finished, 0 skipped, 0 failed"
     (copy,) = (outputs / ".sweeps" / "source").iterdir()
-    file = Path("heterolora") / "cli" / "sweep.py"
+    file = Path("heterolora") / "harness" / "cli" / "sweeps" / "jobs.py"
     assert (copy / file).read_bytes() == (ROOT / file).read_bytes()
     (origin,) = outputs.rglob("provenance.json")
     assert json.loads(origin.read_text())["code"] == {"commit": None, "dirty": None}

@@ -9,7 +9,7 @@ import pytest
 from records import write_run
 
 from heterolora.errors import RecordError
-from heterolora.harness.cli import study
+from heterolora.harness.cli.commands import study
 from heterolora.harness.records.read import read_archive
 from heterolora.harness.reporting.layout import read
 

@@ -21,7 +21,7 @@ from transformers import (
 
 import heterolora as hl
 from heterolora.errors import AllocationError, DataError, ModelError
-from heterolora.harness.cli import suggest as command
+from heterolora.harness.cli.commands import suggest as command
 from heterolora.losses import cross_entropy, usual_loss
 
 

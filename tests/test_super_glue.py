@@ -20,7 +20,7 @@ from support import checkpoint, configured, one_problem, randomize, space
 
 from heterolora import architectures
 from heterolora.errors import DataError
-from heterolora.harness.cli import predict
+from heterolora.harness.cli.commands import predict
 from heterolora.harness.config import TaskConfig, plugins
 from heterolora.harness.config import checkpoints as located
 from heterolora.losses import inputs

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from heterolora.errors import ConfigError
-from heterolora.harness.cli import slurm
-from heterolora.harness.cli.compose import composing
-from heterolora.harness.cli.sweep import note, row_of
-from heterolora.harness.cli.sweeper import Sweep, swept
+from heterolora.errors import ClusterError, ConfigError, RecordError
+from heterolora.harness.cli.run.compose import composing
+from heterolora.harness.cli.run.grids import combinations as grid_combinations
+from heterolora.harness.cli.sweeps import slurm, workers
+from heterolora.harness.cli.sweeps.jobs import config_of
+from heterolora.harness.cli.sweeps.sweep import Sweep
+from heterolora.harness.records import schema
+from heterolora.harness.records.schema import OutcomeRow, Plan, PlannedRun
+from heterolora.harness.records.sweep import SweepRecord
 
 GRIDS = [
     {"strategy": "homogeneous", "seed": "0,13"},
@@ -40,13 +45,11 @@ def combinations(arguments: list[str], **sweeper: Any) -> list[str]:
     loader, config = hydra()
     cfg = OmegaConf.merge(config.hydra.sweeper, sweeper)
     assert isinstance(cfg, DictConfig)
-    return [" ".join(combination) for combination in swept(loader, cfg, arguments)]
+    return [" ".join(combination) for combination in grid_combinations(loader, cfg, arguments)]
 
 
-def plan(output: Path) -> dict[str, Any]:
-    """The newest."""
-    made: dict[str, Any] = json.loads(max(output.rglob(slurm.PLAN)).read_text())
-    return made
+def newest_plan(output: Path) -> Plan:
+    return SweepRecord(max(output.rglob(schema.PLAN)).parent).read_plan()
 
 
 def test_params_are_swept_as_by_hydra() -> None:
@@ -128,9 +131,13 @@ class Noting(Launcher):
         jobs = [int(overrides[0].removeprefix("+job=")) for overrides in job_overrides]
         assert jobs[0] == initial_job_idx
         self.batches.append(jobs)
-        made = json.loads((self.folder / slurm.PLAN).read_text())
-        for index in (run for job in jobs for run in made["jobs"][job]):
-            note(self.folder, index, row_of("finished", made["runs"][index]["directory"], "noted"))
+        record = SweepRecord(self.folder)
+        plan = record.read_plan()
+        for index in (run for job in jobs for run in plan.jobs[job]):
+            directory = plan.runs[index].directory
+            assert directory is not None
+            outcome = OutcomeRow(status="finished", what=directory, said="noted")
+            record.write_outcome(index, outcome)
         return [JobReturn(status=JobStatus.COMPLETED) for _ in jobs]
 
 
@@ -141,7 +148,7 @@ def noted(folder: Path, overrides: list[str], *swept: str, size: int | None = No
         common = [*overrides, f"hydra.sweep.dir={folder}"]
         config = compose("config", common, return_hydra_config=True)
         loader = GlobalHydra.instance().config_loader()
-        Sweep(config, loader, launcher, size).make([*overrides, *swept])
+        Sweep(config, loader, launcher, size).run([*overrides, *swept])
     return launcher
 
 
@@ -155,14 +162,14 @@ def test_one_plan_has_every_run_once(
     done = command_line("-m", *once, f"hydra.sweeper.grids={grids}", *few)
     assert done.code == 0, done.err
     assert done.out.splitlines()[-1] == "3 runs: 3 finished, 0 skipped, 0 failed"
-    made = plan(tmp_path)
-    assert [run["config"]["strategy"]["name"] for run in made["runs"]] == [
+    plan = newest_plan(tmp_path)
+    assert [run.config["strategy"]["name"] for run in plan.runs] == [
         "homogeneous",
         "static",
         "dynamic",
     ]
-    assert made["jobs"] == [[0, 1], [2]]
-    assert made["batch"] == 1
+    assert plan.jobs == [[0, 1], [2]]
+    assert plan.batch == 1
     # With another proxy there is one more dynamic run, and the homogeneous one is none.
     capfd.readouterr()
     again = noted(tmp_path / "again", once, "strategy=homogeneous,dynamic", "proxy=snip,gradnorm")
@@ -179,7 +186,7 @@ def test_jobs_in_batches_are_all_of_the_jobs(
     launcher = noted(tmp_path / "sweep", tiny, "seed=0,1,2", size=size)
     assert launcher.batches == batches
     assert "3 runs: 3 finished, 0 skipped, 0 failed" in capfd.readouterr().out
-    assert plan(tmp_path)["batch"] == min(size, 3)
+    assert newest_plan(tmp_path).batch == min(size, 3)
 
 
 def test_a_batch_size_of_nothing_is_one_line(command_line: CommandLine, tiny: list[str]) -> None:
@@ -195,11 +202,11 @@ def test_each_task_of_each_array_is_known_by_its_job(
 ) -> None:
     """Two arrays of one sweep have tasks of the same index, and other runs."""
     sweep = tmp_path / "sweeps" / "one"
-    runs = [{"directory": f"run{index}"} for index in range(6)]
+    runs = [PlannedRun(overrides="", config={}, directory=f"run{i}") for i in range(6)]
     jobs = [[0], [1, 2], [3], [4], [5]]
     for task in ("9", "9_0", "9_1", "10", "10_0", "10_1", "11"):
         (sweep / ".submitit" / task).mkdir(parents=True)
-    (sweep / slurm.PLAN).write_text(json.dumps({"runs": runs, "jobs": jobs, "batch": 2}))
+    SweepRecord(sweep).write_plan(Plan(runs=runs, jobs=jobs, batch=2))
     squeue = tmp_path / "squeue"
     squeue.write_text("#!/bin/sh\nprintf '9_1\\n10_0\\n11_N/A\\n12_0\\n'\n")
     squeue.chmod(0o755)
@@ -210,6 +217,80 @@ def test_each_task_of_each_array_is_known_by_its_job(
         "run3": "10_0",
         "run5": "11",
     }
+
+
+def test_waiting_ends_with_the_last_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks again after a failure, sleeps between two answers, and not after the last one."""
+    (tmp_path / ".submitit" / "9_0").mkdir(parents=True)
+    answers: list[Any] = [{"9_0", "8"}, ClusterError("squeue failed"), {"8"}]
+    slept: list[float] = []
+
+    def live_tasks() -> set[str]:
+        answer = answers.pop(0)
+        if isinstance(answer, ClusterError):
+            raise answer
+        return set(answer)
+
+    monkeypatch.setattr(slurm, "live_tasks", live_tasks)
+    monkeypatch.setattr(slurm.time, "sleep", slept.append)
+    slurm.wait_for(tmp_path, seconds=3)
+    assert (answers, slept) == ([], [3, 3])
+
+
+OLD_PLAN = (
+    '{"runs": [{"overrides": "seed=0", "config": {"rerun": false, "seed": 0}, '
+    '"directory": "outputs/main/rte/a-s0"}], "jobs": [[0]], "batch": 1}'
+)
+"""As it was written before runs had labels."""
+PLAN = OLD_PLAN.replace(
+    'a-s0"}', 'a-s0", "label": "run 1 of 1", "differs": "", "of": "a later version"}'
+)
+
+
+@pytest.mark.parametrize("content", [OLD_PLAN, PLAN], ids=["earlier", "later"])
+def test_a_sweep_of_another_version_goes_on(tmp_path: Path, content: str) -> None:
+    """What is known of its plan is read, and written again as it was."""
+    (tmp_path / schema.PLAN).write_text(content)
+    record = SweepRecord(tmp_path)
+    plan = record.read_plan()
+    assert config_of(record, 0, plan.runs[0]) == {"rerun": False, "seed": 0}
+    record.write_plan(plan)
+    written = json.loads((tmp_path / schema.PLAN).read_text())
+    assert {"label": "", "differs": "", **json.loads(content)["runs"][0]} == written["runs"][0]
+
+
+def test_a_damaged_record_of_a_sweep_is_one_line(tmp_path: Path) -> None:
+    record = SweepRecord(tmp_path)
+    with pytest.raises(RecordError, match=r"plan\.json: cannot be read"):
+        record.read_plan()
+    (tmp_path / schema.PLAN).write_text(PLAN.replace("[[0]]", '"all"'))
+    with pytest.raises(RecordError, match=r"plan\.json: is damaged \(jobs: "):
+        record.read_plan()
+    record.write_outcome(0, OutcomeRow(status="failed", what="seed=0", said="why", exit_code=2))
+    file = tmp_path / schema.OUTCOMES / "0.json"
+    row = {"status": "failed", "what": "seed=0", "said": "why", "exit_code": 2}
+    assert json.loads(file.read_text()) == row
+    file.write_text(json.dumps({**row, "status": "unheard of"}))
+    with pytest.raises(RecordError, match=r"0\.json: is damaged \(status: "):
+        record.outcomes()
+
+
+def test_the_private_api_of_joblib_is_that_of_the_version_it_was_checked_with() -> None:
+    """`joblib.externals.loky.backend.resource_tracker.ensure_running`, in sweeps/workers.py.
+
+    With another version, look whether it still unblocks signals when it starts a process, and run
+    the slow tests of test_progress.py that interrupt a sweep in two processes.
+    """
+    assert metadata.version("joblib").startswith("1.6.")
+    assert callable(workers.loky_tracker.ensure_running)
+
+
+def test_hydras_own_launcher_of_this_name_is_not_used() -> None:
+    """Its package may be installed; it would kill the workers at a signal."""
+    with composing():
+        config = compose("config", ["hydra/launcher=joblib"], return_hydra_config=True)
+    launcher = {"_target_": "hydra_plugins.heterolora.JoblibLauncher", "n_jobs": -1}
+    assert config.hydra.launcher == launcher
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from pydantic import ValidationError
 from records import PROVENANCE, write_run
 
 from heterolora.errors import RecordError
-from heterolora.harness.cli.report import main
-from heterolora.harness.cli.run import report_errors
+from heterolora.harness.cli.commands.report import main
+from heterolora.harness.cli.run.errors import report_errors
 from heterolora.harness.records.load import load
 from heterolora.harness.records.read import Run
 from heterolora.harness.records.schema import ImportanceRow, RunRecord, SearchRow

@@ -12,7 +12,7 @@ from conftest import CommandLine, composed, edited, run_config, sentence_pairs, 
 from pyarrow import parquet
 from safetensors.torch import load_file
 
-from heterolora.harness.cli import predict, report
+from heterolora.harness.cli.commands import predict, report
 from heterolora.harness.records.record import read_rows
 from heterolora.tasks import Encoded
 from heterolora.training.engines import LocalEngine

@@ -36,7 +36,7 @@ from omegaconf import DictConfig, OmegaConf
 from records import write_run
 from rich.console import Console
 
-from heterolora.harness.cli import report
+from heterolora.harness.cli.commands import report
 from heterolora.harness.config import plugins
 from heterolora.harness.loggers import mlflow, wandb_report
 from heterolora.harness.loggers.base import Tolerant

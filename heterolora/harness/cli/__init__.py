@@ -1,1 +1,1 @@
-"""The commands: run, sweep, prefetch, report."""
+"""The command line."""

@@ -8,6 +8,11 @@
     run.json             `RunRecord`
     *.jsonl.gz           an archive: `ArchivedRow`, a whole run
 
+and by the code that writes and reads the files of a sweep:
+
+    plan.json            `Plan`
+    outcomes/            `OutcomeRow`, in a file for each run
+
 Readers accept keys that they do not know, so that a later version may add some; a change in the
 meaning of a key increases `SCHEMA_VERSION`.
 """
@@ -47,6 +52,9 @@ PREDICTIONS = "predictions"
 EVALUATIONS = "evaluations"
 """The folder of benchmark results obtained later with the weights."""
 WEIGHTS = ("best.safetensors", "last.safetensors")
+PLAN = "plan.json"
+OUTCOMES = "outcomes"
+"""The folder of the outcomes of a sweep's runs, each in a file named by the index of the run."""
 CONTROL = "constant"
 """The proxy of random allocation: equal scores, ties and churn are its purpose."""
 
@@ -315,6 +323,56 @@ class ArchivedRow(RecordModel):
     epochs: list[EpochRow]
     searches: list[SearchRow]
     importance: list[ImportanceRow]
+
+
+class PlannedRun(RecordModel):
+    """A run in the plan of a sweep.
+
+    Attributes:
+        overrides: the overrides of the command line and of the grid.
+        config: the composed configuration.
+        directory: the run directory; None if the configuration is not valid, which is reported when
+            the run starts.
+        label: how messages name the run, such as `run 2 of 4`.
+        differs: the overrides that not all runs of the sweep have.
+    """
+
+    overrides: str
+    config: dict[str, Any]
+    directory: str | None
+    label: str = ""
+    differs: str = ""
+
+
+class Plan(RecordModel):
+    """The runs of a sweep, and how they are divided among jobs.
+
+    Attributes:
+        runs: every run, finished or not.
+        jobs: for each job the indices of its runs, which are those that are not yet finished.
+        batch: how many jobs are launched together.
+    """
+
+    runs: list[PlannedRun]
+    jobs: list[list[int]]
+    batch: int
+
+
+class OutcomeRow(RecordModel):
+    """How a run of a sweep ended, or why it was not launched.
+
+    Attributes:
+        status: `skipped` is one that was already finished, `running` and `queued` one that another
+            process or SLURM job has, and `lost` one whose job ended without an outcome.
+        what: the run directory, or the overrides of a run that did not finish.
+        said: the result or the error, in one line.
+        exit_code: that of the run; a sweep exits with the lowest one that is not 0.
+    """
+
+    status: Literal["finished", "skipped", "running", "queued", "failed", "interrupted", "lost"]
+    what: str
+    said: str
+    exit_code: int = 0
 
 
 METRICS_ROW: TypeAdapter[StepRow | EpochRow] = TypeAdapter(

@@ -144,7 +144,7 @@ class Table(Spec):
             reported.
         tuning_seeds: the seeds of the runs that choose it, which are not reported; the reported
             ones if empty.
-        seeds: the reported seeds, for running the experiment; see `heterolora.harness.cli.study`.
+        seeds: the reported seeds, for running the experiment; see scripts/study.py.
         family: the rows whose comparisons are corrected together; all if empty.
         stability: whether to show how alike the seeds of each row are.
         paper: the paper's numbers.

@@ -11,7 +11,6 @@ Then load it, without this project (peft) or without PEFT as well (merged):
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,12 +20,12 @@ from safetensors import SafetensorError
 
 from heterolora.errors import RecordError, one_line
 from heterolora.files import writing
-from heterolora.harness.cli.arguments import Parser, add_arguments
-from heterolora.harness.cli.run import report_errors
+from heterolora.harness.cli.commands.arguments import Parser, add_arguments
+from heterolora.harness.cli.run.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from heterolora.architectures import Loaded
-    from heterolora.harness.cli.trained import TrainedRun
+    from heterolora.harness.cli.commands.trained import TrainedRun
 
 PEFT = """\
 from peft import PeftModel
@@ -38,7 +37,7 @@ MERGED = """\
 from transformers import {kind}
 
 model = {kind}.from_pretrained("{out}")"""
-OWN = """\
+HETEROLORA = """\
 import heterolora
 from transformers import {kind}
 
@@ -47,7 +46,7 @@ heterolora.load(model, "{out}")"""
 
 
 def peft(loaded: Loaded, weights: Path, out: Path) -> None:
-    """An adapter of PEFT."""
+    """Write an adapter of PEFT."""
     from heterolora import architectures
     from heterolora.integrations.peft import to_peft
 
@@ -55,15 +54,15 @@ def peft(loaded: Loaded, weights: Path, out: Path) -> None:
 
 
 def merged(loaded: Loaded, weights: Path, out: Path) -> None:
-    """An ordinary checkpoint, the adapters added to its weights."""
+    """Write an ordinary checkpoint, with the adapters added to its weights."""
     from heterolora import architectures
 
     architectures.merge(loaded.model, weights)
     loaded.model.save_pretrained(out)
 
 
-def own(loaded: Loaded, weights: Path, out: Path) -> None:
-    """What `heterolora.load` reads: everything, shortcuts too."""
+def heterolora(loaded: Loaded, weights: Path, out: Path) -> None:
+    """Write what `heterolora.load` reads: all adapters, shortcuts too."""
     from heterolora import architectures
 
     architectures.save(architectures.load(loaded.model, weights), out)
@@ -72,9 +71,9 @@ def own(loaded: Loaded, weights: Path, out: Path) -> None:
 TARGETS: Mapping[str, tuple[Callable[[Loaded, Path, Path], None], str, str]] = {
     "peft": (peft, PEFT, "peft"),
     "merged": (merged, MERGED, "transformers"),
-    "heterolora": (own, OWN, "heterolora"),
+    "heterolora": (heterolora, HETEROLORA, "heterolora"),
 }
-"""How each is written, the code that loads it, and the library for that."""
+"""For each format: what writes it, the code that loads it, and the library for that."""
 
 TASKS = {
     **dict.fromkeys(
@@ -83,14 +82,14 @@ TASKS = {
     "multiple_choice": "multiple-choice",
     **dict.fromkeys(("causal_lm", "text_stream", "instruction", "token_labels"), "text-generation"),
 }
-"""The hub's names of kinds of tasks."""
+"""The hub's names for kinds of tasks."""
 
-ANY = ("adapter_*", "adapters.safetensors", "model*.safetensors*", "config.json")
-"""What one of the targets writes and another would take for its own."""
+FILES = ("adapter_*", "adapters.safetensors", "model*.safetensors*", "config.json")
+"""Files that one format writes and another would read as its own."""
 
 
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = Parser(__doc__)
     add_arguments(parser)
     parser.add_argument("out", type=Path, help="folder to write to; files in it are replaced")
@@ -101,43 +100,40 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write what is asked, and print where it is and how it is loaded."""
-    asked = parsed(arguments)
-    import transformers  # which takes longer to import than it takes to print the help
+    """Write the weights, and print where they are and how to load them."""
+    args = parse_args(arguments)
+    from heterolora.harness.cli.commands.trained import open_run
 
-    from heterolora.harness.cli.trained import opened
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    trained = opened(asked)
+    quiet_transformers()
+    trained = open_run(args)
     config, task = trained.config, trained.config.task.build()
     if not config.method.build().allocates:
         raise RecordError(
-            f"{asked.run}: is a run of method={config.method.name}; only runs of "
+            f"{args.run}: is a run of method={config.method.name}; only runs of "
             "method=heterolora can be exported"
         )
     loaded = trained.load()
-    write, code, library = TARGETS[asked.to]
+    write, code, library = TARGETS[args.to]
     options = dict(task.model_options)
     if config.model.revision is not None:
         options["revision"] = config.model.revision
     usage = code.format(
         kind=(type(loaded.model) if library == "transformers" else task.model_class).__name__,
         base=config.model.path or config.model.name,
-        out=asked.out,
+        out=args.out,
         options="".join(f", {key}={value!r}" for key, value in options.items()),
     )
     card = card_of(trained, usage, library)
-    with writing(asked.out):
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        # Beside it, so that a failure leaves the folder as it was.
-        with TemporaryDirectory(dir=asked.out.parent, prefix=f".{asked.out.name}.") as partial:
-            put(loaded, write, trained.weights, Path(partial), card)
-            replace(Path(partial), asked.out)
-    print(f"{asked.out}: the {asked.weights} weights of {asked.run}; load them with\n\n{usage}")
+    with writing(args.out):
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        # In a folder beside it, so that a failure leaves the folder as it was.
+        with TemporaryDirectory(dir=args.out.parent, prefix=f".{args.out.name}.") as partial:
+            write_files(loaded, write, trained.weights, Path(partial), card)
+            replace_files(Path(partial), args.out)
+    print(f"{args.out}: the {args.weights} weights of {args.run}; load them with\n\n{usage}")
 
 
-def put(
+def write_files(
     loaded: Loaded,
     write: Callable[[Loaded, Path, Path], None],
     weights: Path,
@@ -147,7 +143,7 @@ def put(
     """Write all files of an export.
 
     Raises:
-        RecordError: if there is no room.
+        RecordError: if the disk is full.
     """
     try:
         write(loaded, weights, folder)
@@ -159,20 +155,20 @@ def put(
     (folder / "README.md").write_text(card)
 
 
-def replace(source: Path, folder: Path) -> None:
-    """Move the files of a folder to another, and remove from that what an export before left."""
+def replace_files(source: Path, folder: Path) -> None:
+    """Move the files of a folder to another, after removing an earlier export from that."""
     folder.mkdir(exist_ok=True)
-    for stale in (file for pattern in ANY for file in folder.glob(pattern)):
+    for stale in (file for pattern in FILES for file in folder.glob(pattern)):
         stale.unlink()
     for file in source.iterdir():
         file.replace(folder / file.name)
 
 
-def exported(weights: Path) -> tuple[int, int, int]:
-    """Of a file of weights: the sites that are on, all sites, and the parameters that are on."""
-    from heterolora.harness.cli.trained import saved
+def count_parameters(weights: Path) -> tuple[int, int, int]:
+    """Return how many sites a file of weights has on, how many in all, and the parameters on."""
+    from heterolora.harness.cli.commands.trained import read_weights
 
-    _, state, _ = saved(weights)
+    _, state, _ = read_weights(weights)
     ranks, tensors = state["ranks"], state["tensors"]
     count = sum(
         rank * (tensors[f"{site}.A"].shape[1] + tensors[f"{site}.B"].shape[0])
@@ -182,14 +178,14 @@ def exported(weights: Path) -> tuple[int, int, int]:
 
 
 def card_of(trained: TrainedRun, usage: str, library: str) -> str:
-    """The model card, from the numbers of the record."""
+    """Return the model card, with numbers from the record."""
     from heterolora.integrations.card import model_card
 
     run, config, which = trained.run, trained.config, trained.which
     row, counts = getattr(run.result, which), run.result.parameters
     assert row is not None
     assert counts is not None
-    on, sites, parameters = exported(trained.weights)
+    on, sites, parameters = count_parameters(trained.weights)
     proxy = f", proxy {config.proxy.name}" if config.proxy else ""
     facts = {
         "allocation": f"{config.strategy.name}{proxy}",
@@ -213,8 +209,3 @@ def card_of(trained: TrainedRun, usage: str, library: str) -> str:
         library=library,
         task=TASKS.get(config.task.kind, config.task.kind),
     )
-
-
-def run() -> None:
-    """Entry point of the script and of `heterolora-export`."""
-    sys.exit(report_errors(lambda: main(sys.argv[1:])))

@@ -1,4 +1,4 @@
-"""A finished run's weights, as commands find them in its directory."""
+"""The trained weights of a finished run, which most commands start from."""
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
@@ -30,9 +30,9 @@ class TrainedRun:
     """A finished run that has weights.
 
     Attributes:
-        run: its record.
-        config: its configuration, with the model where it is now.
-        which: of its weights, `best` or `last`.
+        run: the record of the run.
+        config: the configuration, with the model where it is now.
+        which: which weights, `best` or `last`.
     """
 
     run: Run
@@ -41,7 +41,7 @@ class TrainedRun:
 
     @property
     def directory(self) -> Path:
-        """The run's."""
+        """The run directory."""
         return self.run.directory
 
     @property
@@ -50,10 +50,13 @@ class TrainedRun:
         return weights_of(self.directory, self.which)
 
     def on_device(self, name: str | None) -> "TrainedRun":
-        """The same, computed on a device; on that of the run, if it is here, for None.
+        """Return the same run on another device.
+
+        Args:
+            name: of the device; None for that of the run, or `auto` where that does not exist.
 
         Raises:
-            ConfigError: if this machine has no such device.
+            ConfigError: if this machine does not have the device.
         """
         here = not list(device_exists(Device(self.config.device)))
         name = name or (self.config.device if here else "auto")
@@ -62,27 +65,27 @@ class TrainedRun:
         return replace(self, config=config.model_copy(update={"device": device}))
 
     def load(self) -> Loaded:
-        """The pretrained model with a head for the run's task.
+        """Load the pretrained model with a head for the run's task.
 
         Raises:
-            ModelError: if it cannot be had.
+            ModelError: if it is not available.
         """
         config = self.config
         return checkpoints.load(config.model, config.task.build(), config.seed, config.device)
 
     def adapters(self, loaded: Loaded) -> Adapters:
-        """Put what the run has trained, by whichever method, on its model, in place.
+        """Add to the model what the run has trained, by whichever method, in place.
 
         Args:
-            loaded: as `load` gives it; it moves to the configuration's device.
+            loaded: the result of `load`; it is moved to the configuration's device.
 
         Raises:
             RecordError: if the weights cannot be read or do not fit the model.
-            UserError: as the run's method, and its data where the method reads any.
+            UserError: if the method of the run, or the data that it reads, is not available.
         """
         split = TrainingSplit(lambda: _training_split(self.config, loaded), self._rows())
         adapters = build_adapters(self.config, loaded, split)
-        _, state, _ = saved(self.weights)
+        _, state, _ = read_weights(self.weights)
         try:
             adapters.load_state_dict(state)
         except ValueError as error:
@@ -94,17 +97,17 @@ class TrainedRun:
         return adapters
 
     def _rows(self) -> int | None:
-        """How many examples it was trained on; None where that was not kept."""
+        """Return how many examples the run was trained on; None if the record does not say."""
         train = (self.run.provenance.data or {}).get("train")
         return train["rows"] if train else None
 
 
 @dataclass(frozen=True)
 class TrainingSplit:
-    """What methods may ask of the training split, which is read only if one does.
+    """The training split as methods see it; it is read only if a method needs the examples.
 
     Attributes:
-        read: gives it.
+        read: reads the split.
         rows: how many examples it has; None if that is not known without reading it.
     """
 
@@ -116,16 +119,16 @@ class TrainingSplit:
         return self.read()
 
     def batches(self, size: int) -> int:
-        """How many batches of `size` there are."""
+        """Return how many batches of `size` there are."""
         return self._examples.batches(size) if self.rows is None else -(-self.rows // size)
 
     def in_order(self, size: int, count: int | None = None) -> Iterator[dict[str, Tensor]]:
-        """The first `count` examples, `size` at a time."""
+        """Yield the first `count` examples, or all, in batches of `size`."""
         return self._examples.in_order(size, count)
 
 
-def saved(weights: Path) -> tuple[Space, dict[str, Any], Mapping[str, str]]:
-    """What a file of weights holds, as `read_adapters` has it.
+def read_weights(weights: Path) -> tuple[Space, dict[str, Any], Mapping[str, str]]:
+    """Return the content of a file of weights, as `read_adapters` does.
 
     Raises:
         RecordError: if it cannot be read.
@@ -148,36 +151,35 @@ def _training_split(config: Config, loaded: Loaded) -> Encoded:
 
 
 def weights_of(directory: Path, which: str) -> Path:
-    """The file of the best or the last weights of a run."""
+    """Return the file of the best or the last weights of a run."""
     return directory / schema.CHECKPOINT / f"{which}.safetensors"
 
 
-def opened(asked: argparse.Namespace) -> TrainedRun:
-    """The run that a command line with `add_arguments` asks for.
+def open_run(args: argparse.Namespace) -> TrainedRun:
+    """Open the run of a command line that has the arguments of `add_arguments`.
 
     Raises:
-        RecordError: if it is not finished or has no weights.
-        RecordError: if its configuration is none of this version's.
+        RecordError: if it is not finished, has no weights, or is from an incompatible version.
     """
-    run, weights = read(asked.run), weights_of(asked.run, asked.weights)
+    run, weights = read(args.run), weights_of(args.run, args.weights)
     if not weights.is_file():
         raise RecordError(
-            f"{asked.run}: is {run.result.status} and has no {weights.name}; give a finished run "
+            f"{args.run}: is {run.result.status} and has no {weights.name}; give a finished run "
             "with its weights"
         )
     if not run.finished:
         raise RecordError(
-            f"{asked.run}: is {run.result.status}, not finished; run its command again first"
+            f"{args.run}: is {run.result.status}, not finished; run its command again first"
         )
-    # Whatever made the run, what is asked of it is done by one process.
+    # A run of several processes is opened in one as well.
     try:
         config = validate({**run.config, "engine": "local"}, ())
     except ConfigError as error:
         raise RecordError(
-            f"{asked.run / schema.CONFIG}: is damaged or from another version "
+            f"{args.run / schema.CONFIG}: is damaged or from another version "
             f"({error.problems[0]}); restore it, or use the version that wrote it"
         ) from error
-    if asked.model is not None:
-        moved = config.model.model_copy(update={"path": asked.model, "revision": None})
+    if args.model is not None:
+        moved = config.model.model_copy(update={"path": args.model, "revision": None})
         config = config.model_copy(update={"model": moved})
-    return TrainedRun(run, config, asked.weights)
+    return TrainedRun(run, config, args.weights)

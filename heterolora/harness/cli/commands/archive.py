@@ -13,16 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from heterolora.errors import RecordError
-from heterolora.harness.cli.arguments import Parser
-from heterolora.harness.cli.run import report_errors
+from heterolora.harness.cli.commands.arguments import Parser
 from heterolora.harness.records.archive import restore, write_archive
 from heterolora.harness.records.load import load
 from heterolora.harness.records.read import read_archive
 from heterolora.harness.records.schema import ARCHIVE
 
 
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = Parser(__doc__)
     parser.add_argument("source", type=Path, help="a folder with runs, or an archive (.jsonl.gz)")
     parser.add_argument(
@@ -32,26 +31,26 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write an archive, or the directories of its runs."""
-    asked = parsed(arguments)
-    kinds = [path.name.endswith(ARCHIVE) for path in (asked.source, asked.target)]
+    """Write an archive, or restore the directories of its runs."""
+    args = parse_args(arguments)
+    kinds = [path.name.endswith(ARCHIVE) for path in (args.source, args.target)]
     if kinds == [False, True]:
-        if not keep(asked.source, asked.target):
+        if not keep(args.source, args.target):
             raise RecordError(
-                f"{asked.source}: has no finished run; run an experiment first, or repair the "
+                f"{args.source}: has no finished run; run an experiment first, or repair the "
                 "records that are left out"
             )
     elif kinds == [True, False]:
-        put_back(asked.source, asked.target)
+        unpack(args.source, args.target)
     else:
         raise RecordError(
-            f"{asked.source} {asked.target}: one must be an archive, which ends in {ARCHIVE}, and "
+            f"{args.source} {args.target}: one must be an archive, which ends in {ARCHIVE}, and "
             "the other a folder; for example outputs/study docs/study/study.jsonl.gz"
         )
 
 
 def keep(folder: Path, file: Path) -> int:
-    """Add the finished runs of a folder to an archive; returns how many runs it has."""
+    """Add the finished runs of a folder to an archive; return how many the folder has."""
     runs, problems = load(folder)
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -62,13 +61,8 @@ def keep(folder: Path, file: Path) -> int:
     return len(finished)
 
 
-def put_back(file: Path, folder: Path) -> None:
-    """Write the runs of an archive that a folder does not have."""
+def unpack(file: Path, folder: Path) -> None:
+    """Restore the runs of an archive that a folder does not have."""
     runs = read_archive(file)
     new = sum(restore(run, folder) for run in runs)
     print(f"{folder}: {new} of {len(runs)} runs restored")
-
-
-def run() -> None:
-    """The script."""
-    raise SystemExit(report_errors(lambda: main(sys.argv[1:])))

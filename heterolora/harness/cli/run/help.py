@@ -1,4 +1,4 @@
-"""`train.py --help`: every group with its options, every key with its value and what it may be."""
+"""The help of a run: every group with its options, every key with its value and its rule."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,10 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from heterolora.errors import shown
-from heterolora.harness.cli.compose import composing, options
+from heterolora.harness.cli.run.compose import composing, options
 from heterolora.harness.config import Config, plugins
-
-FLAGS = ("--help", "-h")
 
 USAGE = """\
 Allocate, fine-tune and evaluate.
@@ -23,23 +21,29 @@ Allocate, fine-tune and evaluate.
   python train.py KEY=VALUE ... GROUP=OPTION ...        one run
   python train.py -m KEY=VALUE,VALUE ... GROUP=A,B ...  a sweep: one run per combination
   python train.py KEY=VALUE ... --help                  this help, showing these values
+  heterolora KEY=VALUE ...                              the same as python train.py
 
   -m, --multirun    run a sweep
   --cfg job         print the configuration and stop
   --hydra-help      show Hydra's own options
 
-A key that is shown with a + is not in the YAML file of the option: write +KEY=VALUE to set it.
+A key shown with a + is not in the YAML file of the option: write +KEY=VALUE to set it.
 """
 
 OTHER_GROUPS = {
     "experiment": "-m +experiment=NAME: all runs of a table or a study",
-    "hydra/launcher": "-m hydra/launcher=NAME: how to launch the runs of a sweep (also joblib)",
+    "hydra/launcher": "-m hydra/launcher=NAME: how to launch the runs of a sweep",
 }
-"""Groups that are no section of a configuration."""
+"""Groups that are not a section of the configuration."""
 
 
-def show(overrides: Sequence[str], console: Console) -> None:
-    """Print the help, with the values that some overrides give.
+def show(overrides: Sequence[str], console: Console, commands: Mapping[str, str]) -> None:
+    """Print the help of a run, and the list of the other commands.
+
+    Args:
+        overrides: the help shows the values that these give.
+        console: where it is printed.
+        commands: what each command does, by its name.
 
     Raises:
         HydraException: if they cannot be composed.
@@ -49,6 +53,9 @@ def show(overrides: Sequence[str], console: Console) -> None:
     choices = dict(cfg.hydra.runtime.choices)
     values = _values(cfg)
     console.print(Text(USAGE))
+    console.print(Text("other commands", style="bold"))
+    rows = [(f"heterolora {name} ...", "", what) for name, what in commands.items()]
+    console.print(Padding(_grid(rows), (0, 0, 1, 2)))
     for heading, kind, found in _sections(values, choices):
         console.print(heading)
         if kind is not None and (keys := [*_keys(kind, found)]):
@@ -60,7 +67,7 @@ def show(overrides: Sequence[str], console: Console) -> None:
 
 
 def _values(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values, interpolations resolved."""
+    """Return the configuration as plain values, with interpolations resolved."""
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     values: Any = OmegaConf.to_container(own, resolve=True)
     return dict(values)
@@ -69,7 +76,7 @@ def _values(cfg: DictConfig) -> dict[str, Any]:
 def _sections(
     values: Mapping[str, Any], choices: Mapping[str, str]
 ) -> Iterator[tuple[RenderableType, type[BaseModel] | None, Mapping[str, Any]]]:
-    """For each section its heading, its class, and its values by key."""
+    """Yield the heading, the class and the values of each section."""
     plain = {name: value for name, value in values.items() if not isinstance(value, dict)}
     yield Text("run", style="bold"), Config, plain
     for name in Config.model_fields:
@@ -86,7 +93,7 @@ def _sections(
 
 
 def _class(name: str, value: Mapping[str, Any]) -> type[BaseModel]:
-    """The class of a section."""
+    """Return the class of a section."""
     if name not in plugins.GROUPS:
         found: type[BaseModel] = Config.model_fields[name].annotation  # type: ignore[assignment]
         return found
@@ -98,7 +105,7 @@ def _class(name: str, value: Mapping[str, Any]) -> type[BaseModel]:
 
 
 def _heading(name: str, kind: type[BaseModel] | None, choice: str | None) -> RenderableType:
-    """The name and the choice of a section, its other options, and what it is."""
+    """Return the name of a section with its choice, its options, and what it is."""
     line = Text(name if choice is None else f"{name}={choice}", style="bold")
     if choice is not None:
         line.append(f"\n{' | '.join(options(name))}", style="not bold")
@@ -110,7 +117,7 @@ def _heading(name: str, kind: type[BaseModel] | None, choice: str | None) -> Ren
 def _with_defaults(
     section: str, kind: type[BaseModel] | None, values: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The values that are given, then the defaults of the keys that Hydra wants a plus for."""
+    """Return the given values, then the defaults of other keys, which Hydra wants a plus for."""
     known = kind.model_json_schema()["properties"] if kind is not None else {}
     given = {f"{section}.{key}": value for key, value in values.items()}
     return given | {
@@ -121,7 +128,7 @@ def _with_defaults(
 
 
 def _keys(kind: type[BaseModel], values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """The key, the value, and what may be given, of each value that is described."""
+    """Yield the key, the value, and the description with its rule, of each described value."""
     known = kind.model_json_schema()
     for key, value in values.items():
         described = known["properties"].get(key.rpartition(".")[2])
@@ -137,7 +144,7 @@ NUMBERS = {"integer": "whole number", "number": "number"}
 
 
 def allowed(described: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
-    """What a JSON schema allows, in words; nothing where that is any text."""
+    """Return what a JSON schema allows, in words; empty if that is any text."""
     if "$ref" in described:
         described = definitions[described["$ref"].rpartition("/")[2]]
     if "anyOf" in described:

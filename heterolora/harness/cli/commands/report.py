@@ -20,8 +20,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from heterolora.errors import ConfigError, RecordError, one_line
-from heterolora.harness.cli.arguments import Parser
-from heterolora.harness.cli.run import report_errors
+from heterolora.harness.cli.commands.arguments import Parser
 from heterolora.harness.paths import CONF
 from heterolora.harness.records.load import load
 from heterolora.harness.reporting.layout import Table, experiments, frequencies, read
@@ -35,8 +34,8 @@ if TYPE_CHECKING:
 EXPERIMENTS = CONF / "experiment"
 
 
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     known = experiments(EXPERIMENTS)
 
     def titles() -> str:
@@ -83,10 +82,10 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def conditions(given: Sequence[str], runs: pd.DataFrame) -> dict[str, Any]:
-    """The values that each `KEY=VALUE` asks for, by dotted key.
+    """Return the value of each `KEY=VALUE`, by dotted key.
 
     Raises:
-        ConfigError: if one is no such pair, or names a key that no run has.
+        ConfigError: if one is not such a pair, or names a key that no run has.
     """
     problems = []
     for one in given:
@@ -100,18 +99,21 @@ def conditions(given: Sequence[str], runs: pd.DataFrame) -> dict[str, Any]:
     if problems:
         raise ConfigError(problems)
     values = OmegaConf.from_dotlist(list(given))
-    asked = {key: OmegaConf.select(values, key) for key in (one.split("=")[0] for one in given)}
+    selected = {key: OmegaConf.select(values, key) for key in (one.split("=")[0] for one in given)}
     return {
         key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-        for key, value in asked.items()
+        for key, value in selected.items()
     }
 
 
 def table_for(name: str | None, folder: Path, runs: pd.DataFrame) -> tuple[Table, pd.DataFrame]:
-    """The table that is asked for, and the runs that it is made of.
+    """Return the table of a name, and the runs that it is made of.
 
-    Without a name it is that of the only experiment that the runs are of; else that of the runs
-    which are of none.
+    Without a name it is the table of the only experiment that the runs belong to, or else a table
+    of the runs that belong to none.
+
+    Raises:
+        RecordError: if neither exists.
     """
     from heterolora.harness.reporting.frame import runs_of
     from heterolora.harness.reporting.tables.own import own_table
@@ -130,61 +132,60 @@ def table_for(name: str | None, folder: Path, runs: pd.DataFrame) -> tuple[Table
     return table, runs_of(table, runs)
 
 
-def write(made: Report, style: str, output: Path | None) -> None:
-    """To a file or the screen."""
+def write(report: Report, style: str, output: Path | None) -> None:
+    """Write a report to a file or the screen.
+
+    Raises:
+        RecordError: if the file cannot be written.
+    """
     if output is not None:
         try:
-            output.write_text(FORMATS[style](made))
+            output.write_text(FORMATS[style](report))
         except OSError as error:
             raise RecordError(
                 f"--output {output}: cannot be written ({one_line(error)}); choose another file"
             ) from error
     elif style == "terminal" and sys.stdout.isatty():
-        show(made, Console())
+        show(report, Console())
     else:
-        sys.stdout.write(FORMATS[style](made))
+        sys.stdout.write(FORMATS[style](report))
 
 
-def plain(made: Report) -> dict[str, list[dict[str, Any]]]:
-    """Every table of a report as rows; None for a number that is not known."""
-    frames = {part.title: part.frame for part in made.sections} | {"numbers": made.numbers}
+def plain(report: Report) -> dict[str, list[dict[str, Any]]]:
+    """Return every table of a report as rows, with None for numbers that are not known."""
+    frames = {part.title: part.frame for part in report.sections} | {"numbers": report.numbers}
     known = {name: f.astype(object).where(f.notna(), None) for name, f in frames.items()}
     return {name: frame.to_dict("records") for name, frame in known.items()}
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Report, draw and log what is asked."""
-    asked = parsed(arguments)
+    """Print the tables, draw the figures and log both, as the arguments ask for."""
+    args = parse_args(arguments)
     # pandas and SciPy take longer to import than it takes to print the help.
     from heterolora.harness.reporting.frame import frame, matching, reported
     from heterolora.harness.reporting.tables import page
     from heterolora.harness.reporting.tables.build import report
 
     aside = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    records, left_out = load(asked.folder)
+    records, left_out = load(args.folder)
     every = frame(records)
-    chosen = every[matching(every, conditions(asked.where, every))]
-    table, runs = table_for(asked.table, asked.folder, chosen)
+    chosen = every[matching(every, conditions(args.where, every))]
+    table, runs = table_for(args.table, args.folder, chosen)
     made = report(table, runs, left_out)
-    write(made, asked.format, asked.output)
+    write(made, args.format, args.output)
     figures: list[Path] = []
-    if asked.figures is not None:
+    if args.figures is not None:
         # matplotlib takes longer to import than a table to make; wandb likewise.
         from heterolora.harness.reporting.figures.draw import draw
 
         shown = reported(table, runs)
-        figures = draw(shown, asked.figures, frequencies(EXPERIMENTS), made.comparisons)
-        figures.append(page.write(made, shown, asked.figures))
+        figures = draw(shown, args.figures, frequencies(EXPERIMENTS), made.comparisons)
+        figures.append(page.write(made, shown, args.figures))
         for figure in figures:
             aside.print(figure)
-    if asked.wandb:
+    if args.wandb:
         from heterolora.harness.loggers.wandb import Wandb
         from heterolora.harness.loggers.wandb_report import log_report
 
         tracking = asdict(Wandb()) | runs["run"].iloc[0].tracking.get("wandb", {})
-        log_report(made.title, plain(made), figures, asked.folder, tracking, aside)
-
-
-def run() -> None:
-    """The script."""
-    sys.exit(report_errors(lambda: main(sys.argv[1:])))
+        log_report(made.title, plain(made), figures, args.folder, tracking, aside)

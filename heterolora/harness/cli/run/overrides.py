@@ -1,12 +1,10 @@
-"""What Hydra composes, and what is wrong with overrides that it cannot compose, a line each."""
+"""Checking a command line: one line for every override or option that cannot be."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import argparse
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
-from hydra.core.config_store import ConfigStore
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
@@ -15,51 +13,39 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from heterolora.errors import ConfigError, one_line, printable, shown
-from heterolora.harness.paths import CONF
-from heterolora.settings import added_by
+from heterolora.harness.cli.run.compose import composing, is_group, options
 
-HYDRA_VERSION = "1.3"
 SEVERAL = ("tracking",)
-"""Groups of which a list takes several options at once."""
+"""Groups of which a list chooses several options at once."""
 OF_HYDRA = ("hydra/launcher", "hydra/sweeper")
-"""Groups of which Hydra and its plug-ins have options too."""
+"""Groups for which Hydra and its plug-ins have options too."""
 
 
-@contextmanager
-def composing() -> Iterator[None]:
-    """Have `hydra.compose` compose this project's configuration.
+def check_command_line(arguments: Sequence[str]) -> None:
+    """Check the arguments of the process; if `check_overrides` fails, find all other problems too.
 
-    Raises:
-        PluginError: for an installed package that adds to it, and cannot be used.
-    """
-    offer_plugins()
-    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
-        yield
-
-
-def offer_plugins() -> None:
-    """Have Hydra know what other installed packages add to the groups of this project.
+    Args:
+        arguments: overrides and options.
 
     Raises:
-        PluginError: for one that cannot be used.
+        ConfigError: with all problems.
     """
-    if not added_by():
-        return
-    from heterolora.harness.config import plugins  # and what these packages import
-
-    for group, name, values in plugins.offered():
-        ConfigStore.instance().store(group=group, name=name, node=values)
+    overrides = overrides_of(arguments)
+    try:
+        check_overrides(overrides)
+    except ConfigError as error:
+        raise ConfigError(composition_problems(error, overrides)) from error
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse what Hydra would take without a word, and nothing would come of; and what it fails at.
+    """Check overrides for what Hydra accepts silently without effect, and for what it fails at.
 
-    That is a list where a group takes one choice, of which it would use the last; an option that a
-    group does not have, null among them; and what names data at the hub, beside `task.path`, which
-    says where it is on disk.
+    Refused are a list for a group that takes one choice, of which Hydra would use the last; an
+    option that a group does not have, such as null; and keys for data on the hub together with
+    `task.path`, the place of data on disk.
 
     Raises:
-        ConfigError: naming every such override.
+        ConfigError: with a line for every such override.
     """
     readable, problems = _readable(overrides)
     problems += [line for override in readable for line in _not_one_choice(override)]
@@ -75,7 +61,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 
 def _readable(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Overrides of Hydra's grammar, and a line for each of the others."""
+    """Return the overrides that Hydra can parse, and a line for each of the others."""
     readable, problems = [], []
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -97,6 +83,7 @@ def _readable(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _not_one_choice(override: str) -> list[str]:
+    """Return what is wrong with the choice of an option; nothing if it is another override."""
     parsed = OverridesParser.create().parse_override(override)
     key = override.lstrip("+").partition("=")[0]
     if not is_group(parsed.key_or_group) or parsed.is_delete():
@@ -113,84 +100,56 @@ def _not_one_choice(override: str) -> list[str]:
             f"{key}={','.join(map(str, each))}"
         ]
     wrong = [value for value in values if not _is_option(parsed.key_or_group, value)]
-    return [_no_such(key, parsed.key_or_group, value) for value in wrong]
+    return [_unknown_option(key, parsed.key_or_group, value) for value in wrong]
 
 
 def _is_option(group: str, value: Any) -> bool:
-    """Whether a value may be the name of an option; those that Hydra brings are its to judge."""
+    """Return whether a value may name an option; those that Hydra adds, Hydra itself checks."""
     if not isinstance(value, str | QuotedString):
         return False
     name = value if isinstance(value, str) else value.text
     return name in options(group) or "${" in name or (group in OF_HYDRA and name != "")
 
 
-def _no_such(key: str, group: str, value: Any) -> str:
-    from heterolora.harness.config import suggestion  # and pydantic, which --help does without
+def _unknown_option(key: str, group: str, value: Any) -> str:
+    from heterolora.harness.config import suggestion  # late, for it imports pydantic
 
     given = printable(shown(value))
     remedy = suggestion(given, options(group))
     return f"{key}={given}: there is no such {group}; {remedy}"
 
 
-def is_group(key: str) -> bool:
-    """Whether a key is that of a group of options."""
-    return bool(key) and (CONF / key).is_dir()
-
-
-def options(group: str) -> list[str]:
-    """What can be chosen of a group; nothing where it is none."""
-    files = (file.relative_to(CONF / group) for file in (CONF / group).rglob("*.yaml"))
-    own = [str(file.with_suffix("")) for file in files if file.parts[0] != "base"]
-    offered = ConfigStore.instance().repo.get(group, {}) if own else {}
-    return sorted({*own, *(name.removesuffix(".yaml") for name in offered)})
-
-
-def check_command_line(arguments: Sequence[str]) -> None:
-    """Refuse overrides that Hydra cannot be given: `check_overrides`, and with them all others.
-
-    Args:
-        arguments: of the process, options among them.
-
-    Raises:
-        ConfigError: naming every problem.
-    """
-    overrides = overrides_of(arguments)
-    try:
-        check_overrides(overrides)
-    except ConfigError as error:
-        raise ConfigError(composition_problems(error, overrides)) from error
-
-
 def composition_problems(error: Exception, overrides: Sequence[str]) -> list[str]:
-    """Every problem of a composition: of each override alone, then of what the others change.
+    """Return every problem of a composition: of each override alone, then of the changed keys.
 
-    The options of a group are sound, so that only keys are checked, and fast: see `changes`.
+    Only the keys that overrides change are checked, which is fast (see `changes`): the options of
+    the groups themselves are valid.
 
     Args:
-        error: what Hydra raised when it composed them all; returned where nothing better is found.
-        overrides: as on the command line.
+        error: what Hydra raised for all of them; returned in a line if no other problem is found.
+        overrides: the overrides of the command line.
     """
-    from heterolora.harness.config import changes  # and pydantic, which --help does without
+    from heterolora.harness.config import changes  # late, for it imports pydantic
 
     GlobalHydra.instance().clear()
     readable, problems = _readable(overrides)
-    sound: list[str] = []
+    valid: list[str] = []
     with composing():
-        # What is chosen comes first: it decides which keys there are.
-        for override in sorted(readable, key=lambda override: bool(_changed(override))):
-            chosen = [option for option in sound if not _changed(option)]
+        # Options first: they decide which keys there are.
+        for override in sorted(readable, key=lambda override: bool(_changed_keys(override))):
+            chosen = [option for option in valid if not _changed_keys(option)]
             try:
                 check_overrides([override])
                 compose("config", [*chosen, override])
-                sound.append(override)
+                valid.append(override)
             except ConfigError as problem:
                 problems += problem.problems
             except (HydraException, OmegaConfBaseException) as problem:
                 if "--multirun" not in str(problem):
                     problems.append(_override_problem(override, chosen, problem))
-        changed = {key for override in sound for key in _changed(override)}
+        changed = {key for override in valid for key in _changed_keys(override)}
         try:
-            problems += changes(compose("config", sound), changed) if changed else []
+            problems += changes(compose("config", valid), changed) if changed else []
         except (ConfigError, HydraException, OmegaConfBaseException) as problem:
             problems += problem.problems if isinstance(problem, ConfigError) else []
     if not problems and "--multirun" in str(error):
@@ -202,8 +161,8 @@ def composition_problems(error: Exception, overrides: Sequence[str]) -> list[str
     return problems or [one_line(error)]
 
 
-def _changed(override: str) -> list[str]:
-    """The key of `Config` in which an override changes a value; none where it takes an option."""
+def _changed_keys(override: str) -> list[str]:
+    """Return the key of `Config` whose value an override changes; none if it chooses an option."""
     parsed = OverridesParser.create().parse_override(override)
     if is_group(parsed.key_or_group) and not parsed.is_delete():
         return []
@@ -217,7 +176,7 @@ def _override_problem(override: str, chosen: Sequence[str], problem: Exception) 
     key = key.lstrip("+~")
     group = key.partition("@")[0]
     if is_group(group) and value not in options(group):
-        return _no_such(key, group, value)
+        return _unknown_option(key, group, value)
     if "Could not override" in str(problem):
         known = _dotted(OmegaConf.to_container(compose("config", [*chosen])))
         section = key.split(".")[0]
@@ -227,29 +186,44 @@ def _override_problem(override: str, chosen: Sequence[str], problem: Exception) 
 
 
 def overrides_of(arguments: Sequence[str]) -> list[str]:
-    """What is no option of Hydra's among the arguments.
+    """Return the arguments that are overrides, not options.
 
     Raises:
-        ConfigError: for an option that it does not have.
+        ConfigError: for an option that a run does not have.
     """
-    parser = get_args_parser()
+    parser = option_parser()
+    args = parser.parse_args(arguments)
+    if args.resolve and not args.cfg:
+        parser.error("--resolve: has no effect without --cfg job")
+    overrides: list[str] = args.overrides
+    return overrides
 
-    def refuse(message: str) -> NoReturn:
+
+class _OptionParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
         raise ConfigError([f"{printable(message)}; --help lists the options"])
 
-    parser.error = refuse  # type: ignore[method-assign]  # of one parser
-    asked = parser.parse_args(arguments)
-    for option in ("config_name", "config_path", "experimental_rerun", "shell_completion"):
-        if getattr(asked, option):
-            refuse(f"--{option.replace('_', '-')}: is not an option of train.py")
-    if asked.resolve and not asked.cfg:
-        refuse("--resolve: has no effect without --cfg job")
-    found: list[str] = asked.overrides
-    return found
+
+def option_parser() -> argparse.ArgumentParser:
+    """Return a parser of Hydra's options, but for those that choose another configuration file."""
+    parser = _OptionParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--hydra-help", action="store_true")
+    parser.add_argument("--version", action="store_true")
+    parser.add_argument("--run", "-r", action="store_true")
+    parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("--package", "-p")
+    parser.add_argument("--config-dir", "-cd")
+    info = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+    parser.add_argument("--info", "-i", nargs="?", choices=info)
+    parser.add_argument("overrides", nargs="*")
+    return parser
 
 
 def _dotted(node: Any, prefix: str = "") -> list[str]:
-    """Every key of nested dictionaries, as `group.key`."""
+    """Return every key of nested dictionaries, dotted as in `group.key`."""
     if not isinstance(node, dict):
         return []
     keys = [f"{prefix}{key}" for key in node]

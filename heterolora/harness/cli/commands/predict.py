@@ -11,7 +11,6 @@ have labels. For test splits of GLUE and SuperGLUE it also writes the submission
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,9 @@ from omegaconf import OmegaConf
 
 from heterolora.errors import ConfigError, DataError, RecordError
 from heterolora.files import write_atomically, writing
-from heterolora.harness.cli.arguments import Parser, add_arguments, add_device
-from heterolora.harness.cli.compose import composing, options
-from heterolora.harness.cli.run import report_errors
+from heterolora.harness.cli.commands.arguments import Parser, add_arguments, add_device
+from heterolora.harness.cli.run.compose import composing, options
+from heterolora.harness.cli.run.quiet import quiet_transformers
 from heterolora.harness.config import TaskConfig, plugins, suggestion
 from heterolora.harness.data.submissions import submission
 from heterolora.harness.data.tables import read_files
@@ -36,12 +35,12 @@ from heterolora.training.precision import autocast_for, reproducible
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from heterolora.harness.cli.trained import TrainedRun
+    from heterolora.harness.cli.commands.trained import TrainedRun
     from heterolora.tasks.base import Columns
 
 
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = Parser(__doc__)
     add_arguments(parser)
     parser.add_argument("--split", help="split of the task (default: the run's validation split)")
@@ -66,44 +65,43 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Predict, write what is asked, and print where it is."""
-    asked = parsed(arguments)
-    import transformers  # which takes longer to import than it takes to print the help
+    """Predict, write the table and the submission file, and print where they are."""
+    args = parse_args(arguments)
+    from heterolora.harness.cli.commands.trained import open_run
 
-    from heterolora.harness.cli.trained import opened
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    trained = opened(asked).on_device(asked.device)
-    own = trained.config.task
-    section = own if asked.task is None else other_task(asked.task, own)
-    task, data = predicting(section), read(section, asked.data, asked.split)
+    quiet_transformers()
+    trained = open_run(args).on_device(args.device)
+    section = trained.config.task
+    if args.task is not None:
+        section = other_task(args.task, section)
+    task, data = task_of(section), read(section, args.data, args.split)
     if task.hides_labels(data.columns):
         task = task.without_labels()
-    made = predicted(trained, task, data)
-    folder = asked.out or trained.directory / schema.PREDICTIONS
+    predictions = predict(trained, task, data)
+    folder = args.out or trained.directory / schema.PREDICTIONS
     file = folder / f"{section.name}-{data.split}.parquet"
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_table(file, made.table)
-        said = [f"{file}: {made.table.num_rows} predictions"]
+        write_table(file, predictions.table)
+        lines = [f"{file}: {predictions.table.num_rows} predictions"]
         wanted = submission(section, data.split)
         if wanted is not None:
-            lines = wanted.lines(data.columns, made.table["prediction"].to_pylist())
-            write_atomically(folder / wanted.file, "".join(f"{line}\n" for line in lines))
-            said.append(f"{folder / wanted.file}: for the benchmark")
-    measured = ", ".join(f"{name} {value:.4f}" for name, value in made.metrics.items())
-    print("\n".join([*said, *([measured] if measured else [])]))
+            rows = wanted.lines(data.columns, predictions.table["prediction"].to_pylist())
+            write_atomically(folder / wanted.file, "".join(f"{row}\n" for row in rows))
+            lines.append(f"{folder / wanted.file}: for the benchmark")
+    if predictions.metrics:
+        lines.append(", ".join(f"{name} {v:.4f}" for name, v in predictions.metrics.items()))
+    print("\n".join(lines))
 
 
 @dataclass(frozen=True)
 class Data:
-    """What is predicted.
+    """Examples to predict.
 
     Attributes:
-        where: what to call it in an error.
-        split: its name.
-        columns: all that there are.
+        where: how errors name them.
+        split: the name of the split.
+        columns: all columns.
     """
 
     where: str
@@ -112,12 +110,12 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """What came out.
+class Predictions:
+    """The predictions of a split.
 
     Attributes:
         table: a row for each example.
-        metrics: of those that have labels; none where they have not.
+        metrics: each metric, by its name; empty if the examples have no labels.
     """
 
     table: pa.Table
@@ -125,7 +123,7 @@ class Predicted:
 
 
 def read(task: TaskConfig, data: Path | None, split: str | None) -> Data:
-    """The data that is asked for.
+    """Read examples from files, from a folder where splits are, or from the task's own source.
 
     Raises:
         DataError: if it cannot be read.
@@ -144,11 +142,11 @@ def read(task: TaskConfig, data: Path | None, split: str | None) -> Data:
     return Data(where, split, columns)
 
 
-def predicting(section: TaskConfig) -> Predicting:
-    """The task.
+def task_of(section: TaskConfig) -> Predicting:
+    """Return the task of a configuration.
 
     Raises:
-        RecordError: if it is none that gives answers.
+        RecordError: if its model has no answers to predict.
     """
     task = section.build()
     if not isinstance(task, Predicting):
@@ -159,12 +157,16 @@ def predicting(section: TaskConfig) -> Predicting:
     return task
 
 
-def other_task(name: str, own: TaskConfig) -> TaskConfig:
-    """The task of that name, read as long as the run's own.
+def other_task(name: str, trained: TaskConfig) -> TaskConfig:
+    """Return the configuration of a task, with the `max_length` of the run's task.
+
+    Args:
+        name: of the task.
+        trained: the task of the run.
 
     Raises:
-        ConfigError: if there is none.
-        RecordError: if its answers are not those of the run's own.
+        ConfigError: if there is no such task.
+        RecordError: if its labels are not those of the run's task.
     """
     known = options("task")
     if name not in known:
@@ -172,20 +174,20 @@ def other_task(name: str, own: TaskConfig) -> TaskConfig:
     with composing():
         raw: Any = OmegaConf.to_container(compose("config", [f"task={name}"]).task, resolve=True)
     kind = plugins.find("task", raw.get("kind", plugins.GROUPS["task"].default))
-    assert kind is not None  # of a task of this project
-    section = kind(**raw | {"max_length": own.model_dump()["max_length"]})
+    assert kind is not None  # it is a task of this project
+    section = kind(**raw | {"max_length": trained.model_dump()["max_length"]})
     assert isinstance(section, TaskConfig)
-    theirs, ours = section.build(), own.build()
+    theirs, ours = section.build(), trained.build()
     if type(theirs) is not type(ours) or theirs.model_options != ours.model_options:
         raise RecordError(
-            f"--task {name}: its kind or its labels differ from those of {own.name}, on which the "
-            f"model was trained; give a run of {name}, or of a task with the same labels"
+            f"--task {name}: its kind or its labels differ from those of {trained.name}, on which "
+            f"the model was trained; give a run of {name}, or of a task with the same labels"
         )
     return section
 
 
-def predicted(trained: TrainedRun, task: Predicting, data: Data) -> Predicted:
-    """What the model says of every example."""
+def predict(trained: TrainedRun, task: Predicting, data: Data) -> Predictions:
+    """Predict every example."""
     import pyarrow as pa
 
     from heterolora.training.evaluation import outputs
@@ -212,7 +214,7 @@ def predicted(trained: TrainedRun, task: Predicting, data: Data) -> Predicted:
     }
     if task.label is not None:
         columns["label"] = examples.columns[task.label]
-    return Predicted(pa.table(columns), metric.compute() if metric else {})
+    return Predictions(pa.table(columns), metric.compute() if metric else {})
 
 
 def write_table(file: Path, table: pa.Table) -> None:
@@ -223,8 +225,3 @@ def write_table(file: Path, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
     parquet.write_table(table, sink)
     write_atomically(file, sink.getvalue().to_pybytes())
-
-
-def run() -> None:
-    """Entry point of the script and of `heterolora-predict`."""
-    sys.exit(report_errors(lambda: main(sys.argv[1:])))

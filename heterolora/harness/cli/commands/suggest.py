@@ -1,29 +1,28 @@
 """Suggest where the LoRA parameters of a model should go, from a file of examples.
 
-python -m heterolora suggest facebook/opt-350m reviews.csv --text review --label stars
-python -m heterolora suggest path/to/llama notes.jsonl --budget-rank 4 --output config
+heterolora suggest facebook/opt-350m reviews.csv --text review --label stars
+heterolora suggest path/to/llama notes.jsonl --budget-rank 4 --output config
 
 With --label, or a column named label, the model gets a classification head (or a regression head,
 if labels are fractions); without, it is a language model.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from heterolora.errors import ConfigError, DataError, one_line
 from heterolora.files import FORMATS, writing
-from heterolora.harness.cli.arguments import Parser
-from heterolora.harness.cli.run import report_errors
+from heterolora.harness.cli.commands.arguments import Parser
+from heterolora.harness.cli.run.quiet import quiet_transformers
 from heterolora.harness.data.tables import read_files
 from heterolora.settings import torch
 from heterolora.tasks import CausalLM, Classification, Task
 
 
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = Parser(__doc__)
     parser.add_argument("model", help="a folder in Hugging Face format, or a name on the hub")
     parser.add_argument("data", type=Path, help=f"a file of examples: {', '.join(FORMATS)}")
@@ -70,7 +69,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def png(name: str) -> Path:
-    """The path of an image."""
+    """Return the path of an image, as an argument type."""
     if not name.endswith(".png"):
         raise argparse.ArgumentTypeError(f"{name}: must end with .png")
     return Path(name)
@@ -78,60 +77,57 @@ def png(name: str) -> Path:
 
 def main(arguments: Sequence[str]) -> None:
     """Print the allocation, and the configuration for PEFT."""
-    asked = parsed(arguments)
-    import transformers  # which takes longer to import than it takes to print the help
-
+    args = parse_args(arguments)
     from heterolora.architectures import load_pretrained
     from heterolora.integrations.suggest import suggest
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet_transformers()
     try:
-        columns, task = read(asked.data, asked.text, asked.label, asked.max_length)
+        columns, task = read(args.data, args.text, args.label, args.max_length)
     except ValueError as error:
         raise ConfigError([f"--{one_line(error).replace('_', '-')}"]) from error
-    loaded = load_pretrained(asked.model, task, seed=asked.seed)
+    loaded = load_pretrained(args.model, task, seed=args.seed)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     loaded.model.to(device)
-    examples = task.check(columns, str(asked.data))
+    examples = task.check(columns, str(args.data))
     train = task.encode(examples, loaded.tokenizer, loaded.positions, device)
     try:
-        found = suggest(
+        suggestion = suggest(
             loaded.model,
             train.in_order(8, 256),
             task.loss,
-            asked.proxy,
-            asked.budget_rank,
-            asked.selection,
-            asked.target,
-            enable_rate=asked.enable_rate,
-            seed=asked.seed,
+            args.proxy,
+            args.budget_rank,
+            args.selection,
+            args.target,
+            enable_rate=args.enable_rate,
+            seed=args.seed,
         )
     except ValueError as error:
         raise ConfigError([one_line(error)]) from error
-    print(found)
-    if asked.plot is not None:
-        with writing(asked.plot):
-            found.plot(asked.plot)
-    config = found.to_peft()
-    if asked.output is None:
+    print(suggestion)
+    if args.plot is not None:
+        with writing(args.plot):
+            suggestion.plot(args.plot)
+    config = suggestion.to_peft()
+    if args.output is None:
         print(f"\nLoraConfig(\n    r={config.r},\n    lora_alpha={config.lora_alpha},")
         for name in ("rank_pattern", "alpha_pattern"):
             print(f"    {name}={getattr(config, name)},")
         print(f"    target_modules={sorted(config.target_modules)},")
         print(f"    task_type={str(config.task_type)!r},\n)")
         return
-    with writing(asked.output):
-        asked.output.mkdir(parents=True, exist_ok=True)
-        config.base_model_name_or_path = asked.model
-        config.save_pretrained(str(asked.output))
-    print(f'\n{asked.output}: load it with peft.LoraConfig.from_pretrained("{asked.output}")')
+    with writing(args.output):
+        args.output.mkdir(parents=True, exist_ok=True)
+        config.base_model_name_or_path = args.model
+        config.save_pretrained(str(args.output))
+    print(f'\n{args.output}: load it with peft.LoraConfig.from_pretrained("{args.output}")')
 
 
 def read(
     file: Path, text: Sequence[str] | None, label: str | None, max_length: int
 ) -> tuple[dict[str, list[Any]], Task]:
-    """The columns of a file, labels as numbers, and the task that they make.
+    """Return the columns of a file, with labels as numbers, and the task that they define.
 
     Raises:
         DataError: if it cannot be read, or a column is missing.
@@ -179,8 +175,3 @@ def read(
     classes, names = pd.factorize(values, sort=True)
     columns[label] = classes.tolist()
     return columns, Classification(**settings, num_labels=len(names), metrics=("accuracy",))
-
-
-def run() -> None:
-    """Entry point of `python -m heterolora suggest`."""
-    sys.exit(report_errors(lambda: main(sys.argv[1:])))

@@ -23,11 +23,10 @@ from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 
 from heterolora.errors import RecordError
-from heterolora.harness.cli import archive
-from heterolora.harness.cli.arguments import Parser
-from heterolora.harness.cli.compose import composing
-from heterolora.harness.cli.run import report_errors
-from heterolora.harness.cli.sweeper import swept
+from heterolora.harness.cli.commands import archive
+from heterolora.harness.cli.commands.arguments import Parser
+from heterolora.harness.cli.run.compose import composing
+from heterolora.harness.cli.run.grids import combinations
 from heterolora.harness.paths import CONF
 from heterolora.harness.records.load import load
 from heterolora.harness.records.read import Run
@@ -38,13 +37,13 @@ EXPERIMENTS = CONF / "experiment"
 ARCHIVES = Path("docs/study")
 
 INTERRUPTED = 128
-"""Exit codes above it are of a command that a signal ended."""
+"""Exit codes above this one are those of commands that a signal ended."""
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = Parser(__doc__)
     known = experiments(EXPERIMENTS)
     parser.add_argument("experiment", choices=known, metavar="EXPERIMENT", help=", ".join(known))
@@ -62,26 +61,26 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Put back, run, keep and report; the exit code of the worst part."""
-    asked = parsed(arguments)
-    table = read(EXPERIMENTS / f"{asked.experiment}.yaml")
-    for file in kept(asked.archives, table.name):
-        archive.put_back(file, asked.output)
+    """Restore, run, keep and report; return the exit code of the worst part."""
+    args = parse_args(arguments)
+    table = read(EXPERIMENTS / f"{args.experiment}.yaml")
+    for file in kept(args.archives, table.name):
+        archive.unpack(file, args.output)
     try:
-        code = run_missing(table, asked.output, asked.overrides)
+        code = run_missing(table, args.output, args.overrides)
     finally:  # an interrupted sweep has finished runs too
-        keep(asked.output, asked.archives, table.name)
-    if code < INTERRUPTED and kept(asked.archives, table.name):
-        command("report", str(asked.archives), "--table", table.name)
+        keep(args.output, args.archives, table.name)
+    if code < INTERRUPTED and kept(args.archives, table.name):
+        command("report", str(args.archives), "--table", table.name)
     return code
 
 
 def run_missing(table: Table, output: Path, overrides: Sequence[str]) -> int:
-    """Every run of the experiment that is not finished; the exit code."""
+    """Run what is not finished of an experiment; return the exit code."""
     common = [f"+experiment={table.name}", f"output={output}", *overrides]
     if not table.tuning_seeds:
         return command("run", "-m", *common)
-    # A run that failed, as by diverging, says enough of its value.
+    # A failed tuning run does not stop the study: its value is then not chosen.
     if (code := command("run", "-m", *common, _seeds(table.tuning_seeds))) > INTERRUPTED:
         return code
     grids = ",".join(_grid(arm) for arm in best_arms(table, output, common))
@@ -90,7 +89,7 @@ def run_missing(table: Table, output: Path, overrides: Sequence[str]) -> int:
 
 
 def best_arms(table: Table, output: Path, common: Sequence[str]) -> Iterator[Mapping[str, str]]:
-    """The overrides of each arm, with the value that its tuning seeds chose.
+    """Yield the overrides of each arm with the best value of its tuning runs.
 
     A value at which a run failed is not chosen.
 
@@ -125,15 +124,15 @@ def best_arms(table: Table, output: Path, common: Sequence[str]) -> Iterator[Map
 
 
 def arms(key: str, common: Sequence[str]) -> dict[tuple[tuple[str, str], ...], dict[str, str]]:
-    """For each arm of an experiment, by its overrides, the identity at each value of `key`."""
-    from heterolora.harness.config import identity  # and its schema, which --help does without
+    """Return the identity of each arm, by its overrides, at each value of `key`."""
+    from heterolora.harness.config import identity  # late, for its schema takes time to import
     from heterolora.harness.runs.prepare import prepare
 
     found: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
     with composing():
         sweeper = compose("config", [*common], return_hydra_config=True).hydra.sweeper
         loader = GlobalHydra.instance().config_loader()
-        for overrides in swept(loader, sweeper, []):
+        for overrides in combinations(loader, sweeper, []):
             settings: dict[str, Any] = dict(one.split("=", 1) for one in overrides)
             value = settings.pop(key)
             config = prepare(compose("config", [*common, *overrides]))
@@ -142,7 +141,7 @@ def arms(key: str, common: Sequence[str]) -> dict[tuple[tuple[str, str], ...], d
 
 
 def kept(archives: Path, name: str) -> list[Path]:
-    """The archives of an experiment, one for each task."""
+    """Return the archives of an experiment, one for each task."""
     return sorted(archives.glob(f"{name}-*{ARCHIVE}"))
 
 
@@ -153,12 +152,12 @@ def keep(output: Path, archives: Path, name: str) -> None:
 
 
 def command(*arguments: str) -> int:
-    """A command of this project in a process of its own, which is given the signals that come.
+    """Run a command of this project in a process, which gets the signals of this one.
 
     Returns:
         Its exit code, as a shell gives it.
     """
-    # In a group of its own: Ctrl-C of a terminal reaches it, and its workers, from here alone.
+    # A process group of its own, so that Ctrl-C in a terminal reaches it only once, from here.
     with subprocess.Popen(
         [sys.executable, "-m", "heterolora", *arguments], process_group=0
     ) as process:
@@ -177,14 +176,9 @@ def command(*arguments: str) -> int:
 
 
 def _grid(arm: Mapping[str, str]) -> str:
-    """The overrides of an arm in Hydra's grammar."""
+    """Return the overrides of an arm as a grid in Hydra's grammar."""
     return "{" + ",".join(f"{key}:'{value}'" for key, value in arm.items()) + "}"
 
 
 def _seeds(seeds: Sequence[int]) -> str:
     return f"seed={','.join(map(str, seeds))}"
-
-
-def run() -> None:
-    """The script."""
-    raise SystemExit(report_errors(lambda: sys.exit(main(sys.argv[1:]))))

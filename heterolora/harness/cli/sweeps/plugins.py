@@ -1,41 +1,45 @@
-"""The plug-ins by which Hydra makes sweeps; what they do is imported when they do it."""
+"""Hydra's plug-ins of this project: a sweeper and two launchers.
 
+What they need is imported when they are used, since every command line registers them.
+"""
+
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from heterolora.errors import ConfigError
 from heterolora.harness.runs.launched import started
 
 NAMESPACE = "hydra_plugins.heterolora"
-"""Hydra takes plug-ins from `hydra_plugins` alone, and finds them there by name."""
+"""Hydra accepts plug-ins only from `hydra_plugins`, and imports them from there by name."""
 
 
 def register() -> None:
-    """Have Hydra know them. The one named joblib takes the place of that of Hydra's own plug-in."""
+    """Register the plug-ins with Hydra."""
+    sys.modules[NAMESPACE] = sys.modules[__name__]
     for plugin in (GridSweeper, JoblibLauncher, PackedLauncher):
         Plugins.instance().register(plugin)
-    node = {"_target_": f"{NAMESPACE}.{JoblibLauncher.__name__}", "n_jobs": -1}
-    ConfigStore.instance().store(group="hydra/launcher", name="joblib", node=node)
 
 
 class GridSweeper(Sweeper):
-    """Hydra's sweeper for this project: one plan for all grids, of the runs that are missing.
+    """Plans the runs of all grids together, and launches those that are missing.
 
     Args:
-        params: parameters of every grid, as Hydra's own sweeper has them.
-        grids: mappings of parameters to values such as `0,13,42`, swept one after another.
-            Without them there is one grid, that of `params`.
-        max_batch_size: launch so many jobs at once at most, the next when they have ended.
+        params: parameters of every grid, as for Hydra's own sweeper.
+        grids: mappings of parameters to values such as `0,13,42`, swept one after another; None for
+            a single grid, that of `params`.
+        max_batch_size: how many jobs are launched at once at most; None for all.
     """
 
     __module__ = NAMESPACE
@@ -56,7 +60,7 @@ class GridSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Called by Hydra before `sweep`."""
+        """Prepare to `sweep`; Hydra calls it."""
         self.hydra_context = hydra_context
         self.config = config
         self.launcher = Plugins.instance().instantiate_launcher(
@@ -67,13 +71,13 @@ class GridSweeper(Sweeper):
         """Plan, launch, and print a line for each run.
 
         Args:
-            arguments: the overrides of the command line, but for those of Hydra itself.
+            arguments: the overrides of the command line, except those of Hydra itself.
 
         Raises:
             UserError: if it cannot be planned.
             SystemExit: with the exit code of the worst run, if one failed.
         """
-        from heterolora.harness.cli.sweeper import Sweep
+        from heterolora.harness.cli.sweeps.sweep import Sweep
 
         if (count := started()) > 1:
             raise ConfigError(
@@ -86,22 +90,23 @@ class GridSweeper(Sweeper):
         assert self.config is not None
         assert self.launcher is not None
         loader = self.hydra_context.config_loader
-        Sweep(self.config, loader, self.launcher, self.max_batch_size).make(arguments)
+        Sweep(self.config, loader, self.launcher, self.max_batch_size).run(arguments)
 
 
 class JoblibLauncher(Launcher):
-    """Makes jobs in several processes of this machine, as Hydra's plug-in of this name does.
+    """Runs jobs in several processes on this machine.
 
-    A signal lets the jobs that are under way save their runs, and no other begins.
+    Unlike Hydra's plug-in of this name it handles signals: jobs under way save their runs, and no
+    other job begins.
 
     Args:
-        n_jobs: processes; -1 for as many as there are cores.
+        n_jobs: the number of processes; -1 for one per core.
     """
 
     __module__ = NAMESPACE
 
     in_workers = True
-    """Whether the jobs are made in other processes that write to the same terminal."""
+    """Whether jobs run in other processes, which write to the same terminal."""
 
     def __init__(self, n_jobs: int) -> None:
         self.n_jobs = n_jobs
@@ -109,7 +114,11 @@ class JoblibLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Called by Hydra before `launch`."""
+        """Prepare to `launch`; Hydra calls it.
+
+        Raises:
+            ConfigError: if a setting is not valid.
+        """
         if not isinstance(self.n_jobs, int) or self.n_jobs == 0 or self.n_jobs < -1:
             raise ConfigError(
                 [
@@ -124,25 +133,47 @@ class JoblibLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Make all jobs; how the runs of each ended, they note themselves."""
-        from hydra_plugins.hydra_joblib_launcher._core import execute_job
-
-        from heterolora.harness.cli.workers import in_workers
+        """Run all jobs, which write the outcomes of their runs."""
+        from heterolora.harness.cli.sweeps.workers import in_workers
 
         setup_globals()
-        given = (self.hydra_context, self.config, self.task_function, Singleton.get_state())
+        shared = (self.hydra_context, self.config, self.task_function, Singleton.get_state())
+        run = partial(_run_job, *shared)
         jobs = enumerate(job_overrides, start=initial_job_idx)
-        calls = (partial(execute_job, index, overrides, *given) for index, overrides in jobs)
-        made: list[JobReturn] = in_workers(calls, self.n_jobs)
-        return made
+        return in_workers((partial(run, *job) for job in jobs), self.n_jobs)
+
+
+def _run_job(
+    hydra_context: HydraContext,
+    config: DictConfig,
+    task_function: TaskFunction,
+    singletons: dict[Any, Any],
+    index: int,
+    overrides: Sequence[str],
+) -> JobReturn:
+    """Run a job in a process that has not set up Hydra."""
+    setup_globals()
+    Singleton.set_state(singletons)
+    cfg = hydra_context.config_loader.load_sweep_config(config, list(overrides))
+    with open_dict(cfg):
+        cfg.hydra.job.id = f"{cfg.hydra.job.name}_{index}"
+        cfg.hydra.job.num = index
+    HydraConfig.instance().set_config(cfg)
+    return run_job(
+        task_function=task_function,
+        config=cfg,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+        hydra_context=hydra_context,
+    )
 
 
 class PackedLauncher(Launcher):
-    """Trains runs of one model, task and search space together; those that differ, in turn.
+    """Trains runs of one model, task and search space together, and other runs after them.
 
     Args:
         max_packed: how many runs are trained at a time at most; as one ends, the next begins.
-        n_jobs: processes to which the runs are dealt, each on its share of the cores.
+        n_jobs: the number of processes that share the runs and the cores.
     """
 
     __module__ = NAMESPACE
@@ -157,7 +188,11 @@ class PackedLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Called by Hydra before `launch`."""
+        """Prepare to `launch`; Hydra calls it.
+
+        Raises:
+            ConfigError: if a setting is not valid.
+        """
         self.hydra_context = hydra_context
         self.config = config
         problems = [
@@ -175,14 +210,15 @@ class PackedLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Make the runs of all jobs; how each ended, it notes itself."""
-        from heterolora.harness.cli import packed
+        """Train the runs of all jobs and write their outcomes."""
+        from heterolora.harness.cli.sweeps.jobs import packed_jobs
 
         assert self.config is not None
         assert self.hydra_context is not None
-        jobs = range(initial_job_idx, initial_job_idx + len(job_overrides))
+        setup_globals()
         first = self.hydra_context.config_loader.load_sweep_config(
             self.config, list(job_overrides[0])
         )
-        packed.launch(first, jobs, self.max_packed, self.n_jobs)
+        jobs = range(initial_job_idx, initial_job_idx + len(job_overrides))
+        packed_jobs(Path(first.hydra.sweep.dir), jobs, self.max_packed, self.n_jobs)
         return [JobReturn(status=JobStatus.COMPLETED) for _ in jobs]

@@ -7,10 +7,8 @@ It takes the arguments of train.py. Its last line is the command to run then, wi
 Models and datasets go to the caches of the Hugging Face libraries, in HF_HOME.
 """
 
-import argparse
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,46 +17,40 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from heterolora.errors import ConfigError
-from heterolora.harness.cli.compose import composing
-from heterolora.harness.cli.run import report_errors
-from heterolora.harness.cli.sweeper import composed, swept
+from heterolora.harness.cli.commands.arguments import Parser
+from heterolora.harness.cli.run.compose import composing
+from heterolora.harness.cli.run.grids import combinations, compose_runs
+from heterolora.harness.cli.run.quiet import quiet_transformers
 from heterolora.harness.config import Config
 from heterolora.harness.paths import INSTALLED
 from heterolora.harness.runs.prepare import prepare
 
 CACHES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
-"""The variables of the environment that say where the caches are."""
+"""Environment variables that say where the caches are."""
 
 
-def main() -> None:
-    """Fetch each model and task once, and print where they are."""
-    overrides = parsed(sys.argv[1:])
-    import transformers  # which takes longer to import than it takes to print the help
-
+def main(arguments: Sequence[str]) -> None:
+    """Download each model and task once, and print where they are."""
+    overrides = parse_args(arguments)
     from heterolora.harness.config import checkpoints
     from heterolora.harness.data import sources
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet_transformers()
     is_sweep, runs = runs_of(overrides)
-    configs = prepared(runs)
+    configs = prepare_all(runs)
     models = {run.model.model_dump_json(): run for run in configs}
     tasks = {run.task.model_dump_json(exclude={"max_length"}): run.task for run in configs}
     for run in models.values():
         folder = checkpoints.fetch(run.model, run.task.build())
-        say(f"model {run.model.path or run.model.name}", folder)
+        report(f"model {run.model.path or run.model.name}", folder)
     for task in tasks.values():
-        say(f"task {task.name}", sources.fetch(task))
-    print(f"next: {following(overrides, is_sweep)}")
+        report(f"task {task.name}", sources.fetch(task))
+    print(f"next: {next_command(overrides, is_sweep)}")
 
 
-def parsed(arguments: Sequence[str]) -> list[str]:
-    """The overrides of the command line."""
-    assert __doc__ is not None
-    summary, examples = __doc__.split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=examples, formatter_class=argparse.RawTextHelpFormatter
-    )
+def parse_args(arguments: Sequence[str]) -> list[str]:
+    """Return the overrides of the command line."""
+    parser = Parser(__doc__)
     parser.add_argument("-m", "--multirun", action="store_true", help="accepted and ignored")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="settings, as for train.py"
@@ -68,27 +60,26 @@ def parsed(arguments: Sequence[str]) -> list[str]:
 
 
 def runs_of(overrides: list[str]) -> tuple[bool, list[DictConfig]]:
-    """Whether the overrides make a sweep, and the configurations of its runs, or of the one run."""
+    """Return whether overrides make a sweep, and the configuration of each of its runs."""
     with composing():
-        hydra, loader = GlobalHydra.instance().hydra, GlobalHydra.instance().config_loader()
-        assert hydra is not None
-        whole = hydra.compose_config("config", overrides, RunMode.MULTIRUN)
+        loader = GlobalHydra.instance().config_loader()
+        whole = loader.load_configuration("config", overrides, RunMode.MULTIRUN)
         sweeper = whole.hydra.sweeper
-        combinations = swept(loader, sweeper, whole.hydra.overrides.task)
-        runs = [cfg for _, cfg in composed(loader, whole, combinations)]
+        each = combinations(loader, sweeper, whole.hydra.overrides.task)
+        runs = list(compose_runs(loader, whole, each))
         return bool(sweeper.params or sweeper.grids) or len(runs) > 1, runs
 
 
-def prepared(runs: Sequence[DictConfig]) -> list[Config]:
-    """The validated configurations, as if they ran here and now.
+def prepare_all(runs: Sequence[DictConfig]) -> list[Config]:
+    """Return the validated configurations, as if the runs were made on this machine.
 
     Raises:
-        ConfigError: with every problem of any of them.
+        ConfigError: with all problems.
     """
     configs: list[Config] = []
     problems: list[str] = []
     for cfg in runs:
-        cfg.device, cfg.offline = "auto", False  # what the run computes on need not be here
+        cfg.device, cfg.offline = "auto", False  # the device of the run need not be here
         try:
             configs.append(prepare(cfg))
         except ConfigError as error:
@@ -98,22 +89,17 @@ def prepared(runs: Sequence[DictConfig]) -> list[Config]:
     return configs
 
 
-def say(what: str, folder: Path | None) -> None:
-    """Print that something is here now, and where."""
+def report(what: str, folder: Path | None) -> None:
+    """Print where something is now."""
     where = f"revision {folder.name}, in {folder}" if folder else "local, nothing to fetch"
     print(f"{what}: {where}", flush=True)
 
 
-def following(overrides: Sequence[str], swept: bool) -> str:
-    """The command that then needs no network."""
+def next_command(overrides: Sequence[str], is_sweep: bool) -> str:
+    """Return the command that now needs no network."""
     caches = [f"{name}={shlex.quote(os.environ[name])}" for name in CACHES if name in os.environ]
-    sweeping = ["-m"] if swept else []
+    sweeping = ["-m"] if is_sweep else []
     kept = [override for override in overrides if not override.startswith("offline=")]
     program = ["heterolora"] if INSTALLED else ["python", "train.py"]
     train = [*program, *sweeping, *kept, "offline=true"]
     return " ".join([*caches, shlex.join(train)])
-
-
-def run() -> None:
-    """Entry point of the script and of `heterolora-prefetch`."""
-    sys.exit(report_errors(main))

@@ -1,4 +1,4 @@
-"""The command lines that are not Hydra's."""
+"""Command lines that argparse reads, not Hydra."""
 
 import argparse
 import sys
@@ -10,11 +10,11 @@ from heterolora.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line.
+    """Reports an error in one line.
 
     Args:
-        text: the docstring of the command: what it does, an empty line, and what ends its help.
-        before: returns what the end of the help begins with; called only if help is printed.
+        text: the docstring of the command: its summary, an empty line, and the end of its help.
+        before: returns what precedes that end; called only if help is printed.
     """
 
     def __init__(self, text: str | None, before: Callable[[], str] = str) -> None:
@@ -24,18 +24,18 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=summary, formatter_class=argparse.RawTextHelpFormatter)
 
     def format_help(self) -> str:
-        """Return the help, with its end."""
+        """Return the help."""
         self.epilog = self._before() + self._rest
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
-        """Exit code 2."""
+        """Print an error and exit with code 2."""
         print(f"error: {message}; --help lists the options", file=sys.stderr)
         raise SystemExit(UserError.exit_code)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every command on a finished run takes: `run`, `weights` and `model`."""
+    """Add the arguments of every command on a finished run: `run`, `--weights` and `--model`."""
     parser.add_argument("run", type=Path, help="the directory of a finished run")
     parser.add_argument(
         "--weights",
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """`device`, of a command that computes."""
+    """Add `--device`, for a command that computes."""
     parser.add_argument(
         "--device", help="device, such as cpu (default: the run's, if this machine has it)"
     )

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,22 +20,22 @@ from typing import TYPE_CHECKING, Any
 
 from heterolora.errors import ConfigError, DataError, RecordError, one_line
 from heterolora.files import write_atomically, writing
-from heterolora.harness.cli.arguments import Parser, add_arguments, add_device
-from heterolora.harness.cli.run import report_errors
+from heterolora.harness.cli.commands.arguments import Parser, add_arguments, add_device
+from heterolora.harness.cli.run.quiet import quiet_transformers
 from heterolora.harness.config.validation import suggestion
 from heterolora.harness.records import schema
 from heterolora.settings import torch
 from heterolora.training.precision import autocast_for, reproducible
 
 if TYPE_CHECKING:
-    from heterolora.harness.cli.trained import TrainedRun
+    from heterolora.harness.cli.commands.trained import TrainedRun
 
 SHOTS = {"mmlu": 5}
-"""How many examples a benchmark is published with, where the harness gives none by itself."""
+"""Few-shot examples of published results, for benchmarks where the harness has no default."""
 
 
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = Parser(__doc__)
     add_arguments(parser)
     parser.add_argument(
@@ -66,45 +65,42 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     """Evaluate, write the numbers, and print their table."""
-    asked = parsed(arguments)
-    from heterolora.harness.cli.trained import opened  # and Transformers, which --help does without
+    args = parse_args(arguments)
+    from heterolora.harness.cli.commands.trained import open_run  # late, for it imports torch
 
-    trained = opened(asked)
+    trained = open_run(args)
     if not trained.config.task.build().needs_decoder:
         raise RecordError(
-            f"{asked.run}: is a run of task={trained.config.task.name}, which is not a language "
+            f"{args.run}: is a run of task={trained.config.task.name}, which is not a language "
             "model; give a run of a language model, such as one of task=alpaca"
         )
-    harness = imported()
-    tasks = harness.TaskManager(include_path=asked.include and str(asked.include))
-    names = known(asked.task.split(","), tasks.all_tasks)
-    found = measured(trained.on_device(asked.device), harness, tasks, names, asked)
-    kept = {key: found[key] for key in ("results", "groups", "n-shot", "versions") if key in found}
-    kept |= {"n-samples": found["n-samples"], "harness": harness.version}
-    file = asked.out or (
+    harness = import_harness()
+    tasks = harness.TaskManager(include_path=args.include and str(args.include))
+    names = check_names(args.task.split(","), tasks.all_tasks)
+    results = evaluate(trained.on_device(args.device), harness, tasks, names, args)
+    keys = ("results", "groups", "n-shot", "versions")
+    numbers = {key: results[key] for key in keys if key in results}
+    numbers |= {"n-samples": results["n-samples"], "harness": harness.version}
+    file = args.out or (
         trained.directory / schema.EVALUATIONS / f"{'+'.join(names)}-{trained.which}.json"
     )
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps(kept, indent=2, default=str) + "\n")
+        write_atomically(file, json.dumps(numbers, indent=2, default=str) + "\n")
     for column in ("results", "groups"):
-        if column in found:
-            print(harness.make_table(found, column))
+        if column in results:
+            print(harness.make_table(results, column))
     print(f"{file}: the {trained.which} weights of {trained.directory}")
 
 
-def imported() -> SimpleNamespace:
-    """What is used of the harness.
+def import_harness() -> SimpleNamespace:
+    """Import lm-evaluation-harness; return the parts of it that are used.
 
     Raises:
         ConfigError: if it is not installed.
     """
-    import transformers
-
-    # It sets up logging of its own, and some of it takes its time.
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it sets up logging of its own
+    quiet_transformers()
     try:
         import lm_eval
         from lm_eval.models.huggingface import HFLM
@@ -126,15 +122,15 @@ def imported() -> SimpleNamespace:
     )
 
 
-def known(names: Sequence[str], there: Sequence[str]) -> list[str]:
-    """The names of tasks, each of which the harness has.
+def check_names(names: Sequence[str], known: Sequence[str]) -> Sequence[str]:
+    """Return the names of tasks, after a check that the harness has each of them.
 
     Raises:
-        ConfigError: with every one that it has not.
+        ConfigError: with every name that it does not have.
     """
-    unknown = [name for name in names if name not in there]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        near = {name: suggestion(name, there) for name in unknown}
+        near = {name: suggestion(name, known) for name in unknown}
         raise ConfigError(
             [
                 f"--task={name}: the harness has no such task; "
@@ -142,57 +138,53 @@ def known(names: Sequence[str], there: Sequence[str]) -> list[str]:
                 for name, hint in near.items()
             ]
         )
-    return list(names)
+    return names
 
 
-def measured(
+def evaluate(
     trained: TrainedRun,
     harness: SimpleNamespace,
     tasks: Any,
     names: Sequence[str],
-    asked: argparse.Namespace,
+    args: argparse.Namespace,
 ) -> Mapping[str, Any]:
-    """What the harness finds.
+    """Evaluate a model on tasks; return the results as the harness gives them.
 
     Raises:
-        DataError: if it cannot run a task, such as without its data.
+        DataError: if it cannot run a task, for example without its data.
     """
     from heterolora.training.memory import memory_advice
 
     config, device = trained.config, torch.device(trained.config.device)
-    shots = {name: SHOTS.get(name) if asked.shots is None else asked.shots for name in names}
+    shots = {name: SHOTS.get(name) if args.shots is None else args.shots for name in names}
     with reproducible(config.training.tf32, device), memory_advice(device):
         loaded = trained.load()
         model = harness.HFLM(
             pretrained=trained.adapters(loaded).model.eval(),
             tokenizer=loaded.tokenizer,
             backend="causal",
-            batch_size=asked.batch_size or config.evaluation.batch_size,
+            batch_size=args.batch_size or config.evaluation.batch_size,
         )
-        found: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         for count in dict.fromkeys(shots.values()):
-            these = [name for name in names if shots[name] == count]
+            same = [name for name in names if shots[name] == count]
             try:
                 with autocast_for(config.precision, device)():
-                    one = harness.evaluate(
+                    part = harness.evaluate(
                         model=model,
-                        tasks=these,
+                        tasks=same,
                         num_fewshot=count,
-                        limit=asked.limit,
+                        limit=args.limit,
                         task_manager=tasks,
                         log_samples=False,
                     )
             except (OSError, ValueError, KeyError) as error:
                 raise DataError(
-                    f"--task={','.join(these)}: the harness cannot run it "
+                    f"--task={','.join(same)}: the harness cannot run it "
                     f"({one_line(error)[:200]}); if its data is missing, run this once on a "
                     "machine with internet access and point HF_HOME at its cache"
                 ) from error
-            for key, value in one.items():
-                found[key] = {**found.get(key, {}), **value} if isinstance(value, dict) else value
-    return found
-
-
-def run() -> None:
-    """Entry point of the script and of `heterolora-evaluate`."""
-    sys.exit(report_errors(lambda: main(sys.argv[1:])))
+            for key, value in part.items():
+                joined = {**results.get(key, {}), **value} if isinstance(value, dict) else value
+                results[key] = joined
+    return results

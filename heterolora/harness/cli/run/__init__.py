@@ -1,0 +1,1 @@
+"""One run: compose its configuration, check the command line, help, and train."""

@@ -1,0 +1,1 @@
+"""Many runs: plan them, launch them, and say how each ended."""
