@@ -47,8 +47,8 @@ class AdaLoRA(Method):
 
         if given.steps < 2:
             raise ModelError(
-                "method=adalora: needs more than one step to prune; raise training.epochs or "
-                "lower training.batch_size"
+                "method=adalora: needs more than one step to prune; train for more epochs, or in "
+                "smaller batches"
             )
         settings = {
             "_target_": "peft.AdaLoraConfig",

@@ -20,13 +20,14 @@ sections that it reads; it is applied if these are valid by themselves. A parame
 `Sections` gets all that are valid."""
 
 Sections = NewType("Sections", Mapping[str, Any])
-"""The sections on which choices depend, as far as they are valid by themselves."""
+"""The sections that are valid by themselves, by their keys."""
 
 DEPENDED_ON = (
-    *("task", "method", "strategy", "proxy", "selection", "importance", "tracking", "optimizer"),
+    *("task", "method", "strategy", "proxy", "selection", "importance", "tracking"),
     *("model", "search_space", "rank_budget", "training", "engine", "device"),
 )
-"""The keys of `Sections`."""
+"""The keys that a rule about `Sections` reads. An optimizer's is not among them, as the class of
+one that is chosen by its path imports torch; it is there if it was changed, or all are checked."""
 
 
 def validate(raw: Mapping[str, Any], rules: Sequence[Rule]) -> Config:
@@ -110,7 +111,7 @@ NEVER = "homogeneous"
 """The strategy that makes no search."""
 
 ALL = "*"
-"""Stands for the keys of `Sections`."""
+"""Stands for all sections that are valid."""
 
 SEARCHED = ("proxy", "selection")
 """Sections that only a search reads."""

@@ -23,7 +23,7 @@ class AdamW(Optimizer):
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(
                 f"betas={list(self.betas)}: must be two numbers greater than or equal to 0 and "
-                "less than 1; for example optimizer.betas=[0.9,0.999]"
+                "less than 1"
             )
 
     def over(self, parameters: list[torch.nn.Parameter]) -> torch.optim.AdamW:

@@ -35,8 +35,7 @@ class Torch(Optimizer):
         for name, value in self.options.items():
             if isinstance(value, int) and abs(value) >= 2**31:  # which fails at the first step
                 raise ValueError(
-                    f"options.{name}={value}: must be less than 2147483648 in size; for example "
-                    f"optimizer.options.{name}=0"
+                    f"options.{name}={value}: must be less than 2147483648 in size; for example 0"
                 )
 
     def over(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
