@@ -58,7 +58,7 @@ class TrainingError(UserError):
 
 @dataclass(frozen=True)
 class Problem:
-    """Why something that was chosen cannot be used, in the words of the library: arguments.
+    """Why something that was chosen cannot be used, in terms of the library's arguments.
 
     In rule and remedy, a setting or a choice is written `name=value` between backticks, so that a
     command line can write its own keys instead.

@@ -29,7 +29,7 @@ def main() -> int:
 
 def _save(**arguments: str) -> str:
     try:
-        dashboard = importlib.import_module("heterolora.harness.loggers.dashboard")
+        dashboard = importlib.import_module("heterolora.harness.loggers.wandb_workspace")
     except ModuleNotFoundError as error:
         raise TrackingError(
             f"{error.name} is not installed; get it with pip install -e '.[dashboard]'"

@@ -12,7 +12,7 @@ from conftest import CONF, composed
 from omegaconf import OmegaConf
 
 from heterolora.harness.config import Config, identity
-from heterolora.harness.records import source
+from heterolora.harness.records import code_version
 from heterolora.harness.records.read import Run
 from heterolora.harness.records.record import Record
 from heterolora.harness.records.schema import Provenance, RunRecord
@@ -88,7 +88,7 @@ def configuration(*overrides: str) -> Config:
     return experiment.prepare(OmegaConf.create(values))
 
 
-_diff = functools.cache(source.diff)
+_diff = functools.cache(code_version.diff)
 
 
 def write_run(
@@ -118,7 +118,7 @@ def write_run(
     own = (f"output={output}", f"training.epochs={len(accuracies)}")
     config = configuration(*overrides, *own)
     directory = directory_of(config, identity(config))
-    with mock.patch.object(source, "diff", _diff):  # the checkout does not change meanwhile
+    with mock.patch.object(code_version, "diff", _diff):  # the checkout does not change meanwhile
         record = Record.open(directory, config.resolved(), provenance)
     rows = [
         {

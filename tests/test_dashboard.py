@@ -12,7 +12,7 @@ from heterolora.errors import TrackingError
 
 pytest.importorskip("wandb_workspaces", reason="needs the optional extra: pip install .[dashboard]")
 
-from heterolora.harness.loggers import dashboard
+from heterolora.harness.loggers import wandb_workspace
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,7 +26,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_it_shows_accuracy_allocations_and_cost_by_arm() -> None:
-    spec = dashboard.workspace("team", "heterolora", "accuracy")._spec
+    spec = wandb_workspace.workspace("team", "heterolora", "accuracy")._spec
     text = json.dumps(spec, default=str)
     files = [ROOT / "heterolora/harness/loggers" / name for name in ("base.py", "wandb.py")]
     logger = "".join(file.read_text() for file in files)
@@ -46,7 +46,7 @@ def test_it_shows_accuracy_allocations_and_cost_by_arm() -> None:
 
 
 def test_another_metric_can_be_shown() -> None:
-    text = json.dumps(dashboard.workspace("team", "p", "matthews")._spec, default=str)
+    text = json.dumps(wandb_workspace.workspace("team", "p", "matthews")._spec, default=str)
     assert "validation/matthews" in text
     assert "accuracy" not in text.replace("Accuracy by arm", "")
 
@@ -54,7 +54,7 @@ def test_another_metric_can_be_shown() -> None:
 @pytest.mark.usefixtures("no_key")
 def test_without_a_key_it_cannot_be_saved() -> None:
     with pytest.raises(TrackingError, match=r"team/heterolora: .*no API key.*wandb login"):
-        dashboard.save("team", "heterolora", "accuracy")
+        wandb_workspace.save("team", "heterolora", "accuracy")
 
 
 @pytest.mark.usefixtures("no_key")

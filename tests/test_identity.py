@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from support import task
 
 from heterolora.errors import DataError
-from heterolora.harness import hub as network
+from heterolora.harness import network
 from heterolora.harness.config import Config, identity, prepare, rules, validate
 from heterolora.harness.config.embedded import STARTER, TASKS
 from heterolora.harness.config.fingerprints import split_fingerprint

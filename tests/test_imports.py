@@ -28,7 +28,7 @@ LIBRARY = {
     **dict.fromkeys(["training", "integrations"], 4),
 }
 HARNESS = {
-    **dict.fromkeys(["harness.paths", "harness.hub"], 5),
+    **dict.fromkeys(["harness.paths", "harness.network"], 5),
     "harness.config": 6,
     **dict.fromkeys(["harness.data", "harness.records"], 7),
     "harness.loggers": 8,

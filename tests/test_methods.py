@@ -203,7 +203,7 @@ def test_methods_of_a_sweep_in_one_pass_are_as_alone(
 def test_what_is_trained_can_be_imported_beside_the_methods() -> None:
     """As a method in another package does."""
     from heterolora import methods
-    from heterolora.adapters.trained import Trained
+    from heterolora.adapters.full_parameters import Trained
 
     assert methods.Trained is Trained
     with pytest.raises(AttributeError, match="Untrained"):

@@ -13,8 +13,8 @@ from heterolora.harness.records.load import load
 from heterolora.harness.reporting.frame import frame
 from heterolora.harness.reporting.report import Report
 from heterolora.harness.reporting.tables import build
-from heterolora.harness.reporting.tables.own import own_table
 from heterolora.harness.reporting.tables.render import FORMATS
+from heterolora.harness.reporting.tables.user_sweep import own_table
 
 ARMS = {
     "homogeneous, r2": ["strategy=homogeneous", "rank_budget=r2"],

@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
 from heterolora.errors import ModelError
-from heterolora.harness import hub as network
+from heterolora.harness import network
 from heterolora.harness.cli.commands import prefetch as prefetch_module
 from heterolora.harness.cli.run.errors import report_errors
 from heterolora.harness.config import ModelConfig

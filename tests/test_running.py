@@ -28,7 +28,7 @@ from torch import Tensor
 from heterolora.adapters import LowRank
 from heterolora.allocation import Pool
 from heterolora.harness.config import plugins
-from heterolora.harness.config.rules.choices import choices_fit
+from heterolora.harness.config.rules.compatibility import choices_fit
 from heterolora.harness.loggers.progress import Display, Screen
 from heterolora.harness.records.record import read_rows
 from heterolora.harness.runs import execute as experiment

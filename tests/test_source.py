@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from heterolora.harness.records import source
+from heterolora.harness.records import code_version
 
 
 def git(tree: Path, *arguments: str) -> str:
@@ -29,15 +29,15 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(tree, "init", "-q")
     git(tree, "add", "-A")
     git(tree, "commit", "-qm", "one")
-    monkeypatch.setattr(source, "ROOT", tree)
+    monkeypatch.setattr(code_version, "ROOT", tree)
     return tree
 
 
 def test_a_clean_tree_is_its_commit(tree: Path) -> None:
     """Whatever lies beside the source, such as one's own data."""
     (tree / "reviews.csv").write_text("text,label\n")
-    assert source.version() == {"commit": git(tree, "rev-parse", "HEAD"), "dirty": False}
-    assert source.diff() == ""
+    assert code_version.version() == {"commit": git(tree, "rev-parse", "HEAD"), "dirty": False}
+    assert code_version.diff() == ""
 
 
 def test_the_diff_makes_the_tree_of_the_commit(tree: Path, tmp_path: Path) -> None:
@@ -46,8 +46,8 @@ def test_the_diff_makes_the_tree_of_the_commit(tree: Path, tmp_path: Path) -> No
     (tree / "heterolora" / "new.py").write_text("new = 1\n")
     (tree / "notes.txt").write_text("not a part of the source\n")
     (tree / "README").write_text("nor is this, though git knows it\n")
-    assert source.version()["dirty"] is True
-    (tmp_path / "code.diff").write_text(source.diff())
+    assert code_version.version()["dirty"] is True
+    (tmp_path / "code.diff").write_text(code_version.diff())
     git(tmp_path, "clone", "-q", str(tree), "clone")
     git(tmp_path / "clone", "apply", str(tmp_path / "code.diff"))
     for name in ("one.py", "new.py"):
@@ -61,30 +61,30 @@ def test_a_copy_knows_where_it_comes_from(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tree / "heterolora" / "one.py").write_text("one = 2\n")
-    version, diff = source.version(), source.diff()
-    copy = source.keep(tmp_path / "copies")
-    assert source.keep(tmp_path / "copies") == copy
+    version, diff = code_version.version(), code_version.diff()
+    copy = code_version.keep(tmp_path / "copies")
+    assert code_version.keep(tmp_path / "copies") == copy
     (tree / "heterolora" / "one.py").write_text("one = 3\n")
-    assert source.keep(tmp_path / "copies") != copy
+    assert code_version.keep(tmp_path / "copies") != copy
     assert (copy / "heterolora" / "one.py").read_text() == "one = 2\n"
-    assert not source.is_copy()
-    monkeypatch.setattr(source, "ROOT", copy)
-    assert source.is_copy()
-    assert (source.version(), source.diff()) == (version, diff)
-    assert json.loads((copy / source.VERSION).read_text())["commit"] == version["commit"]
+    assert not code_version.is_copy()
+    monkeypatch.setattr(code_version, "ROOT", copy)
+    assert code_version.is_copy()
+    assert (code_version.version(), code_version.diff()) == (version, diff)
+    assert json.loads((copy / code_version.VERSION).read_text())["commit"] == version["commit"]
 
 
 def test_the_same_content_of_another_commit_is_another_copy(tree: Path, tmp_path: Path) -> None:
     (tree / "heterolora" / "one.py").write_text("one = 2\n")
-    before = source.keep(tmp_path / "copies")
+    before = code_version.keep(tmp_path / "copies")
     git(tree, "commit", "-qam", "two")
-    assert source.keep(tmp_path / "copies") != before
+    assert code_version.keep(tmp_path / "copies") != before
 
 
 def test_outside_git_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "ROOT", tmp_path)
-    assert source.version() == {"commit": None, "dirty": None}
-    assert source.diff() == ""
+    monkeypatch.setattr(code_version, "ROOT", tmp_path)
+    assert code_version.version() == {"commit": None, "dirty": None}
+    assert code_version.diff() == ""
 
 
 @pytest.fixture
@@ -100,27 +100,27 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(place.parents[1], "add", "-A")
     git(place.parents[1], "commit", "-qm", "not ours")
     (place.parents[1] / "work.py").write_text("changed = 1")
-    monkeypatch.setattr(source, "ROOT", place)
+    monkeypatch.setattr(code_version, "ROOT", place)
     return place
 
 
 def test_an_installed_package_has_no_commit(installed: Path) -> None:
-    assert source.version() == {"commit": None, "dirty": None}
-    assert source.diff() == ""
+    assert code_version.version() == {"commit": None, "dirty": None}
+    assert code_version.diff() == ""
 
 
 def test_a_copy_of_an_installed_package_is_the_package_alone(
     installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = source.keep(tmp_path / "copies")
+    copy = code_version.keep(tmp_path / "copies")
     files = {str(file.relative_to(copy)) for file in copy.rglob("*") if file.is_file()}
-    assert files == {"heterolora/conf/one.yaml", source.VERSION}
-    monkeypatch.setattr(source, "ROOT", copy)
-    assert source.is_copy()
-    assert source.version() == {"commit": None, "dirty": None}
+    assert files == {"heterolora/conf/one.yaml", code_version.VERSION}
+    monkeypatch.setattr(code_version, "ROOT", copy)
+    assert code_version.is_copy()
+    assert code_version.version() == {"commit": None, "dirty": None}
 
 
 def test_without_git_nothing_is_known(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert source.version() == {"commit": None, "dirty": None}
-    assert source.diff() == ""
+    assert code_version.version() == {"commit": None, "dirty": None}
+    assert code_version.diff() == ""

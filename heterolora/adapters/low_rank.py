@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heterolora.adapters.passing import Matrices, passing
+from heterolora.adapters.gradient_tap import Matrices, passing
 from heterolora.adapters.scaling import Scaling
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heterolora.adapters.trained import Trained
+from heterolora.adapters.full_parameters import Trained
 
 AVERAGES = ("exp_avg_ipt", "exp_avg_unc")
 """The running averages over steps that PEFT's allocator keeps."""

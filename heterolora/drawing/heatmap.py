@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from heterolora.drawing.grid import Grid
 
 SCORE_LABEL = "score (numbers: ranks)"
-"""Of the color bar beside scores and the ranks of sites that are on."""
+"""The label of the color bar, where colors are scores and numbers are ranks."""
 
 
 def heatmap(scores: Mapping[str, float], ranks: Mapping[str, int]) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from heterolora.methods.houlsby import Houlsby
 from heterolora.methods.peft import Peft
 
 if TYPE_CHECKING:
-    from heterolora.adapters.trained import Trained
+    from heterolora.adapters.full_parameters import Trained
 
 __all__ = [
     "AdaLoRA",
@@ -34,6 +34,6 @@ def __getattr__(name: str) -> Any:
     if name != "Trained":
         raise AttributeError(f"module 'heterolora.methods' has no attribute '{name}'")
     # `Trained` needs torch; the methods do not until they are applied.
-    from heterolora.adapters.trained import Trained
+    from heterolora.adapters.full_parameters import Trained
 
     return Trained

@@ -32,7 +32,7 @@ class Method(Settings, ABC):
     allocates: ClassVar[bool] = False
 
     def problems(self, situation: Situation) -> Iterator[Problem]:
-        """Yield what only adapters of single sites can do, if the method has none."""
+        """Yield a problem for each setting that needs adapters of single sites, if there are none."""
         if self.allocates:
             return
         this, adapters = f"`method={self.name}`", "`method=heterolora`"

@@ -29,7 +29,7 @@ class BitFit(Method):
         Raises:
             ModelError: if the model has no biases, like Llama.
         """
-        from heterolora.adapters.trained import Trained
+        from heterolora.adapters.full_parameters import Trained
 
         own = {n: p for n, p in given.without_head().items() if n.rpartition(".")[2] == "bias"}
         if not own:

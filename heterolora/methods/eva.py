@@ -57,7 +57,7 @@ class Eva(Method):
         from peft import EvaConfig
         from peft.tuners.lora.eva import initialize_lora_eva_weights
 
-        from heterolora.adapters.trained import Trained
+        from heterolora.adapters.full_parameters import Trained
 
         settings = {
             **plain,

@@ -25,7 +25,7 @@ class Full(Method):
 
     def apply(self, given: Given) -> Adapters:
         """Prepare the model without freezing anything."""
-        from heterolora.adapters.trained import Trained
+        from heterolora.adapters.full_parameters import Trained
 
         given.prepare()
         return Trained(given.model, given.without_head(), given.loaded.head, given.seed)

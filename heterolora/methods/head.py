@@ -22,7 +22,7 @@ class Head(Method):
         Raises:
             ModelError: if the model has no new head for the task.
         """
-        from heterolora.adapters.trained import Trained
+        from heterolora.adapters.full_parameters import Trained
 
         if not given.loaded.head:
             raise ModelError(

@@ -28,7 +28,7 @@ class Houlsby(Method):
     def apply(self, given: Given) -> Adapters:
         """Insert the adapters."""
         from heterolora.adapters.bottleneck import Bottleneck
-        from heterolora.adapters.trained import Trained
+        from heterolora.adapters.full_parameters import Trained
         from heterolora.architectures import layers_of
 
         layers = list(layers_of(given.model, given.loaded.family))

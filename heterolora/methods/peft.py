@@ -53,7 +53,7 @@ class Peft(Method):
         Raises:
             ModelError: if there is no such configuration, or the model does not support it.
         """
-        from heterolora.adapters.trained import Trained
+        from heterolora.adapters.full_parameters import Trained
 
         settings = dict(self.config)
         if self.targets_layers:

@@ -283,7 +283,7 @@ class DataProxy(LossProxy):
         return Running(self.saliencies, self.observe_every) if self.source == "running" else None
 
     def observing(self) -> tuple[str, str, str]:
-        """Return `source`, which another value makes observe nothing."""
+        """Return the setting `source`, its value, and the value with which no step is observed."""
         return "source", self.source, "set `source=probe`"
 
 

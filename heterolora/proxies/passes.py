@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from heterolora.adapters import Ranked
-    from heterolora.adapters.passing import Matrices
+    from heterolora.adapters.gradient_tap import Matrices
 
 AB = dict[Site, "Matrices"]
 """For each site, its A (r, d_in) and B (d_out, r), or the gradients with respect to them."""

@@ -12,7 +12,7 @@ from heterolora.sites import Site
 
 if TYPE_CHECKING:
     from heterolora.adapters import Adapters, LowRank, Ranked
-    from heterolora.adapters.passing import Matrices
+    from heterolora.adapters.gradient_tap import Matrices
     from heterolora.proxies.passes import AB
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from heterolora.adapters import LowRank, Ranked
-    from heterolora.adapters.passing import Matrices
+    from heterolora.adapters.gradient_tap import Matrices
 
 
 @dataclass(frozen=True)

@@ -53,16 +53,16 @@ class Processes:
 
     @property
     def hardware(self) -> dict[str, Any]:
-        """What `provenance.json` says of them."""
+        """What `provenance.json` says of the processes."""
         return {"processes": self.size}
 
     @property
     def agree(self) -> Callable[[int], int] | None:
-        """By which the processes agree on a signal; see `max`."""
+        """The function by which all processes agree on a signal: `max`."""
         return self.max
 
     def release(self) -> None:
-        """Let the others end, which wait for a first message, if they have had none."""
+        """Let the other processes end, if they still wait for a first message."""
         if not self._spoke:
             self.broadcast(False)
 

@@ -17,7 +17,7 @@ class Top(Selection):
     """
 
     def problems(self, situation: Situation) -> Iterator[Problem]:
-        """Yield problems as for any selection, and if a pool's budget is nearer to no site on."""
+        """Yield problems as for any selection, and if no site is nearer to a budget than one."""
         yield from super().problems(situation)
         for pool in situation.pools if situation.capacities else ():
             costs = [situation.capacities[s] * situation.unit_costs[s] for s in pool.sites]

@@ -1,7 +1,7 @@
 """The configuration of a run: its schema, the rules across its sections, and its identity."""
 
 from heterolora.harness.config.identity import NOT_IN_IDENTITY, identity, without
-from heterolora.harness.config.preparation import changes, check, prepare
+from heterolora.harness.config.resolve import changes, check, prepare
 from heterolora.harness.config.schema import (
     Config,
     MethodConfig,

@@ -15,7 +15,7 @@ from heterolora.architectures.wiring import check_shortcuts
 from heterolora.errors import ModelError, one_line
 from heterolora.harness.config import embedded
 from heterolora.harness.config.schema import ModelConfig, SearchSpaceConfig
-from heterolora.harness.hub import PREFETCH, try_hub
+from heterolora.harness.network import PREFETCH, try_hub
 from heterolora.sites import Site
 
 

@@ -18,7 +18,7 @@ from heterolora.errors import DataError, ModelError, one_line
 from heterolora.files import split_files
 from heterolora.harness.config import checkpoints, embedded
 from heterolora.harness.config.schema import ModelConfig, TaskConfig
-from heterolora.harness.hub import PREFETCH, try_hub
+from heterolora.harness.network import PREFETCH, try_hub
 
 WEIGHTS = ("*.safetensors", "*.bin")
 """Weights are read from files matching the first of these patterns that has any in a folder."""

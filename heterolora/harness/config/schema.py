@@ -196,7 +196,7 @@ class CheckpointConfig(Section):
 
 
 class PluginConfig(Section):
-    """What a `Settings` class of the library can be told, and the object that `build` makes of it.
+    """The configuration section of a `Settings` class of the library, of which `build` makes an object.
 
     Attributes:
         settings: the class.

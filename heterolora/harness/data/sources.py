@@ -13,7 +13,7 @@ from heterolora.harness.config import TaskConfig
 from heterolora.harness.config.embedded import PAIRS, PARAPHRASE, TASKS
 from heterolora.harness.data import planted
 from heterolora.harness.data.tables import read_files
-from heterolora.harness.hub import PREFETCH, try_hub
+from heterolora.harness.network import PREFETCH, try_hub
 from heterolora.tasks import Examples
 from heterolora.tasks.base import Columns
 from heterolora.tasks.predicting import Predicting

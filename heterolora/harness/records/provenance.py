@@ -6,7 +6,7 @@ import os
 import platform
 from typing import Any
 
-from heterolora.harness.records import source
+from heterolora.harness.records import code_version
 from heterolora.settings import added_by
 
 PACKAGES = (
@@ -33,7 +33,7 @@ def provenance(device: str, device_name: str) -> dict[str, Any]:
     `Record.add_provenance`.
     """
     return {
-        "code": source.version(),
+        "code": code_version.version(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES} | added_by(),
         "hardware": {

@@ -17,7 +17,7 @@ from yaml import YAMLError
 
 from heterolora.errors import RecordError, one_line
 from heterolora.files import write_atomically, writing
-from heterolora.harness.records import schema, source
+from heterolora.harness.records import code_version, schema
 from heterolora.harness.records.read import read_result
 from heterolora.harness.records.schema import (
     EpochRow,
@@ -251,7 +251,7 @@ class Record:
             shutil.rmtree(self.directory / later, ignore_errors=True)
         self._write_config()
         self._write_provenance()
-        if diff := source.diff():
+        if diff := code_version.diff():
             write_atomically(self.directory / schema.CODE_DIFF, diff)
 
     def _open_lines(self) -> None:

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from heterolora.adapters import Adapters, Space
-from heterolora.adapters.trained import Trained
+from heterolora.adapters.full_parameters import Trained
 from heterolora.allocation import Pool, enabled_rank, homogeneous_budget, make_pools
 from heterolora.architectures import Loaded, layers_of
 from heterolora.errors import DataError, ModelError, UserError, one_line

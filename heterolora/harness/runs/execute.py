@@ -21,7 +21,7 @@ from heterolora.harness.records.lock import lock_file, locked
 from heterolora.harness.records.provenance import provenance
 from heterolora.harness.records.record import Record, check_writable, finished
 from heterolora.harness.records.schema import RunRecord
-from heterolora.harness.runs import facts
+from heterolora.harness.runs import record_entries
 from heterolora.harness.runs.importance import importance_after, scores_before
 from heterolora.harness.runs.material import Material
 from heterolora.harness.runs.outcome import Outcome, directory_of, run_info
@@ -182,9 +182,9 @@ def _recorded(
         processes.broadcast(True)  # the others read data and model as well
         screen.doing("reading data and model")
         material = Material.read(config)
-        origin = facts.origin(config, material.loaded, material.splits)
+        origin = record_entries.origin(config, material.loaded, material.splits)
         record.add_provenance(**origin)
-        manager.facts |= facts.unchanging(config, identified, origin)
+        manager.facts |= record_entries.unchanging(config, identified, origin)
         manager.stateful["record"] = record
         screen.doing("preparing the training")
         trainer = material.trainer(loggers, directory / schema.CHECKPOINT, manager, pause)
@@ -200,7 +200,7 @@ def _recorded(
                 if opened.trained and scores:
                     record.log_importance(importance_after(trainer, scores))
         finally:
-            row |= facts.results(config, material.task, trainer)
+            row |= record_entries.results(config, material.task, trainer)
         if opened.trained:
             row["status"] = "finished"
         else:

@@ -1,4 +1,4 @@
-"""How a run is called, and how it ended."""
+"""The names of a run, and how it ended."""
 
 from dataclasses import dataclass
 from pathlib import Path

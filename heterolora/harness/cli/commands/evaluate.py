@@ -28,7 +28,7 @@ from heterolora.settings import torch
 from heterolora.training.precision import autocast_for, reproducible
 
 if TYPE_CHECKING:
-    from heterolora.harness.cli.commands.trained import TrainedRun
+    from heterolora.harness.cli.commands.trained_run import TrainedRun
 
 SHOTS = {"mmlu": 5}
 """Few-shot examples of published results, for benchmarks where the harness has no default."""
@@ -66,7 +66,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Evaluate, write the numbers, and print their table."""
     args = parse_args(arguments)
-    from heterolora.harness.cli.commands.trained import open_run  # late, for it imports torch
+    from heterolora.harness.cli.commands.trained_run import open_run  # late, for it imports torch
 
     trained = open_run(args)
     if not trained.config.task.build().needs_decoder:

@@ -25,7 +25,7 @@ from heterolora.harness.cli.run.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from heterolora.architectures import Loaded
-    from heterolora.harness.cli.commands.trained import TrainedRun
+    from heterolora.harness.cli.commands.trained_run import TrainedRun
 
 PEFT = """\
 from peft import PeftModel
@@ -102,7 +102,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Write the weights, and print where they are and how to load them."""
     args = parse_args(arguments)
-    from heterolora.harness.cli.commands.trained import open_run
+    from heterolora.harness.cli.commands.trained_run import open_run
 
     quiet_transformers()
     trained = open_run(args)
@@ -166,7 +166,7 @@ def replace_files(source: Path, folder: Path) -> None:
 
 def count_parameters(weights: Path) -> tuple[int, int, int]:
     """Return how many sites a file of weights has on, how many in all, and the parameters on."""
-    from heterolora.harness.cli.commands.trained import read_weights
+    from heterolora.harness.cli.commands.trained_run import read_weights
 
     _, state, _ = read_weights(weights)
     ranks, tensors = state["ranks"], state["tensors"]

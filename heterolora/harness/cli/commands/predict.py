@@ -35,7 +35,7 @@ from heterolora.training.precision import autocast_for, reproducible
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from heterolora.harness.cli.commands.trained import TrainedRun
+    from heterolora.harness.cli.commands.trained_run import TrainedRun
     from heterolora.tasks.base import Columns
 
 
@@ -67,7 +67,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Predict, write the table and the submission file, and print where they are."""
     args = parse_args(arguments)
-    from heterolora.harness.cli.commands.trained import open_run
+    from heterolora.harness.cli.commands.trained_run import open_run
 
     quiet_transformers()
     trained = open_run(args).on_device(args.device)

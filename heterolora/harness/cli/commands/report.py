@@ -116,7 +116,7 @@ def table_for(name: str | None, folder: Path, runs: pd.DataFrame) -> tuple[Table
         RecordError: if neither exists.
     """
     from heterolora.harness.reporting.frame import runs_of
-    from heterolora.harness.reporting.tables.own import own_table
+    from heterolora.harness.reporting.tables.user_sweep import own_table
 
     of = runs["name"].map(lambda name: str(name).partition("/")[0])
     known = experiments(EXPERIMENTS)

@@ -1,4 +1,4 @@
-"""Checking a command line: one line for every override or option that cannot be."""
+"""Checking a command line: one line for every override or option that is invalid."""
 
 import argparse
 from collections.abc import Sequence

@@ -109,7 +109,7 @@ def packed_jobs(folder: Path, jobs: Sequence[int], max_packed: int, n_jobs: int)
 
 
 def config_of(record: SweepRecord, index: int, planned: PlannedRun) -> DictConfig:
-    """Return the configuration of a planned run, which `rerun` runs again only once a sweep."""
+    """Return the configuration of a planned run; `rerun` is off once the sweep has begun it."""
     cfg = OmegaConf.create(planned.config)
     assert isinstance(cfg, DictConfig)
     if cfg.rerun and record.had_begun(index, planned.directory):
@@ -181,7 +181,7 @@ class Attempt:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Note and print how the run ended that is made inside the context.
+        """Record and print how the run inside the context ended.
 
         An error of the run goes no further: it does not end the sweep.
         """

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from heterolora.errors import ClusterError, ConfigError
 from heterolora.harness.paths import INSTALLED
-from heterolora.harness.records import schema, source
+from heterolora.harness.records import code_version as source
+from heterolora.harness.records import schema
 from heterolora.harness.records.schema import PlannedRun
 from heterolora.harness.records.sweep import SweepRecord
 

@@ -21,7 +21,7 @@ SHARED = {
     "device": ("device",),
     "precision": ("precision",),
 }
-"""What the first line says of all runs: a word, and its keys, of which the first that is set."""
+"""The labels on the first line, with their keys; the first key that is set is shown."""
 
 
 def show_plan(

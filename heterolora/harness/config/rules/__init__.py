@@ -11,7 +11,8 @@ from heterolora.harness.config.validation import Rule
 
 def light() -> Sequence[Rule]:
     """Return the rules that need neither torch nor Transformers, which take seconds to import."""
-    from heterolora.harness.config.rules import budget, choices, data, engine
+    from heterolora.harness.config.rules import budget, data, engine
+    from heterolora.harness.config.rules import compatibility as choices
 
     return (*data.RULES, *budget.RULES, *engine.RULES, choices.choices_fit)
 

@@ -7,7 +7,7 @@ from typing import Any
 from heterolora.allocation import enabled_rank, make_pools
 from heterolora.errors import ModelError, shown
 from heterolora.harness.config import checkpoints
-from heterolora.harness.config.rules import choices
+from heterolora.harness.config.rules import compatibility
 from heterolora.harness.config.rules.device import device_exists
 from heterolora.harness.config.schema import (
     Device,
@@ -35,7 +35,9 @@ def model_is_usable(model: ModelConfig) -> Iterable[str]:
 
 def choices_fit(sections: Sections) -> Iterable[str]:
     """Every choice has what it needs, of the model and the device as well."""
-    return choices.problems(sections, replace(choices.situation_of(sections), **_facts(sections)))
+    return compatibility.problems(
+        sections, replace(compatibility.situation_of(sections), **_facts(sections))
+    )
 
 
 def _facts(sections: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def page(report: Report, found: Sequence[Arm] = ()) -> str:
 
 
 def _within(searched: Sequence[Arm], limit: int) -> tuple[int, dict[str, Any]]:
-    """Return of how many searches one is kept so that they fit `limit`, and the allocations."""
+    """Return n, if every n-th search is kept so that they fit `limit`, and the allocations."""
     data = _allocations(searched, 1)
     every = math.ceil(len(json.dumps(data, separators=(",", ":"))) / limit)
     return every, data if every == 1 else _allocations(searched, every)

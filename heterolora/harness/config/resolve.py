@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from heterolora.errors import ConfigError, one_line
-from heterolora.harness import hub as network
+from heterolora.harness import network
 from heterolora.harness.config import rules
 from heterolora.harness.config.schema import Config
 from heterolora.harness.config.validation import problems_of_changes, validate
