@@ -32,7 +32,7 @@ class Method(Settings, ABC):
     allocates: ClassVar[bool] = False
 
     def problems(self, situation: Situation) -> Iterator[Problem]:
-        """Yield a problem for each setting that needs adapters of single sites, if there are none."""
+        """Yield a problem for each setting that needs adapters of single sites."""
         if self.allocates:
             return
         this, adapters = f"`method={self.name}`", "`method=heterolora`"

@@ -196,7 +196,7 @@ class CheckpointConfig(Section):
 
 
 class PluginConfig(Section):
-    """The configuration section of a `Settings` class of the library, of which `build` makes an object.
+    """The configuration section of a `Settings` class, of which `build` makes an object.
 
     Attributes:
         settings: the class.

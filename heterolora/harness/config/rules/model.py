@@ -35,9 +35,8 @@ def model_is_usable(model: ModelConfig) -> Iterable[str]:
 
 def choices_fit(sections: Sections) -> Iterable[str]:
     """Every choice has what it needs, of the model and the device as well."""
-    return compatibility.problems(
-        sections, replace(compatibility.situation_of(sections), **_facts(sections))
-    )
+    situation = replace(compatibility.situation_of(sections), **_facts(sections))
+    return compatibility.problems(sections, situation)
 
 
 def _facts(sections: Mapping[str, Any]) -> dict[str, Any]:
